@@ -1,0 +1,1 @@
+"""Studies: small YAML files of differences from the defaults."""

@@ -1,0 +1,1 @@
+"""One file, one answer to "where do the negatives come from?"."""
