@@ -1,0 +1,214 @@
+"""What a run can be told: typed, frozen settings, each with its unit and source. Imports no torch.
+
+A method's own settings stand in its file as `Config(MethodConfig)`. Layers, `--set` and run ids are in `study.py`.
+"""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
+Triple = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def setting(default: Any, description: str, *, scientific: bool = True, **constraints: Any) -> Any:
+    """A field. `scientific=False` marks what cannot change a result and therefore stays out of the run id."""
+    return Field(default, description=description, json_schema_extra={"scientific": scientific}, **constraints)
+
+
+class DataConfig(Section):
+    name: Literal["patterns", "cifar10", "imagefolder"] = setting("patterns", "data set")
+    root: str | None = setting(None, "folder of the data set; patterns needs none", scientific=False)
+    image_size: int = setting(32, "height and width of a view, pixels", ge=8, le=1024)
+    num_images: int | None = setting(None, "use only this many training images, class-balanced (default: all)", ge=2)
+    validation: float = setting(0.1, "share of the training set held out for curves and tuning", ge=0, lt=1)
+    on_bad_image: Literal["error", "skip"] = setting("error", "what an undecodable file does")
+    download: bool = setting(True, "fetch CIFAR-10 when it is not in data.root", scientific=False)
+    workers: int = setting(4, "decoding processes a rank, image folders only", scientific=False, ge=0)
+
+
+class ViewConfig(Section):
+    """One view's distribution, in torchvision's terms.
+
+    Order: crop, flip, jitter, grayscale, blur, solarise, normalise.
+    """
+
+    crop_scale: Range = setting((0.2, 1.0), "area of the crop, share of the image's area")
+    crop_ratio: Range = setting((3 / 4, 4 / 3), "width over height of the crop")
+    flip_probability: Probability = setting(0.5, "horizontal flip")
+    jitter_probability: Probability = setting(0.8, "colour jitter, its four operations in random order")
+    brightness: float = setting(0.4, "factor uniform in [max(0, 1 - b), 1 + b]", ge=0)
+    contrast: float = setting(0.4, "factor, as brightness", ge=0)
+    saturation: float = setting(0.4, "factor, as brightness", ge=0)
+    hue: float = setting(0.1, "shift uniform in [-h, h], turns of the colour circle", ge=0, le=0.5)
+    grayscale_probability: Probability = setting(0.2, "three equal channels")
+    blur_probability: Probability = setting(0.5, "Gaussian blur")
+    blur_sigma: Range = setting((0.1, 2.0), "standard deviation of the blur, pixels")
+    solarize_probability: Probability = setting(0.0, "inversion of pixels at or above the threshold")
+    solarize_threshold: Probability = setting(0.5, "brightness where solarisation starts (128 of 256)")
+    mean: Triple = setting((0.485, 0.456, 0.406), "channel means for normalisation, in [0, 1]")
+    std: Triple = setting((0.229, 0.224, 0.225), "channel standard deviations for normalisation")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ViewConfig":
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, low then high, not [{low}, {high}]")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale must not exceed the whole image (1.0), not {self.crop_scale[1]}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, not {list(self.std)}")
+        return self
+
+
+_CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+VIEW_POLICIES: dict[str, dict[str, dict[str, Any]]] = {
+    # MoCo v2 (arXiv:2003.04297), facebookresearch/moco main_moco.py --aug-plus: the defaults of ViewConfig.
+    "moco-v2": {"first": {}, "second": {}},
+    # SimCLR (arXiv:2002.05709) appendix A at strength 1.
+    "simclr": {
+        "first": {"crop_scale": (0.08, 1.0), "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
+        "second": {},
+    },
+    # BYOL (arXiv:2006.07733) table 6: the two views differ in blur and solarisation.
+    "byol": {
+        "first": {"crop_scale": (0.08, 1.0), "saturation": 0.2, "blur_probability": 1.0},
+        "second": {"blur_probability": 0.1, "solarize_probability": 0.2},
+    },
+    # The CIFAR-10 settings that lightly's benchmark and MoCo's demo share, crops from 8% as in lightly's.
+    "cifar": {"first": {"crop_scale": (0.08, 1.0), "blur_probability": 0.0, **_CIFAR}, "second": {}},
+    # The nuisances that `patterns` is generated with: colour, place and size.
+    "patterns": {
+        "first": {
+            "crop_scale": (0.3, 1.0),
+            "blur_probability": 0.0,
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.25, 0.25, 0.25),
+        },
+        "second": {},
+    },
+}
+
+
+class ViewsConfig(Section):
+    """Two views of each image. `second` starts from `first`; a policy and the user set only differences."""
+
+    policy: str = setting("moco-v2", f"named views: {', '.join(VIEW_POLICIES)}")
+    first: ViewConfig = setting(ViewConfig(), "the first view")
+    second: ViewConfig = setting(ViewConfig(), "the second view; what is not set for it is taken from the first")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, raw: Any) -> Any:
+        raw = {"policy": raw} if isinstance(raw, str) else dict(raw)
+        policy = raw.get("policy", "moco-v2")
+        if policy not in VIEW_POLICIES:
+            raise ValueError(f"unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
+        given = {name: raw.get(name) or {} for name in ("first", "second")}
+        given = {name: view.model_dump() if isinstance(view, ViewConfig) else view for name, view in given.items()}
+        first = VIEW_POLICIES[policy]["first"] | given["first"]
+        return raw | {"first": first, "second": first | VIEW_POLICIES[policy]["second"] | given["second"]}
+
+
+class ModelConfig(Section):
+    name: Literal["resnet8", "resnet18", "resnet34", "resnet50"] = setting("resnet18", "backbone")
+    stem: Literal["cifar", "imagenet"] = setting(
+        "cifar", "first layers: 3x3 convolution without pooling, or 7x7 stride 2 with pooling; resnet8 has the former"
+    )
+
+
+class ProjectorConfig(Section):
+    """The head behind the backbone. The hidden BatchNorm is on for all methods, since BYOL depends on it."""
+
+    layers: int = setting(2, "linear layers; 1 is a linear head", ge=1, le=4)
+    hidden: int = setting(512, "width of the hidden layers", ge=1)
+    dim: int = setting(128, "width of the embedding", ge=2)
+    batch_norm: bool = setting(True, "BatchNorm in the hidden layers")
+
+
+class OptimizerConfig(Section):
+    name: Literal["sgd", "lars", "adamw"] = setting("sgd", "optimizer of the encoder")
+    lr: float = setting(0.06, "peak learning rate, never rescaled", gt=0)
+    momentum: float = setting(0.9, "momentum (SGD, LARS)", ge=0, lt=1)
+    weight_decay: float = setting(5e-4, "weight decay", ge=0)
+    exclude: Literal["none", "norm-and-bias"] = setting(
+        "none", "parameters without weight decay (LARS always leaves normalisation and biases out, of its scaling too)"
+    )
+    trust_coefficient: float = setting(1e-3, "LARS: layer step over weight norm (arXiv:1708.03888)", gt=0)
+    betas: Range = setting((0.9, 0.999), "AdamW's averages")
+
+
+class ScheduleConfig(Section):
+    """Linear warm-up, then half a cosine from the peak to `final_lr`."""
+
+    warmup_epochs: float = setting(0.0, "length of the warm-up, epochs", ge=0)
+    final_lr: float = setting(0.0, "learning rate at the end, in the optimizer's unit", ge=0)
+    per_epoch: bool = setting(False, "constant within an epoch, as MoCo's and AdCo's code, instead of per step")
+
+
+class EvaluationConfig(Section):
+    """Protocol of the end of a run (`evaluations/knn.json`, `linear.json`); features are the backbone's."""
+
+    knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
+    linear: bool = setting(True, "train the linear probes at the end", scientific=False)
+    linear_epochs: int = setting(100, "epochs of the linear probes over the stored features", ge=1)
+    linear_batch_size: int = setting(256, "batch of the linear probes", ge=1)
+    untrained: bool = setting(True, "evaluate the untrained encoder beside the trained one", scientific=False)
+
+
+class CheckpointsConfig(Section):
+    keep: int = setting(2, "newest checkpoints kept (at least 2, so that a damaged one has a predecessor)", ge=2)
+
+
+class MethodConfig(Section):
+    """What every method has. A method file subclasses this as `Config`."""
+
+    name: str = setting(..., "a name from `negbench methods`, or the name of the user's file")
+
+
+M = TypeVar("M", bound=MethodConfig)
+
+
+class RunConfig(Section, Generic[M]):
+    """Everything that defines a run."""
+
+    study: str = setting("custom", "name of the study, part of the run id", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    track: Literal["controlled", "recipe"] = setting(
+        "controlled", "controlled: only the method differs; recipe: as published"
+    )
+    seed: int = setting(0, "seed of weights, order and views", ge=0)
+    epochs: int = setting(200, "passes over the training images, floor(num_images / batch_size) steps each", ge=1)
+    batch_size: int = setting(512, "images a step over all ranks, before views", ge=2)
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig = ModelConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    batch_norm: Literal["process", "sync", "shuffled", "split"] = setting(
+        "process",
+        "statistics over this process's images; over all ranks'; keys shuffled among ranks (MoCo); "
+        "or over batch_norm_splits groups of shuffled keys (MoCo on one device)",
+    )
+    batch_norm_splits: int = setting(8, "groups of batch_norm: split", ge=2)
+    precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = setting(
+        "auto", "arithmetic of the encoders; auto: bf16 where the hardware has it, else fp32. The contrast is fp32"
+    )
+    channels_last: bool = setting(True, "memory format of images and convolutions", scientific=False)
+    deterministic: bool = setting(False, "refuse nondeterministic kernels (slower on GPUs)", scientific=False)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint_every_min: float = setting(10.0, "minutes between checkpoints", scientific=False, gt=0)
+    evaluate_every_epochs: int = setting(
+        10, "epochs between kNN evaluations on the held-out images; 0: never", scientific=False, ge=0
+    )
+    log_every_steps: int = setting(50, "steps between records of loss and speed", scientific=False, ge=1)
+    checkpoints: CheckpointsConfig = setting(CheckpointsConfig(), "checkpoints on disk", scientific=False)
+    method: M

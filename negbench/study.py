@@ -1,0 +1,214 @@
+"""From layers of settings to one run: defaults < study file < the study's block for the method < `--set`.
+
+Imports no torch itself; importing a method file does.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from negbench.config import RunConfig
+from negbench.registry import MethodFile, find_method, find_study, import_method, nearest
+
+Flat = dict[str, Any]
+CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    config: RunConfig[Any]
+    origins: dict[str, str]  # dotted key -> the layer that set it; keys at their default are absent
+    method_file: MethodFile
+    module: ModuleType
+
+    @property
+    def run_id(self) -> str:
+        """Study, method, seed, and a hash of what can change a result, the seed aside: seeds of one row share it."""
+        content: Flat = {key: value for key, value in scientific_differences(self.config).items() if key != "seed"}
+        if self.method_file.module is None:
+            content["method file"] = hashlib.sha256(self.method_file.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.config.study}-{self.config.method.name}-s{self.config.seed}-{digest}"
+
+    @property
+    def label(self) -> str:
+        """The method and what the user set on top of the study, for people."""
+        flat = flatten(self.config)
+        skip = ("seed", "method.name", "data.root")
+        changed = [
+            f"{key.removeprefix('method.')}={flat[key]}"
+            for key, origin in self.origins.items()
+            if origin == "--set" and key not in skip and key in scientific_differences(self.config)
+        ]
+        return f"{self.config.method.name} ({', '.join(changed)})" if changed else self.config.method.name
+
+    def origin(self, key: str) -> str:
+        if key in self.origins:
+            return self.origins[key]
+        if key.startswith("views.") and flatten(self.config)[key] != dict(leaves(RunConfig))[key].default:
+            return f"view policy {self.config.views.policy}"
+        return "default"
+
+
+def resolve(
+    method: str | None = None,
+    study: str = "quickstart",
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> Resolved:
+    """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence."""
+    path = find_study(study)
+    layers = _study_layers(path)
+    base = layers.pop("")
+    per_method = layers
+    name = method or base.get("method.name") or (next(iter(per_method)) if len(per_method) == 1 else None)
+    if name is None:
+        raise ValueError(
+            f"study {study} names no single method; add --method, one of: {', '.join(per_method) or 'any'}"
+        )
+    file = find_method(str(name))
+    module = import_method(file)
+
+    values: Flat = {"study": path.stem} | base
+    origins = dict.fromkeys(base, f"study {path.stem}")
+    block = per_method.get(file.name, {})
+    if values.get("track", "controlled") == "controlled":
+        for key in block:
+            if not key.startswith(CONTROLLED_BLOCK_KEYS):
+                raise ValueError(
+                    f"{path}: per_method.{file.name} sets {key}, but in a controlled study it may set only method.* "
+                    "and optimizer.lr; move it out of per_method, or set track: recipe"
+                )
+    values |= block
+    origins |= dict.fromkeys(block, f"study {path.stem}, block of {file.name}")
+    chosen = dict(_parse_override(text) for text in overrides)
+    if seed is not None:
+        chosen["seed"] = seed
+    values |= chosen
+    origins |= dict.fromkeys(chosen, "--set")
+    values["method.name"] = file.name
+    return Resolved(_validate(values, origins, module, path), origins, file, module)
+
+
+def restore(folder: Path, seed: int | None = None) -> Resolved:
+    """The settings of an existing run folder."""
+    text = (folder / "config.yaml").read_text()
+    values = _flatten_raw(yaml.safe_load(text))
+    copied = folder / "method.py"
+    file = find_method(str(copied if copied.exists() else values["method.name"]))
+    file = MethodFile(values["method.name"], file.path, file.module)
+    module = import_method(file)
+    return Resolved(_validate(values, {}, module, folder / "config.yaml"), {}, file, module)
+
+
+def flatten(config: BaseModel, prefix: str = "") -> Flat:
+    """Dotted keys to plain values (tuples as lists), in the order of declaration."""
+    return _flatten_raw(config.model_dump(mode="json"))
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and field of every setting below `model`."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def scientific_differences(config: RunConfig[Any]) -> Flat:
+    """The settings that can change a result and are not at their default."""
+    flat = flatten(config)
+    differences = {}
+    for key, field in leaves(type(config)):
+        operational = field.json_schema_extra is not None and not field.json_schema_extra["scientific"]
+        if not operational and not key.startswith("checkpoints.") and flat[key] != _plain(field.default):
+            differences[key] = flat[key]
+    return differences
+
+
+def to_yaml(config: RunConfig[Any]) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _study_layers(path: Path) -> dict[str, Flat]:
+    """Flat settings of the study under '', and those of each `per_method` block under the method's name."""
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold keys and values, not a {type(raw).__name__}")
+    blocks = raw.pop("per_method", None) or {}
+    if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
+        raise ValueError(f"{path}: per_method must map method names to settings")
+    return {"": _flatten_raw(raw)} | {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}
+
+
+def _flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
+    flat: Flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten_raw(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" == "views":
+            flat["views.policy"] = value
+        elif f"{prefix}{key}" == "method":
+            flat["method.name"] = value
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _unflatten(flat: Flat) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{key} is set below {parent}, which has a value of its own")
+        node[leaf] = value
+    return tree
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {text} must have the form key.path=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {text}: {value!r} is not a YAML value") from None
+    if isinstance(parsed, dict):
+        raise ValueError(f"--set {text}: set one value at a time, as key.path=value")
+    return {"views": "views.policy", "method": "method.name"}.get(key, key), parsed
+
+
+def _validate(values: Flat, origins: dict[str, str], module: ModuleType, path: Path) -> RunConfig[Any]:
+    schema = RunConfig[module.Config]  # type: ignore[name-defined]
+    known = [key for key, _ in leaves(schema)]
+    for key in values:
+        if key not in known:
+            where = origins.get(key, str(path))
+            if key == "method" or any(k.startswith(f"{key}.") for k in known):
+                raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
+            raise ValueError(f"unknown key {key} ({where}){nearest(key, known)}; `negbench config` lists all keys")
+    try:
+        return schema.model_validate(_unflatten(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        raise ValueError(f"{key} ({origins.get(key, 'default')}): {message[:1].lower()}{message[1:]}{got}") from None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
