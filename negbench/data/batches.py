@@ -1,0 +1,149 @@
+"""Batches for training and evaluation, on the device, from either kind of set.
+
+Shape legend: N images of a set, n of this rank's batch, V views, P uniform numbers a view, S side of a view in pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from negbench import views
+from negbench.config import RunConfig
+from negbench.data.folder import (
+    BadImageError,
+    EvaluationDataset,
+    FolderSet,
+    StepDataset,
+    shield_worker,
+    signals_blocked,
+)
+from negbench.data.sets import ResidentSet, batch_index
+
+_PREFETCH = 2  # batches ahead a worker
+
+
+def training_batches(
+    dataset: ResidentSet | FolderSet,
+    config: RunConfig[Any],
+    device: torch.device,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world_size: int = 1,
+    skipped: set[str] | None = None,
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """This rank's batches of steps `start` to `stop` - 1: two normalised float32 [n, 3, S, S] and positions int64 [n].
+
+    Each batch depends on the seed and its step only. The positions are those of the images shown, which differ from the
+    epoch's order where an undecodable file was replaced; the paths of such files are added to `skipped`.
+    Raises BadImageError for such a file with on_bad_image "error", ValueError if batches cannot be formed.
+    """
+    view_configs = (config.views.first, config.views.second)
+    size, rows = config.data.image_size, config.batch_size // world_size
+
+    def uniforms_of(step: int) -> Tensor:
+        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(view_configs))
+        return uniforms_VBP[:, rank * rows : (rank + 1) * rows]
+
+    def from_resident(dataset: ResidentSet) -> Iterator[tuple[list[Tensor], Tensor]]:
+        dataset = dataset.to(device)
+        for step in range(start, stop):
+            index_n = batch_index(step, len(dataset), config.batch_size, config.seed, rank, world_size)
+            index_n = _to_device(index_n, device)
+            images = dataset.images_NCHW.index_select(0, index_n)
+            uniforms_VnP = uniforms_of(step)
+            yield [views.augment(images, v, u, size) for v, u in zip(view_configs, uniforms_VnP, strict=True)], index_n
+
+    def from_folder(dataset: FolderSet) -> Iterator[tuple[list[Tensor], Tensor]]:
+        steps = range(start, stop)
+        loader = _load(StepDataset(dataset, config, rank, world_size), steps, dataset.workers, device, skipped)
+        for step, (crops, index_n) in zip(steps, loader, strict=True):
+            crops = [_to_device(crop, device) for crop in crops]
+            uniforms_VnP = uniforms_of(step)
+            batch = [views.finish(c, v, u) for c, v, u in zip(crops, view_configs, uniforms_VnP, strict=True)]
+            yield batch, _to_device(index_n, device)
+
+    for batch, index_n in from_resident(dataset) if isinstance(dataset, ResidentSet) else from_folder(dataset):
+        yield [_in_format(view, config) for view in batch], index_n
+
+
+def eval_batches(
+    dataset: ResidentSet | FolderSet,
+    config: RunConfig[Any],
+    device: torch.device,
+    batch_size: int = 512,
+    rank: int = 0,
+    world_size: int = 1,
+    skipped: set[str] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Centre views (normalised as the first view, float32 [n, 3, S, S]) and labels (int64 [n]) in the set's order.
+
+    Rank r has the r-th of `world_size` contiguous parts, so the ranks' batches one after another are the whole set.
+    With on_bad_image "skip" an undecodable file is left out and its path added to `skipped`.
+    """
+    first, last = len(dataset) * rank // world_size, len(dataset) * (rank + 1) // world_size
+    shard = dataset.subset(torch.arange(first, last))
+    if isinstance(shard, ResidentSet):
+        shard = shard.to(device)
+        pairs: Iterator[tuple[Tensor, Tensor]] = zip(
+            torch.split(shard.images_NCHW, batch_size), torch.split(shard.labels_N, batch_size), strict=True
+        )
+    else:
+        evaluation = EvaluationDataset(shard, batch_size)
+        pairs = _load(evaluation, range(len(evaluation)), shard.workers, device, skipped)
+    for images, labels_n in pairs:
+        if len(images):
+            view = views.eval_view(_to_device(images, device), config.views.first, config.data.image_size)
+            yield _in_format(view, config), _to_device(labels_n, device)
+
+
+class _Guarded(Dataset[Any]):
+    """Hands a bad file's error over as an item: DataLoader would bury its one sentence in a worker's traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, item: int) -> Any:
+        try:
+            return self.dataset[item]
+        except BadImageError as error:
+            return error
+
+
+def _load(
+    dataset: Dataset[Any], items: Sequence[int], workers: int, device: torch.device, skipped: set[str] | None
+) -> Iterator[Any]:
+    """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`."""
+    loader = DataLoader(
+        _Guarded(dataset),
+        sampler=items,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=shield_worker,
+        generator=torch.Generator(),  # otherwise each start would draw a number from the global one
+    )
+    with signals_blocked():
+        iterator = iter(loader)
+    for item in iterator:
+        if isinstance(item, BadImageError):
+            raise item
+        *tensors, bad_paths = item
+        if skipped is not None:
+            skipped.update(bad_paths)
+        yield tensors
+
+
+def _in_format(images: Tensor, config: RunConfig[Any]) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy without waiting for the device, which takes pinned memory. DataLoader's batches are pinned already."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
