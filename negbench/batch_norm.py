@@ -1,0 +1,160 @@
+"""Whose images a BatchNorm layer's statistics are over, and the shuffling of keys that goes with it.
+
+- process: this process's batch; plain BatchNorm.
+- sync: the global batch.
+- shuffled: this process's batch, but keys are exchanged among ranks before encoding (MoCo, arXiv:1911.05722, 3.3).
+- split: groups of this process's batch, keys permuted before encoding: the same idea on one device.
+
+Shape suffixes: N images on this rank, G of all ranks, C channels, H height, W width, D embedding, R ranks.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from negbench.distributed import all_gather, all_gather_with_gradient, is_distributed, rank, world_size
+from negbench.seeding import stream
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """BatchNorm over the global batch: outputs, gradients and running statistics are those of one large process.
+
+    On GPUs it is torch's own. That refuses CPUs, where the same is computed here from plain operations. Input is
+    [N, C] or [N, C, H, W]; ranks may hold different N. Statistics are at least fp32, also under autocast.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda:
+            return super().forward(input)
+        if self.training and is_distributed():
+            return self._synchronised(input)
+        return _BatchNorm.forward(self, input)
+
+    def _synchronised(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = [0, *range(2, x.dim())]
+        var_C, mean_C = torch.var_mean(wide, dims, correction=0)
+        # Each rank's mean and variance, not sums of squares, which cancel where the mean is large beside the spread.
+        count_1 = mean_C.new_full((1,), x.numel() // x.shape[1])
+        all_RX = all_gather_with_gradient(torch.cat([mean_C, var_C, count_1])[None])
+        means_RC, vars_RC, counts_R1 = torch.split(all_RX, [len(mean_C), len(mean_C), 1], dim=1)
+        count = counts_R1.sum()
+        mean_C = (counts_R1 * means_RC).sum(0) / count
+        var_C = (counts_R1 * (vars_RC + (means_RC - mean_C) ** 2)).sum(0) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var_C * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        scale_C = self.weight * (var_C + self.eps).rsqrt()
+        broadcast = (1, -1, *[1] * (x.dim() - 2))
+        normalised: Tensor = (wide - mean_C.view(broadcast)) * scale_C.view(broadcast) + self.bias.view(broadcast)
+        return normalised.to(x.dtype)
+
+
+class SplitBatchNorm(_BatchNorm):
+    """In training, BatchNorm over each of `num_splits` groups of the batch: image i is in group i modulo num_splits.
+
+    Running statistics move towards the mean over groups of the groups' mean and unbiased variance. That leaves out the
+    variance of the groups' means, as in MoCo's CIFAR-10 notebook. In evaluation it is plain BatchNorm. Raises
+    ValueError for a batch that num_splits does not divide.
+    """
+
+    def __init__(self, num_features: int, num_splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.num_splits = num_splits
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        splits = self.num_splits
+        num_images, num_channels, *size = input.shape
+        if num_images % splits:
+            raise ValueError(f"batch_norm: split needs a batch that {splits} splits divide, not {num_images} images")
+        means, variances = self.running_mean.repeat(splits), self.running_var.repeat(splits)
+        normalised = F.batch_norm(
+            input.reshape(num_images // splits, splits * num_channels, *size),
+            means,
+            variances,
+            self.weight.repeat(splits),
+            self.bias.repeat(splits),
+            training=True,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.copy_(means.view(splits, -1).mean(0))
+            self.running_var.copy_(variances.view(splits, -1).mean(0))
+        return normalised.reshape(input.shape)
+
+
+def convert(module: nn.Module, policy: str, num_splits: int) -> nn.Module:
+    """`module` with its BatchNorm layers replaced in place as `policy` says; itself where it is such a layer.
+
+    Parameters, buffers and `state_dict` keys stay, so checkpoints load under any policy. Raises ValueError for an
+    unknown policy.
+    """
+    if policy not in ("process", "sync", "shuffled", "split"):
+        raise ValueError(f"unknown batch_norm policy {policy!r}; known: process, sync, shuffled, split")
+    if policy in ("process", "shuffled"):
+        return module
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return _converted(module, policy, num_splits)
+    for name, child in module.named_children():
+        setattr(module, name, convert(child, policy, num_splits))
+    return module
+
+
+def _converted(layer: _BatchNorm, policy: str, num_splits: int) -> _BatchNorm:
+    new: _BatchNorm
+    if policy == "sync":
+        new = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum)
+    else:
+        new = SplitBatchNorm(layer.num_features, num_splits, layer.eps, layer.momentum)
+    new.weight, new.bias = layer.weight, layer.bias
+    new.running_mean, new.running_var = layer.running_mean, layer.running_var
+    new.num_batches_tracked = layer.num_batches_tracked
+    return new.train(layer.training)
+
+
+def shuffle(
+    images_NCHW: Tensor, policy: str, seed_key: tuple[object, ...]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The key images in the order in which to encode them, and the function that puts their embeddings [N, D] back.
+
+    shuffled: images of all ranks permuted and dealt out anew (arXiv:1911.05722, section 3.3). split: this rank's
+    images permuted. Other policies: as they are. The permutation is drawn from the stream named by `seed_key`, which
+    must be equal on all ranks; restoring keeps gradients. Raises ValueError for shuffled with one process, where
+    shuffling changes no statistics.
+    """
+    if policy == "split":
+        order_N = _permutation(len(images_NCHW), images_NCHW.device, *seed_key, rank())
+        return images_NCHW[order_N], lambda embeddings_ND: embeddings_ND[order_N.argsort()]
+    if policy != "shuffled":
+        return images_NCHW, lambda embeddings_ND: embeddings_ND
+    if not is_distributed():
+        raise ValueError("batch_norm: shuffled needs two or more processes; with one, use batch_norm: split")
+    num_images = len(images_NCHW)
+    own = slice(rank() * num_images, (rank() + 1) * num_images)
+    order_G = _permutation(world_size() * num_images, images_NCHW.device, *seed_key)
+    return (
+        all_gather(images_NCHW)[order_G[own]],
+        lambda embeddings_ND: all_gather_with_gradient(embeddings_ND)[order_G.argsort()[own]],
+    )
+
+
+def _permutation(length: int, device: torch.device, *key: object) -> Tensor:
+    # Non-blocking: the copy to a GPU does not wait for the work queued there.
+    return torch.randperm(length, generator=stream(*key)).to(device, non_blocking=True)

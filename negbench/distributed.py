@@ -1,0 +1,90 @@
+"""The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """The equally shaped `tensor` [N, ...] of all ranks as [world * N, ...] in rank order, without gradient."""
+    if not is_distributed():
+        return tensor.detach()
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.num_rows = len(tensor)
+        return all_gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad.narrow(0, rank() * ctx.num_rows, ctx.num_rows)
+
+
+def all_gather_with_gradient(tensor: Tensor) -> Tensor:
+    """`all_gather` whose backward returns to each rank the sum of all ranks' gradients on its rows.
+
+    Under DDP, which averages gradients over ranks, this gives the gradient of the mean loss over the global batch.
+    """
+    return _GatherWithGradient.apply(tensor) if is_distributed() else tensor
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """A new tensor: the sum over ranks."""
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if is_distributed():
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """A new tensor: the mean over ranks."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def broadcast(tensors: list[Tensor]) -> None:
+    """Overwrite `tensors` in place with rank 0's."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def barrier() -> None:
+    if is_distributed():
+        dist.barrier()
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun or srun started beside this one (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
