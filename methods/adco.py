@@ -1,0 +1,85 @@
+"""AdCo: negatives are K learned adversaries that climb the contrastive loss.
+
+Hu et al., CVPR 2021, arXiv:2011.08435
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from negbench.config import setting
+from negbench.distributed import all_gather, all_reduce_mean, world_size
+from negbench.losses import Columns
+from negbench.method import Contrast, Encoded, Facts, Method, MomentumConfig, NegativeSource, unit_norm
+from negbench.methods.simclr import InBatch
+from negbench.models import Encoder
+from negbench.seeding import stream
+
+
+class Config(MomentumConfig):
+    temperature: float = setting(0.12, "temperature of the encoder's contrast; 0.12 on ImageNet", gt=0)
+    num_negatives: int = setting(4096, "K, adversaries; 65,536 on ImageNet", ge=1)
+    in_batch_negatives: bool = setting(
+        True, "keys of the batch share the softmax with the adversaries, as in the authors' code; off: adversaries only"
+    )
+    adversary_temperature: float = setting(0.02, "temperature of the adversaries' ascent; 0.02 on ImageNet", gt=0)
+    adversary_lr: float = setting(3.0, "learning rate of the adversaries, constant; 3 on ImageNet", gt=0)
+    adversary_momentum: float = setting(0.9, "momentum of the adversaries", ge=0, lt=1)
+    adversary_weight_decay: float = setting(1e-4, "weight decay of the adversaries", ge=0)
+    start: Literal["keys", "random"] = setting("keys", "adversaries start as encoded keys, or as random directions")
+    update: Literal["ascend", "descend", "none"] = setting(
+        "ascend", "ascend as published; descend or none (frozen where they started) are controls"
+    )
+
+
+class Adversaries(NegativeSource):
+    """K free vectors, normalised on use, that climb the contrast after each step of the encoder (eqs. 5 to 7).
+
+    The ascent uses the step's own embeddings at its own temperature; its gradient is averaged over ranks. Keys start
+    them: during the first ceil(K / keys a step) steps they are stored as they come, and the ascent begins after that.
+    Deviation from the authors' code: there those steps come before the schedule starts, and the key encoder is reset
+    to the query encoder after them.
+    """
+
+    vectors_KD: Tensor  # not normalised, as in the authors' code
+    velocity_KD: Tensor
+
+    def __init__(self, config: Config, dim: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        start_KD = unit_norm(torch.randn(config.num_negatives, dim, generator=stream(seed, "adversaries")))
+        self.register_buffer("vectors_KD", start_KD)
+        if config.update != "none":
+            self.register_buffer("velocity_KD", torch.zeros_like(start_KD))
+
+    def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
+        index_K = encoded.index.new_full((len(self.vectors_KD),), -1)
+        return [Columns(unit_norm(self.vectors_KD), index_M=index_K)]
+
+    def refresh(self, encoded: Encoded, contrast: Contrast, step: int) -> None:
+        num_keys = len(encoded.keys) * len(encoded.index) * world_size()
+        if self.config.start == "keys" and step * num_keys < len(self.vectors_KD):
+            place = self.vectors_KD[step * num_keys : (step + 1) * num_keys]
+            keys_MD = torch.cat([all_gather(key_ND) for key_ND in encoded.keys.values()])
+            place.copy_(keys_MD[: len(place)])
+        elif self.config.update != "none":
+            self._climb(encoded, contrast)
+
+    def _climb(self, encoded: Encoded, contrast: Contrast) -> None:
+        with torch.enable_grad():
+            self.vectors_KD.requires_grad_(True)
+            loss = contrast(encoded, self.config.adversary_temperature)
+            (gradient_KD,) = torch.autograd.grad(loss, self.vectors_KD)
+            self.vectors_KD.requires_grad_(False)
+        gradient_KD = all_reduce_mean(gradient_KD)
+        uphill_KD = gradient_KD if self.config.update == "ascend" else -gradient_KD
+        force_KD = uphill_KD.sub_(self.vectors_KD, alpha=self.config.adversary_weight_decay)
+        self.velocity_KD.mul_(self.config.adversary_momentum).add_(force_KD)
+        self.vectors_KD.add_(self.velocity_KD, alpha=self.config.adversary_lr)
+
+
+def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
+    adversaries = Adversaries(config, facts.dim, facts.seed)
+    sources = [InBatch(), adversaries] if config.in_batch_negatives else [adversaries]
+    return Method(encoder, config.pairs, sources, config.temperature, config.momentum(facts.num_steps))

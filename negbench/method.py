@@ -1,0 +1,212 @@
+"""What a method is: an encoder pair, pairs of views, and a list of sources of negatives.
+
+`forward` reads, `after_step` writes: the forward pass changes nothing but BatchNorm's running statistics, so that a
+query never meets what its own step stored.
+
+Shape suffixes: N images on this rank, D embedding.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from negbench.batch_norm import shuffle
+from negbench.config import MethodConfig, setting
+from negbench.distributed import all_gather, all_gather_with_gradient
+from negbench.losses import Columns, info_nce
+from negbench.models import Encoder
+
+Pairs = tuple[tuple[int, int], ...]
+ONE_WAY: Pairs = ((0, 1),)
+SYMMETRIC: Pairs = ((0, 1), (1, 0))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method may need to know of the run that it is built for."""
+
+    num_images: int
+    batch_size: int  # images a step over all ranks
+    num_steps: int
+    dim: int  # width of the embedding
+    seed: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One step's embeddings, unit norm in fp32, by view number."""
+
+    queries: dict[int, Tensor]  # view -> [N, D], with gradient
+    keys: dict[int, Tensor]  # view -> [N, D]; with gradient only where query and key encoder are one
+    all_keys: dict[int, Tensor]  # view -> [world * N, D] in rank order; empty unless a source reads keys
+    index: Tensor  # [N] int64, dataset index of each image
+    all_index: Tensor  # [world * N]
+
+    def detach(self) -> "Encoded":
+        def detached(views: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {view: embedding.detach() for view, embedding in views.items()}
+
+        return replace(self, queries=detached(self.queries), keys=detached(self.keys), all_keys=detached(self.all_keys))
+
+
+Contrast = Callable[[Encoded, float], Tensor]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    loss: Tensor
+    encoded: Encoded  # detached
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # scalars on the device
+
+
+class NegativeSource(nn.Module):
+    """Where negatives come from. All state is in buffers: `state_dict()` is the checkpoint."""
+
+    reads_keys = False  # True: keys and indices are gathered over ranks before `columns`
+
+    def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
+        """The negatives of this step's queries. Writes nothing."""
+        raise NotImplementedError
+
+    def refresh(self, encoded: Encoded, contrast: Contrast, step: int) -> None:
+        """Update the state after the optimizer's step, with the same result on every rank."""
+
+
+class Method(nn.Module):
+    """Encode the views, contrast the pairs, and after the optimizer's step move what is not trained by it.
+
+    `key_momentum(step)` makes a momentum key encoder; without it queries and keys share one encoder and gradients flow
+    through both. `predictor` stands on the query side only. `reduction` joins the losses of the pairs.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        pairs: Pairs,
+        sources: Sequence[NegativeSource] = (),
+        temperature: float = 1.0,
+        key_momentum: Callable[[int], float] | None = None,
+        predictor: nn.Module | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.query_encoder = encoder
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False) if key_momentum else None
+        self.predictor = predictor
+        self.sources = nn.ModuleList(sources)
+        self.pairs, self.temperature, self.reduction = pairs, temperature, reduction
+        self.key_momentum = key_momentum
+        self.autocast_dtype: torch.dtype | None = None  # of the encoders; the contrast is fp32
+        self.batch_norm, self.seed = "process", 0  # the policy, and the seed of its shuffling of keys
+
+    @property
+    def _sources(self) -> list[NegativeSource]:
+        return cast(list[NegativeSource], list(self.sources))
+
+    @property
+    def query_views(self) -> list[int]:
+        return sorted({query for query, _ in self.pairs})
+
+    @property
+    def key_views(self) -> list[int]:
+        return sorted({key for _, key in self.pairs})
+
+    def forward(self, views: Sequence[Tensor], index: Tensor, step: int) -> StepOutput:
+        """Loss and embeddings of one step. `views`: images [N, 3, H, W] by view number; `index`: [N] int64."""
+        encoded = self.encode(views, index, step)
+        loss = self.contrast(encoded, self.temperature)
+        detached = encoded.detach()
+        return StepOutput(loss, detached, {"loss": loss.detach(), **self.metrics(detached)})
+
+    def encode(self, views: Sequence[Tensor], index: Tensor, step: int) -> Encoded:
+        queries = {view: self.embed_query(views[view]) for view in self.query_views}
+        if self.key_encoder is None:
+            keys, gather = {view: queries[view] for view in self.key_views}, all_gather_with_gradient
+        else:
+            keys, gather = {view: self.embed_key(views[view], view, step) for view in self.key_views}, all_gather
+        if not any(source.reads_keys for source in self._sources):
+            return Encoded(queries, keys, {}, index, index)
+        return Encoded(queries, keys, {view: gather(key) for view, key in keys.items()}, index, all_gather(index))
+
+    def embed_query(self, images: Tensor) -> Tensor:
+        with self._autocast(images):
+            embedding = self.query_encoder(images)
+            if self.predictor is not None:
+                embedding = self.predictor(embedding)
+        return unit_norm(embedding)
+
+    @torch.no_grad()
+    def embed_key(self, images: Tensor, view: int, step: int) -> Tensor:
+        assert self.key_encoder is not None
+        images, restore = shuffle(images, self.batch_norm, (self.seed, "shuffle", step, view))
+        with self._autocast(images):
+            embedding = self.key_encoder(images)
+        return unit_norm(restore(embedding))
+
+    def contrast(self, encoded: Encoded, temperature: float) -> Tensor:
+        losses = torch.stack([self.pair_loss(encoded, query, key, temperature) for query, key in self.pairs])
+        return losses.mean() if self.reduction == "mean" else losses.sum()
+
+    def pair_loss(self, encoded: Encoded, query_view: int, key_view: int, temperature: float) -> Tensor:
+        query_ND = encoded.queries[query_view]
+        positive_N1 = (query_ND * encoded.keys[key_view]).sum(1, keepdim=True)
+        columns = [
+            column for source in self._sources for column in source.columns(query_ND, encoded, query_view, key_view)
+        ]
+        return info_nce(query_ND, positive_N1, columns, encoded.index, temperature)
+
+    @torch.no_grad()
+    def metrics(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Cosine of the positive pair, and the embedding's spread: 1 on the sphere, 0 when it has collapsed."""
+        query, key = self.pairs[0]
+        query_ND = encoded.queries[query]
+        spread = query_ND.var(0, correction=0).sum().sqrt()
+        return {"positive_cosine": (query_ND * encoded.keys[key]).sum(1).mean(), "embedding_spread": spread}
+
+    @torch.no_grad()
+    def after_step(self, output: StepOutput, step: int) -> None:
+        """Move the key encoder and the sources: the only place where state that the optimizer does not own changes."""
+        if self.key_encoder is not None:
+            assert self.key_momentum is not None
+            follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
+        for source in self._sources:
+            source.refresh(output.encoded, self.contrast, step)
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+
+def unit_norm(embedding_ND: Tensor) -> Tensor:
+    """Rows scaled to unit length, in at least fp32."""
+    return F.normalize(embedding_ND.to(torch.promote_types(embedding_ND.dtype, torch.float32)), dim=1)
+
+
+def follow(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) -> None:
+    """Exponential moving average of the parameters, key <- m key + (1 - m) query (MoCo, arXiv:1911.05722, eq. 2)."""
+    torch._foreach_lerp_(list(key_encoder.parameters()), list(query_encoder.parameters()), 1 - momentum)
+
+
+class MomentumConfig(MethodConfig):
+    """Settings of methods with a momentum key encoder."""
+
+    symmetric: bool = setting(False, "both directions of the pair: twice the back-propagated views")
+    key_momentum: float = setting(0.99, "m in key <- m key + (1 - m) query, at the start", ge=0, le=1)
+    key_momentum_schedule: Literal["constant", "cosine"] = setting(
+        "constant", "constant, or rising to 1 along half a cosine (BYOL, arXiv:2006.07733, section 3.2)"
+    )
+
+    @property
+    def pairs(self) -> Pairs:
+        return SYMMETRIC if self.symmetric else ONE_WAY
+
+    def momentum(self, num_steps: int) -> Callable[[int], float]:
+        """Momentum by step."""
+        if self.key_momentum_schedule == "constant":
+            return lambda step: self.key_momentum
+        return lambda step: 1 - (1 - self.key_momentum) * (math.cos(math.pi * step / num_steps) + 1) / 2

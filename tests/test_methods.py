@@ -1,0 +1,111 @@
+"""What every method file must keep to; a new file is tested on arrival."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from negbench.distributed import rank, world_size
+from negbench.method import Method
+from negbench.registry import list_methods
+from tests import tiny
+from tests.ranks import on_ranks
+
+ALL = list(tiny.VARIANTS)
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def clone(method: Method) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_forward_writes_nothing_and_after_step_only_what_is_not_trained(name: str) -> None:
+    method = tiny.variant(name)
+    tiny.train(method, 0, 4)
+    before = clone(method)
+    output = method(*tiny.batch(4), 4)
+    output.loss.backward()
+    assert equal(clone(method), before)
+    method.after_step(output, 4)
+    trained = {name for name, p in method.named_parameters() if p.requires_grad}
+    changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert not changed & trained
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_exactly_the_query_side(name: str) -> None:
+    method = tiny.variant(name)
+    method(*tiny.batch(0), 0).loss.backward()
+    for parameter_name, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == (not parameter_name.startswith("key_encoder")), parameter_name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_resume_is_bitwise(name: str) -> None:
+    undisturbed, first_half, second_half = (tiny.variant(name) for _ in range(3))
+    tiny.train(undisturbed, 0, tiny.STEPS)
+    tiny.train(first_half, 0, 3)
+    second_half.load_state_dict(copy.deepcopy(first_half.state_dict()))
+    tiny.train(second_half, 3, tiny.STEPS)
+    assert equal(second_half.state_dict(), undisturbed.state_dict())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_query_meets_its_own_image_of_the_same_step(name: str) -> None:
+    method = tiny.variant(name)
+    tiny.train(method, 0, 5)
+    views, index = tiny.batch(5)
+    encoded = method.encode(views, index, 5)
+    for query_view, key_view in method.pairs:
+        query_ND = encoded.queries[query_view]
+        own_ND = torch.cat([encoded.keys[key_view], query_ND]).detach()
+        for source in method.sources:
+            for columns in source.columns(query_ND, encoded, query_view, key_view):
+                scores_NM = columns.scores(query_ND, index)
+                assert columns.vectors_MD is not None
+                same_as_own = torch.cdist(own_ND, columns.vectors_MD.detach()) < 1e-6
+                for number in range(len(index)):
+                    shows_own = same_as_own[number] | same_as_own[number + len(index)]
+                    assert (scores_NM[number][shows_own] == -torch.inf).all()
+
+
+def states_on_ranks(names: list[str]) -> dict[str, Any]:
+    rows = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())
+    result: dict[str, Any] = {}
+    for name in names:
+        method = tiny.variant(name)
+        replica = DistributedDataParallel(method, broadcast_buffers=False)
+        outputs = tiny.train(method, 0, tiny.STEPS, rows, replica)
+        result[name] = {"state": clone(method), "losses": [output.loss.item() for output in outputs]}
+    return result
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ranks_equal_one_process_and_each_other(num_ranks: int) -> None:
+    ranks = on_ranks(num_ranks, states_on_ranks, ALL)
+    for name in ALL:
+        method = tiny.variant(name)
+        losses = [output.loss.item() for output in tiny.train(method, 0, tiny.STEPS)]
+        for other in ranks[1:]:
+            assert equal(other[name]["state"], ranks[0][name]["state"]), name
+        for key, value in method.state_dict().items():
+            torch.testing.assert_close(
+                ranks[0][name]["state"][key], value, rtol=1e-10, atol=1e-10, msg=f"{name}: {key}"
+            )
+        mean = torch.tensor([r[name]["losses"] for r in ranks], dtype=torch.float64).mean(0).tolist()
+        assert mean == pytest.approx(losses, rel=1e-10), name
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_the_listing_says_where_negatives_come_from_and_names_the_paper(name: str) -> None:
+    summary, _, rest = list_methods()[name].docstring.partition("\n\n")
+    assert ": " in summary and "negatives" in summary
+    assert "arXiv:" in rest

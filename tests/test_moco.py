@@ -1,0 +1,47 @@
+"""The queue against a list of keys."""
+
+import pytest
+import torch
+
+from negbench.method import Encoded
+from negbench.methods.moco import Queue
+
+DIM = 3
+
+
+def step_of_keys(step: int, num_keys: int, num_views: int) -> Encoded:
+    keys = {
+        view: torch.full((num_keys, DIM), float(1000 * step + 100 * view)) + torch.arange(num_keys)[:, None]
+        for view in range(num_views)
+    }
+    index = torch.arange(num_keys) + 10 * step
+    return Encoded({}, keys, keys, index, index)
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+@pytest.mark.parametrize(("size", "batch"), [(8, 4), (10, 4), (7, 3), (5, 5), (3, 8), (1, 2), (12, 5)])
+def test_queue_holds_the_last_keys_for_any_size_and_batch(size: int, batch: int, num_views: int) -> None:
+    queue = Queue(size, DIM, seed=0)
+    history = [(tuple(row.tolist()), -1) for row in queue.vectors_KD]
+    for step in range(9):
+        encoded = step_of_keys(step, batch, num_views)
+        queue.refresh(encoded, lambda encoded, temperature: torch.zeros(()), step)
+        for key_ND in encoded.all_keys.values():
+            history += [(tuple(key.tolist()), int(i)) for key, i in zip(key_ND, encoded.all_index, strict=True)]
+        held = [(tuple(key.tolist()), int(i)) for key, i in zip(queue.vectors_KD, queue.index_K, strict=True)]
+        assert sorted(held) == sorted(history[-size:])
+
+
+def test_mask_own_image_leaves_out_the_querys_image_of_earlier_steps() -> None:
+    encoded = step_of_keys(0, 4, 1)
+    for mask in (False, True):
+        queue = Queue(6, DIM, seed=0, mask_own_image=mask)
+        queue.refresh(encoded, lambda encoded, temperature: torch.zeros(()), 0)
+        (columns,) = queue.columns(encoded.keys[0], encoded, 0, 1)
+        hidden = columns.scores(encoded.keys[0], encoded.index) == -torch.inf
+        assert hidden.sum(1).tolist() == ([1, 1, 1, 1] if mask else [0, 0, 0, 0])
+
+
+def test_queue_starts_as_unit_vectors_that_depend_on_the_seed() -> None:
+    torch.testing.assert_close(Queue(9, 5, seed=0).vectors_KD.norm(dim=1), torch.ones(9))
+    assert not torch.equal(Queue(9, 5, seed=0).vectors_KD, Queue(9, 5, seed=1).vectors_KD)

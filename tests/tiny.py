@@ -1,0 +1,71 @@
+"""A tiny encoder without BatchNorm, its data, and method files to run it with."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from negbench.method import Facts, Method, StepOutput
+from negbench.models import Encoder
+from negbench.registry import find_method, import_method, list_methods
+from negbench.seeding import stream
+
+METHODS = list(list_methods())
+NUM_IMAGES, BATCH, DIM, SIZE = 24, 8, 6, 4
+STEPS = 7
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS},
+    "adco, adversaries only": ("adco", {"in_batch_negatives": False, "num_negatives": 12, "symmetric": True}),
+    "adco, from random": ("adco", {"start": "random", "num_negatives": 12}),
+    "adco, frozen": ("adco", {"update": "none", "num_negatives": 12}),
+    "adco, descending": ("adco", {"update": "descend", "num_negatives": 12}),
+    "moco, symmetric": ("moco", {"symmetric": True, "num_negatives": 20}),
+    "moco, masked": ("moco", {"mask_own_image": True, "num_negatives": 20}),
+    "byol, one way": ("byol", {"symmetric": False}),
+}
+SMALL = {"adco": {"num_negatives": 20}, "moco": {"num_negatives": 20}, "byol": {"predictor_hidden": 5}}
+
+
+def encoder(seed: int = 0) -> Encoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 10), nn.Tanh())
+        return Encoder(backbone, nn.Linear(10, DIM), 10)
+
+
+def build(name: str, encoder_: Encoder | None = None, **settings: Any) -> Method:
+    """The method in float64 without BatchNorm."""
+    module = import_method(find_method(name))
+    config = module.Config(name=name, **SMALL.get(name, {}) | settings)
+    facts = Facts(NUM_IMAGES, BATCH, STEPS, DIM, seed=0)
+    method: Method = module.build(config, encoder_ or encoder(), facts)
+    if method.predictor is not None:
+        method.predictor = nn.Sequential(*(m for m in method.predictor.modules() if isinstance(m, nn.Linear | nn.ReLU)))
+    return method.double()
+
+
+def variant(name: str) -> Method:
+    base, settings = VARIANTS[name]
+    return build(base, **settings)
+
+
+def batch(step: int, rows: slice = slice(None)) -> tuple[list[Tensor], Tensor]:
+    """Rows of the global batch of `step`: two views and the images' numbers, distinct within a step."""
+    generator = stream("tiny", step)
+    views = torch.randn(2, BATCH, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    index = torch.randperm(NUM_IMAGES, generator=generator)[:BATCH]
+    return list(views[:, rows]), index[rows]
+
+
+def train(method: Method, first: int, last: int, rows: slice = slice(None), replica: Any = None) -> list[StepOutput]:
+    """Steps `first` to `last` - 1 with plain SGD; parameters, sources and key encoder move."""
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.3, momentum=0.0)
+    outputs = []
+    for step in range(first, last):
+        output = (replica or method)(*batch(step, rows), step)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        method.after_step(output, step)
+        outputs.append(output)
+    return outputs
