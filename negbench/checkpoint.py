@@ -1,0 +1,69 @@
+"""Checkpoints: atomic, with a checksum, read without unpickling.
+
+`step-00001200.pt` stands beside `step-00001200.pt.sha256` (the format of `sha256sum -c`). The checksum is written
+first and the checkpoint is renamed into place after it: whatever ends in `.pt` is whole or contradicts it.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from negbench.records import write_atomically
+
+State = dict[str, Any]
+
+
+def save(folder: Path, step: int, state: State, keep: int) -> Path:
+    """Write the checkpoint of `step` and delete all but the newest `keep`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = folder / f"step-{step:08d}.pt"
+    write_atomically(_checksum(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+    write_atomically(path, content)
+    for old in find(folder)[keep:]:
+        old.unlink()
+        _checksum(old).unlink(missing_ok=True)
+    return path
+
+
+def find(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    return sorted((path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name)), reverse=True)
+
+
+def load(path: Path) -> State:
+    """The state on the CPU. ValueError naming the file if it is damaged."""
+    try:
+        content = path.read_bytes()
+        expected = _checksum(path).read_text().split()[0]
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise ValueError("its checksum does not match")
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
+
+
+def load_newest(folder: Path, warn: Callable[[str], None]) -> State | None:
+    """The newest whole checkpoint, or None if there is none at all. Each damaged one is named through `warn`.
+
+    ValueError if there are checkpoints and every one of them is damaged.
+    """
+    paths = find(folder)
+    for path in paths:
+        try:
+            return load(path)
+        except ValueError as error:
+            warn(f"{error}; the one before it is used")
+    if paths:
+        raise ValueError(f"every checkpoint in {folder} is damaged; --fresh starts the run again")
+    return None
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

@@ -1,0 +1,98 @@
+"""Where the time goes: separate clocks for training, evaluation, checkpoints and waiting for data.
+
+On a GPU the host runs ahead of the device: the training clock is read after a synchronisation, and single steps are
+timed by CUDA events that are read only when a record is written.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+WARMUP_STEPS = 20
+KINDS = ("train", "eval", "checkpoint", "data_wait")
+
+
+class Clock:
+    """Seconds by kind. Training runs from `start()`; `paused(kind)` hands the time inside to another kind."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self._running_since: float | None = None
+        self._marks: list[float | torch.cuda.Event] = []
+        self._durations: list[float] = []
+        self._warmup_left = WARMUP_STEPS
+
+    def start(self) -> None:
+        self._running_since = time.perf_counter()
+        self._marks = []
+        self._mark()
+
+    def read(self) -> float:
+        """Training seconds until now."""
+        self._collect()
+        if self._running_since is not None:
+            now = time.perf_counter()
+            self.seconds["train"] += now - self._running_since
+            self._running_since = now
+        return self.seconds["train"]
+
+    @contextmanager
+    def paused(self, kind: str) -> Iterator[None]:
+        running = self._running_since is not None
+        self.read()
+        self._running_since = None
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self.seconds[kind] += time.perf_counter() - begin
+            if running:
+                self.start()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Host time inside counts as training and is counted as waiting too."""
+        begin = time.perf_counter()
+        yield
+        self.seconds["data_wait"] += time.perf_counter() - begin
+
+    def step_done(self) -> None:
+        self._mark()
+
+    def step_seconds(self) -> float | None:
+        """Median seconds of the steps since the last call, the process's first 20 left out; None if there are none."""
+        self._collect()
+        durations, self._durations = self._durations, []
+        return statistics.median(durations) if durations else None
+
+    def _collect(self) -> None:
+        """Turn the marks between steps into durations."""
+        self._synchronize()
+        durations = [self._between(a, b) for a, b in itertools.pairwise(self._marks)]
+        self._marks = self._marks[-1:]
+        self._durations += durations[self._warmup_left :]
+        self._warmup_left = max(0, self._warmup_left - len(durations))
+
+    def _mark(self) -> None:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+
+    @staticmethod
+    def _between(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
+        if isinstance(a, float) or isinstance(b, float):
+            return float(b) - float(a)  # type: ignore[arg-type]
+        return a.elapsed_time(b) / 1000
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,123 @@
+"""Where a run happens: device, precision, versions, memory."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import negbench
+
+_KIBI = 1024
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """auto, cpu or cuda to a device. ValueError if CUDA is asked for and absent."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is visible to PyTorch; use --device cpu, or auto")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The encoders' autocast type, None for fp32 and tf32. ValueError for fp16 on a CPU."""
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16, not merely emulates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = _cpu_info("flags").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def describe(device: torch.device, world_size: int, precision: torch.dtype | None) -> dict[str, Any]:
+    """What `environment.json` holds of this machine and its software."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": ["negbench", *sys.argv[1:]],
+        "negbench_version": negbench.__version__,
+        "git_revision": git_revision(),
+        "python_version": platform.python_version(),
+        "torch_version": torch.__version__,
+        "torchvision_version": version("torchvision"),
+        "cuda_version": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn_version": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "device": device_name(device),
+        "device_type": device.type,
+        "world_size": world_size,
+        "precision": str(precision).removeprefix("torch.") if precision else torch.get_float32_matmul_precision(),
+        "cpu": _cpu_info("model name"),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "hostname": platform.node(),
+        "platform": platform.platform(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_info('model name') or platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def git_revision() -> str | None:
+    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    revision = git("rev-parse", "HEAD")
+    tracked = git("ls-files", "--", str(Path(__file__).name)) if revision else None
+    if not tracked:
+        return None
+    return f"{revision}+changes" if git("status", "--porcelain", "--untracked-files=no") else revision
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # where it fails, the peak counts from the process's start
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory allocated since the reset: on a GPU by tensors, on a CPU by the process (VmHWM)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(match[1]) * _KIBI if match else None
+
+
+def _cpu_info(field: str) -> str:
+    try:
+        match = re.search(rf"^{field}\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""

@@ -1,0 +1,158 @@
+"""A run's folder: what is written, when, and by whom.
+
+`config.yaml` and `environment.json` at the start, `metrics.jsonl` appended while it runs, `checkpoints/`,
+`summary.json` at every end, `done` at the good one. `run.lock` holds the number of the attempt that may write.
+Imports no torch.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TIMING_SUFFIXES = ("_seconds", "_per_second", "_bytes")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one, whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+class RunFolder:
+    """Paths and writers of one run. Only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.config = path / "config.yaml"
+        self.method = path / "method.py"  # a copy of the user's method file
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.done = path / "done"
+        self.evaluations = path / "evaluations"
+        self.attempt = 0
+        self._lock: int | None = None
+
+    def open(self, fresh: bool = False) -> None:
+        """Make the folder and take its lock; `fresh` empties it first. ValueError if it cannot be or is in use."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if fresh:
+                self._empty()
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --output"
+            ) from None
+        for leftover in [*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")]:
+            leftover.unlink(missing_ok=True)
+
+    def check_still_ours(self) -> None:
+        """RuntimeError if a later attempt has taken the run over."""
+        holder = self._read_lock()
+        if holder.get("attempt") != self.attempt:
+            raise RuntimeError(
+                f"{self.path} was taken over by attempt {holder.get('attempt')} (process {holder.get('pid')} on "
+                f"{holder.get('host')}); this is attempt {self.attempt}, and it writes no more"
+            )
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One line to `metrics.jsonl`."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics_length(self) -> int:
+        """Bytes; the file is flushed to disk first, so that a checkpoint never counts lines that could be lost."""
+        if not self.metrics.exists():
+            return 0
+        with open(self.metrics, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def truncate_metrics(self, length: int) -> list[dict[str, Any]]:
+        """Cut `metrics.jsonl` to `length` bytes and return the rows that are cut off."""
+        if not self.metrics.exists():
+            return []
+        with open(self.metrics, "r+b") as file:
+            file.seek(length)
+            rest = file.read()
+            file.truncate(length)
+        return list(_complete_rows(rest.decode(errors="replace")))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(_complete_rows(self.metrics.read_text())) if self.metrics.exists() else []
+
+    def read_summary(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.summary.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = self._read_lock()
+            self.close()
+            raise ValueError(
+                f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
+                "wait for it, or end it first"
+            ) from None
+        self.attempt = int(self._read_lock().get("attempt", 0)) + 1
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        holder = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, json.dumps(holder).encode(), 0)
+
+    def _read_lock(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / "run.lock").read_text() or "{}"))
+        except (OSError, ValueError):
+            return {}
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name != "run.lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def without_timings(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields in which two equal runs agree."""
+    return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
+
+
+def _complete_rows(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return  # a line that a killed process left unfinished: nothing after it counts

@@ -1,0 +1,339 @@
+"""The one training loop. It knows `Method` and no method by name.
+
+One step: views and index, forward, backward, optimizer, `after_step`. The host reads nothing from the device between
+logs. What must survive a kill is in `state()`; everything random is derived from (seed, epoch, step).
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from negbench import checkpoint
+from negbench.clock import Clock
+from negbench.config import RunConfig
+from negbench.data.batches import training_batches
+from negbench.data.folder import FolderSet
+from negbench.data.sets import ResidentSet, steps_per_epoch
+from negbench.distributed import all_reduce_mean, broadcast, is_distributed, rank, world_size
+from negbench.method import Method, StepOutput
+from negbench.optim import learning_rate, set_learning_rate
+from negbench.records import RunFolder
+
+
+class Interrupted(Exception):
+    """A signal asked for an end, and a checkpoint has been written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Display(Protocol):
+    """What a person sees of a run."""
+
+    def start(self, title: str, num_steps: int, num_epochs: int, first_step: int) -> None: ...
+    def progress(self, step: int, **facts: Any) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+Evaluate = Callable[[], dict[str, float]]
+
+
+class Meter:
+    """Means of scalars that stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value.double() if name in self.sums else value.double()
+
+    def read(self) -> dict[str, float]:
+        """Means over steps and ranks; the only host sync of the loop. Starts anew."""
+        if not self.count:
+            return {}
+        means = all_reduce_mean(torch.stack(list(self.sums.values())) / self.count).tolist()
+        result = dict(zip(self.sums, means, strict=True))
+        self.sums, self.count = {}, 0
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.count = state["count"]
+
+
+class Agreement:
+    """All ranks act on a request at the same step: the largest request of step t is known to all at t + 1.
+
+    The reduction runs beside the step, on a group of its own.
+    """
+
+    NOTHING, SAVE, STOP = 0, 1, 2
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if is_distributed() else None
+        self._pending: tuple[Tensor, Any] | None = None
+
+    def settle(self, request: int) -> int:
+        """Post this rank's request and return what all agreed on a step ago; with one process, the request itself."""
+        if self._group is None:
+            return request
+        agreed = self.NOTHING
+        if self._pending is not None:
+            value, work = self._pending
+            work.wait()
+            agreed = int(value)  # a CPU tensor: no device is waited for
+        value = torch.tensor(request)
+        self._pending = (value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True))
+        return agreed
+
+
+class Trainer:
+    """Trains `method` from the newest state to the last step.
+
+    `evaluate()` gives the figures of the validation curve, `display` is told of progress, the paths of undecodable
+    files are added to `skipped`. Raises `Interrupted` after a
+    signal and FloatingPointError at a non-finite loss.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        train_set: ResidentSet | FolderSet,
+        folder: RunFolder,
+        device: torch.device,
+        display: Display,
+        evaluate: Evaluate | None,
+        skipped: set[str],
+    ) -> None:
+        self.config, self.method, self.optimizer = config, method, optimizer
+        self.train_set, self.folder, self.device = train_set, folder, device
+        self.display, self.evaluate = display, evaluate
+        self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
+        self.num_steps = self.steps_per_epoch * config.epochs
+        self.step = 0
+        self.clock = Clock(device)
+        self.lost_seconds = 0.0
+        self.step_meter, self.epoch_meter = Meter(), Meter()
+        self.first_bad_step = torch.full((), self.num_steps, device=device)
+        self.evaluated_step = self.saved_step = -1
+        self.epoch_start_seconds = 0.0
+        self.stop_signal: int | None = None  # set by a signal handler, acted on after the step
+        self.stop_at_once = False
+        self.skipped = skipped
+        self.agreement = Agreement()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=method.autocast_dtype == torch.float16)
+        self.replica: nn.Module = self._replicate() if is_distributed() else method
+        self._saved_at = time.monotonic()
+
+    def train(self) -> None:
+        """All steps from the current one; at the end the final checkpoint is on disk."""
+        self.method.train()
+        if is_distributed():
+            self._rehearse()
+        self._evaluate_if_due()
+        batches = training_batches(
+            self.train_set, self.config, self.device, self.step, self.num_steps, rank(), world_size(), self.skipped
+        )
+        self._saved_at = time.monotonic()
+        self.clock.start()
+        while self.step < self.num_steps:
+            with self.clock.waiting_for_data():
+                views, index = next(batches)
+            output = self.train_step(views, index)
+            self.step_meter.add(output.metrics)
+            self.epoch_meter.add({"loss": output.metrics["loss"]})
+            self.clock.step_done()
+            self.step += 1
+            self._at_boundary()
+        self.save()
+
+    def train_step(self, views: list[Tensor], index: Tensor) -> StepOutput:
+        """One step of encoder, key encoder and sources."""
+        set_learning_rate(self.optimizer, self._lr(self.step))
+        output: StepOutput = self.replica(views, index, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(output.loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step(output, self.step)
+        bad = ~torch.isfinite(output.metrics["loss"])
+        self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+        return output
+
+    def save(self) -> None:
+        """A checkpoint of this step, by rank 0. Raises FloatingPointError instead if a loss has not been finite."""
+        if self.saved_step == self.step:
+            return
+        self._check_finite()
+        with self.clock.paused("checkpoint"):
+            self.synchronize_statistics()
+            if rank() == 0:
+                self.folder.check_still_ours()
+                checkpoint.save(self.folder.checkpoints, self.step, self.state(), self.config.checkpoints.keep)
+        self.saved_step = self.step
+        self._saved_at = time.monotonic()
+
+    def state(self) -> checkpoint.State:
+        """Everything that the next step depends on, and the records' length."""
+        return {
+            "step": self.step,
+            "world_size": world_size(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step_meter": self.step_meter.state_dict(),
+            "epoch_meter": self.epoch_meter.state_dict(),
+            "seconds": dict(self.clock.seconds),
+            "lost_seconds": self.lost_seconds,
+            "epoch_start_seconds": self.epoch_start_seconds,
+            "evaluated_step": self.evaluated_step,
+            "metrics_bytes": self.folder.metrics_length(),
+        }
+
+    def load_state(self, state: checkpoint.State) -> None:
+        """Continue from `state`; rank 0 cuts the records to their length at that time."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step_meter.load_state_dict(state["step_meter"], self.device)
+        self.epoch_meter.load_state_dict(state["epoch_meter"], self.device)
+        self.step = self.saved_step = state["step"]
+        self.clock.seconds = dict(state["seconds"])
+        self.epoch_start_seconds = state["epoch_start_seconds"]
+        self.evaluated_step = state["evaluated_step"]
+        self.lost_seconds = state["lost_seconds"]
+        if rank() == 0:
+            repeated = self.folder.truncate_metrics(state["metrics_bytes"])
+            seconds = [row["train_seconds"] for row in repeated if "train_seconds" in row]
+            self.lost_seconds += max([0.0, *(s - self.clock.seconds["train"] for s in seconds)])
+
+    def synchronize_statistics(self) -> None:
+        """Give all ranks rank 0's BatchNorm statistics, the only state that differs between ranks."""
+        statistics = [b for name, b in self.method.named_buffers() if name.rsplit(".")[-1].startswith("running_")]
+        broadcast(statistics)
+
+    def _at_boundary(self) -> None:
+        epoch_ends = self.step % self.steps_per_epoch == 0
+        if self.step % self.config.log_every_steps == 0:
+            self._log()
+        if epoch_ends:
+            self._log_epoch()
+        self._evaluate_if_due()
+        due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_every_min
+        stop = self.stop_signal is not None
+        agreed = self.agreement.settle(Agreement.STOP if stop else Agreement.SAVE if due else Agreement.NOTHING)
+        if agreed != Agreement.NOTHING:
+            self.save()
+        if agreed == Agreement.STOP:
+            raise Interrupted(self.stop_signal or signal.SIGTERM)
+
+    def _log(self) -> None:
+        self._check_finite()
+        row: dict[str, Any] = {"kind": "train", "step": self.step, "epoch": self.step / self.steps_per_epoch}
+        row |= self.step_meter.read() | {"lr": self._lr(self.step - 1)}
+        step_seconds = self.clock.step_seconds()
+        row |= {"train_seconds": self.clock.read(), "step_seconds": step_seconds}
+        if step_seconds:
+            row["images_per_second"] = self.config.batch_size / step_seconds
+        self._write(row)
+        self.display.progress(**row)
+
+    def _log_epoch(self) -> None:
+        self._check_finite()
+        train_seconds = self.clock.read()
+        epoch_seconds = train_seconds - self.epoch_start_seconds
+        self.epoch_start_seconds = train_seconds
+        row: dict[str, Any] = {
+            "kind": "epoch",
+            "step": self.step,
+            "epoch": self.step // self.steps_per_epoch,
+            **self.epoch_meter.read(),
+            "epoch_seconds": epoch_seconds,
+            "images_per_second": self.steps_per_epoch * self.config.batch_size / epoch_seconds,
+            "train_seconds": train_seconds,
+            "data_wait_seconds": self.clock.seconds["data_wait"],
+            "eval_seconds": self.clock.seconds["eval"],
+            "checkpoint_seconds": self.clock.seconds["checkpoint"],
+        }
+        self._write(row)
+        self.display.progress(**row)
+        self.display.epoch(row)
+
+    def _evaluate_if_due(self) -> None:
+        every = self.config.evaluate_every_epochs * self.steps_per_epoch
+        due = every and (self.step % every == 0 or self.step == self.num_steps)
+        if self.evaluate is None or not due or self.evaluated_step == self.step:
+            return
+        with self.clock.paused("eval"):
+            self.synchronize_statistics()
+            figures = self.evaluate()
+        self.evaluated_step = self.step
+        row = {"kind": "evaluation", "step": self.step, "epoch": self.step // self.steps_per_epoch, **figures}
+        self._write(row | {"train_seconds": self.clock.seconds["train"]})
+        self.display.progress(step=self.step, **figures)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if rank() == 0:
+            self.folder.append(row | {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+    def _check_finite(self) -> None:
+        bad_step = self.first_bad_step.clone()
+        if is_distributed():
+            dist.all_reduce(bad_step, dist.ReduceOp.MIN)
+        step = int(bad_step)
+        if step >= self.num_steps:
+            return
+        sources = {
+            f"{type(source).__name__}.{name}": f"largest {buffer.abs().max().item():.3g}"
+            for source in self.method.sources
+            for name, buffer in source.named_buffers()
+            if buffer.is_floating_point()
+        }
+        kept = checkpoint.find(self.folder.checkpoints)
+        raise FloatingPointError(
+            f"the loss is not finite since step {step} (learning rate {self._lr(step):.4g}; "
+            f"sources: {', '.join(f'{name} {value}' for name, value in sources.items()) or 'none'}); "
+            f"last good checkpoint: {kept[0] if kept else 'none yet'}"
+        )
+
+    def _lr(self, step: int) -> float:
+        peak = self.config.optimizer.lr
+        return learning_rate(step, self.num_steps, self.steps_per_epoch, peak, self.config.schedule)
+
+    def _replicate(self) -> nn.Module:
+        # Sources are buffers: synchronising them every step would broadcast whole queues.
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            self.method, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def _rehearse(self) -> None:
+        """One discarded forward and backward.
+
+        DDP rebuilds its buckets after a process's first backward, and another order of summation would make a resumed
+        run differ in the last bits from an undisturbed one.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.method.named_buffers()}
+        views, index = next(
+            iter(training_batches(self.train_set, self.config, self.device, 0, 1, rank(), world_size()))
+        )
+        self.replica(views, index, 0).loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for name, buffer in self.method.named_buffers():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,206 @@
+"""Whole runs: records, interruption, resume, and what can go wrong."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from negbench import checkpoint
+from negbench.run import evaluate_run
+from negbench.trainer import Interrupted
+from tests import runs, tiny
+from tests.ranks import on_ranks
+
+SUMMARY_FIELDS = {
+    "device",
+    "parameters",
+    "torch_version",
+    "knn_top1",
+    "knn_top1_untrained",
+    "num_negatives",
+    "schema_version",
+    "train_seconds",
+    "track",
+    "world_size",
+    "run_id",
+    "source_state_bytes",
+    "knn200_top1",
+    "epoch_seconds_median",
+    "steps",
+    "views_per_step",
+    "label",
+    "linear_top1",
+    "study",
+    "restarts",
+    "status",
+    "eval_seconds",
+    "knn_top1_pixels",
+    "peak_memory_bytes",
+    "seed",
+    "method",
+    "git_revision",
+    "linear_top1_untrained",
+    "epochs",
+    "error",
+    "images_per_second",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An undisturbed run of every method."""
+    outputs = {}
+    for name in tiny.METHODS:
+        outputs[name] = tmp_path_factory.mktemp(name)
+        runs.start(runs.short(name), outputs[name])
+    return outputs
+
+
+def test_a_run_leaves_its_records(finished: dict[str, Path]) -> None:
+    resolved = runs.short("adco")
+    run = runs.folder(resolved, finished["adco"])
+    summary = json.loads(run.summary.read_text())
+    assert summary.keys() >= SUMMARY_FIELDS
+    assert (summary["status"], summary["steps"], summary["restarts"], summary["error"]) == ("done", 12, 0, None)
+    assert summary["num_negatives"] == 40
+    assert summary["views_per_step"] == 32  # both directions of 16 images
+    assert summary["source_state_bytes"] == 2 * 40 * 8 * 4
+    for name in ("knn_top1", "knn200_top1", "linear_top1", "knn_top1_untrained", "knn_top1_pixels"):
+        assert 0 < summary[name] <= 1
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2, 3]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4, 8, 12]
+    assert run.done.exists()
+    assert json.loads(run.environment.read_text())["torch_version"] == torch.__version__
+    for protocol in ("knn", "linear"):
+        assert {"trained", "untrained"} <= json.loads((run.evaluations / f"{protocol}.json").read_text()).keys()
+    assert not [path for path in run.path.rglob("*") if "partial" in path.name]
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+@pytest.mark.parametrize("step", [2, 6, 12])
+def test_an_interrupted_run_resumes_bitwise(name: str, step: int, finished: dict[str, Path], tmp_path: Path) -> None:
+    resolved = runs.short(name)
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path, runs.StopAt(step))
+    run = runs.folder(resolved, tmp_path)
+    assert run.read_summary()["status"] == "interrupted"
+    assert checkpoint.load(checkpoint.find(run.checkpoints)[0])["step"] == step
+    summary = runs.start(resolved, tmp_path)
+    assert summary["restarts"] == 1
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, finished[name])))
+    undisturbed = runs.folder(resolved, finished[name]).read_summary()
+    for figure in ("knn_top1", "linear_top1", "knn_top1_untrained"):
+        assert summary[figure] == undisturbed[figure]
+
+
+def run_twice(output: str, step: int | None) -> Any:
+    """On each rank: interrupted by a signal to the last rank alone, then to the end."""
+    from negbench.distributed import rank, world_size
+
+    resolved = runs.short("adco", "batch_norm=sync")
+    torch.manual_seed(rank())  # nothing may depend on the global generators
+    if step is not None:
+        stopper = runs.StopAt(step, signal.SIGTERM) if rank() == world_size() - 1 else None
+        with pytest.raises(Interrupted):
+            runs.start(resolved, Path(output), stopper)
+    runs.start(resolved, Path(output))
+    return runs.outcome(runs.folder(resolved, Path(output))) if rank() == 0 else None
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ranks_stop_together_and_resume_bitwise(num_ranks: int, tmp_path: Path) -> None:
+    undisturbed = on_ranks(num_ranks, run_twice, str(tmp_path / "undisturbed"), None)[0]
+    for step in (2, 8):
+        resumed = on_ranks(num_ranks, run_twice, str(tmp_path / str(step)), step)[0]
+        runs.assert_same(resumed, undisturbed)
+
+
+def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
+    (state, rows), _ = on_ranks(2, run_twice, str(tmp_path / "two"), None)
+    one = runs.short("adco", "batch_norm=sync")
+    runs.start(one, tmp_path)
+    one_state, one_rows = runs.outcome(runs.folder(one, tmp_path))
+    losses, one_losses = ([row["loss"] for row in r if row["kind"] == "train"] for r in (rows, one_rows))
+    assert losses == pytest.approx(one_losses, rel=2e-3)
+    assert losses[0] == pytest.approx(one_losses[0], rel=1e-5)
+    assert state["step"] == one_state["step"]
+
+
+def test_a_finished_run_is_reported_at_once_and_fresh_starts_anew(tmp_path: Path) -> None:
+    resolved, notes = runs.short(), runs.Notes()
+    first = runs.start(resolved, tmp_path)
+    assert runs.start(resolved, tmp_path, notes) == first
+    assert "is finished" in notes.texts[0]
+    assert runs.start(resolved, tmp_path, fresh=True)["restarts"] == 1
+    assert len(runs.folder(resolved, tmp_path).read_metrics()) == 13
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path) -> None:
+    resolved, notes = runs.short(), runs.Notes()
+    undisturbed = runs.start(resolved, tmp_path / "undisturbed")
+    for step in (2, 6):
+        with pytest.raises(Interrupted):
+            runs.start(resolved, tmp_path, runs.StopAt(step))
+    run = runs.folder(resolved, tmp_path)
+    newest, _ = checkpoint.find(run.checkpoints)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    summary = runs.start(resolved, tmp_path, notes)
+    assert any(str(newest) in text and "damaged" in text for text in notes.texts)
+    assert any("resumed" in text and "step 2 " in text for text in notes.texts)
+    assert summary["knn_top1"] == undisturbed["knn_top1"]
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, tmp_path / "undisturbed")))
+
+
+def test_all_checkpoints_damaged_is_an_error_that_loses_nothing(tmp_path: Path) -> None:
+    resolved = runs.short()
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path, runs.StopAt(2))
+    (only,) = checkpoint.find(runs.folder(resolved, tmp_path).checkpoints)
+    only.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged; --fresh"):
+        runs.start(resolved, tmp_path)
+    assert only.exists()
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    resolved = runs.short("adco", "checkpoint_every_min=1e-9", "log_every_steps=3", "optimizer.lr=1e30")
+    with pytest.raises(
+        FloatingPointError, match=r"not finite since step \d+ \(learning rate 1e\+30.*Adversaries"
+    ) as error:
+        runs.start(resolved, tmp_path)
+    run = runs.folder(resolved, tmp_path)
+    summary = run.read_summary()
+    assert summary["status"] == "failed" and "not finite" in summary["error"]
+    (kept, *_) = checkpoint.find(run.checkpoints)
+    assert str(kept) in str(error.value)
+    state = checkpoint.load(kept)
+    assert state["step"] <= int(str(error.value).split("since step ")[1].split()[0]) + 1
+    assert not run.done.exists()
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    resolved = runs.short()
+    holder = runs.folder(resolved, tmp_path)
+    holder.open()
+    with pytest.raises(ValueError, match=r"in use by process \d+ on"):
+        runs.start(resolved, tmp_path)
+    holder.close()
+    runs.start(resolved, tmp_path)
+    with pytest.raises(RuntimeError, match="taken over by attempt 2"):
+        holder.check_still_ours()
+
+
+def test_evaluate_repeats_the_figures_of_the_run(finished: dict[str, Path]) -> None:
+    run = runs.folder(runs.short("moco"), finished["moco"])
+    before = json.loads((run.evaluations / "knn.json").read_text())
+    again = evaluate_run(run.path, ["knn"], runs.CPU)
+    assert again["knn"]["trained"] == before["trained"]
+    with pytest.raises(ValueError, match="no run folder"):
+        evaluate_run(run.path.parent, ["knn"], runs.CPU)
