@@ -5,7 +5,7 @@
 - shuffled: this process's batch, but keys are exchanged among ranks before encoding (MoCo, arXiv:1911.05722, 3.3).
 - split: groups of this process's batch, keys permuted before encoding: the same idea on one device.
 
-Shape suffixes: N images on this rank, G of all ranks, C channels, H height, W width, D embedding, R ranks.
+Shape suffixes: N images on this rank, G of all ranks, C channels, H height, W width, D embedding, R ranks, S splits.
 """
 
 from collections.abc import Callable
@@ -19,19 +19,20 @@ from negbench.distributed import all_gather, all_gather_with_gradient, is_distri
 from negbench.seeding import stream
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """BatchNorm over the global batch: outputs, gradients and running statistics are those of one large process.
 
-    On GPUs it is torch's own. That refuses CPUs, where the same is computed here from plain operations. Input is
-    [N, C] or [N, C, H, W]; ranks may hold different N. Statistics are at least fp32, also under autocast.
+    From plain operations, for CPUs, which torch's own refuses. Input is [N, C] or [N, C, H, W]; ranks may hold
+    different N. Statistics are at least fp32, also under autocast.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        _check_input_dim(input)
+
     def forward(self, input: Tensor) -> Tensor:
-        if input.is_cuda:
-            return super().forward(input)
         if self.training and is_distributed():
             return self._synchronised(input)
-        return _BatchNorm.forward(self, input)
+        return super().forward(input)
 
     def _synchronised(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
@@ -57,7 +58,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 class SplitBatchNorm(_BatchNorm):
-    """In training, BatchNorm over each of `num_splits` groups of the batch: image i is in group i modulo num_splits.
+    """In training, BatchNorm over each of `num_splits` groups of consecutive images of the batch.
 
     Running statistics move towards the mean over groups of the groups' mean and unbiased variance. That leaves out the
     variance of the groups' means, as in MoCo's CIFAR-10 notebook. In evaluation it is plain BatchNorm. Raises
@@ -69,8 +70,7 @@ class SplitBatchNorm(_BatchNorm):
         self.num_splits = num_splits
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 4):
-            raise ValueError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
+        _check_input_dim(input)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -78,31 +78,33 @@ class SplitBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
-        splits = self.num_splits
-        num_images, num_channels, *size = input.shape
-        if num_images % splits:
-            raise ValueError(f"batch_norm: split needs a batch that {splits} splits divide, not {num_images} images")
-        means, variances = self.running_mean.repeat(splits), self.running_var.repeat(splits)
-        normalised = F.batch_norm(
-            input.reshape(num_images // splits, splits * num_channels, *size),
-            means,
-            variances,
-            self.weight.repeat(splits),
-            self.bias.repeat(splits),
-            training=True,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        if len(input) % self.num_splits:
+            raise ValueError(
+                f"batch_norm: split needs a batch that {self.num_splits} splits divide, not {len(input)} images"
+            )
+        # Slices of the batch are contiguous in every memory format; folding groups into channels would copy.
+        groups = input.chunk(self.num_splits)
+        means_SC, variances_SC = (s.repeat(self.num_splits, 1) for s in (self.running_mean, self.running_var))
+        normalised = [
+            F.batch_norm(group, mean_C, variance_C, self.weight, self.bias, True, self.momentum, self.eps)
+            for group, mean_C, variance_C in zip(groups, means_SC, variances_SC, strict=True)
+        ]
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.copy_(means.view(splits, -1).mean(0))
-            self.running_var.copy_(variances.view(splits, -1).mean(0))
-        return normalised.reshape(input.shape)
+            self.running_mean.copy_(means_SC.mean(0))
+            self.running_var.copy_(variances_SC.mean(0))
+        return torch.cat(normalised)
 
 
-def convert(module: nn.Module, policy: str, num_splits: int) -> nn.Module:
+def _check_input_dim(input: Tensor) -> None:
+    if input.dim() not in (2, 4):
+        raise ValueError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
+
+
+def convert(module: nn.Module, policy: str, num_splits: int, device_type: str = "cpu") -> nn.Module:
     """`module` with its BatchNorm layers replaced in place as `policy` says; itself where it is such a layer.
 
+    `device_type` is where it will run: on GPUs `sync` is torch's own SyncBatchNorm.
     Parameters, buffers and `state_dict` keys stay, so checkpoints load under any policy. Raises ValueError for an
     unknown policy.
     """
@@ -111,16 +113,17 @@ def convert(module: nn.Module, policy: str, num_splits: int) -> nn.Module:
     if policy in ("process", "shuffled"):
         return module
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        return _converted(module, policy, num_splits)
+        return _converted(module, policy, num_splits, device_type)
     for name, child in module.named_children():
-        setattr(module, name, convert(child, policy, num_splits))
+        setattr(module, name, convert(child, policy, num_splits, device_type))
     return module
 
 
-def _converted(layer: _BatchNorm, policy: str, num_splits: int) -> _BatchNorm:
+def _converted(layer: _BatchNorm, policy: str, num_splits: int, device_type: str) -> _BatchNorm:
     new: _BatchNorm
     if policy == "sync":
-        new = SyncBatchNorm(layer.num_features, layer.eps, layer.momentum)
+        sync = nn.SyncBatchNorm if device_type == "cuda" else SyncBatchNorm
+        new = sync(layer.num_features, layer.eps, layer.momentum)
     else:
         new = SplitBatchNorm(layer.num_features, num_splits, layer.eps, layer.momentum)
     new.weight, new.bias = layer.weight, layer.bias

@@ -111,7 +111,8 @@ def show_config(
         resolved = resolve(method, config, settings or [], seed)
     fields = dict(leaves(type(resolved.config)))
     table = Table(box=None, pad_edge=False)
-    for column in ("key", "value", "set by", *(["meaning"] if describe else [])):
+    table.add_column("key", no_wrap=True)
+    for column in ("value", "set by", *(["meaning"] if describe else [])):
         table.add_column(column, overflow="fold")
     for key, value in flatten(resolved.config).items():
         origin = resolved.origin(key)
@@ -202,3 +203,7 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 def _fail(message: str, code: int) -> Any:
     Console(stderr=True).print(f"negbench: {message}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

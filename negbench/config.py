@@ -158,6 +158,7 @@ class EvaluationConfig(Section):
     """Protocol of the end of a run (`evaluations/knn.json`, `linear.json`); features are the backbone's."""
 
     knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
+    test: bool = setting(True, "evaluate on the test set at the end; off while settings are chosen", scientific=False)
     linear: bool = setting(True, "train the linear probes at the end", scientific=False)
     linear_epochs: int = setting(100, "epochs of the linear probes over the stored features", ge=1)
     linear_batch_size: int = setting(256, "batch of the linear probes", ge=1)

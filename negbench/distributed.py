@@ -1,5 +1,6 @@
 """The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def is_distributed() -> bool:
@@ -75,6 +77,17 @@ def broadcast(tensors: list[Tensor]) -> None:
 def barrier() -> None:
     if is_distributed():
         dist.barrier()
+
+
+def replicate(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """`module` under DDP: equal state on all ranks at the start, averaged gradients, no buffers sent in a step.
+
+    Sources of negatives are buffers: to synchronise them every step would broadcast whole queues.
+    """
+    options: dict[str, Any] = {"device_ids": [device.index] if device.type == "cuda" else None}
+    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renames the option
+    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
 
 
 @contextmanager

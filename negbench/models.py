@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from negbench.batch_norm import convert
 from negbench.config import ModelConfig, RunConfig
 from negbench.seeding import derive_seed
 
@@ -33,7 +32,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(config: RunConfig[Any]) -> Encoder:
-    """The untrained encoder of a run, on the CPU, its BatchNorm layers as `config.batch_norm` says.
+    """The untrained encoder of a run, on the CPU, with plain BatchNorm.
 
     The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
     of a seed starts from the same backbone whatever its projector. Raises ValueError for resnet8 with another stem
@@ -44,9 +43,7 @@ def build_encoder(config: RunConfig[Any]) -> Encoder:
     with initial_weights(config.seed, "projector"):
         head = config.projector
         projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm)
-    encoder = Encoder(backbone, projector, feature_dim)
-    convert(encoder, config.batch_norm, config.batch_norm_splits)
-    return encoder
+    return Encoder(backbone, projector, feature_dim)
 
 
 @contextmanager

@@ -70,10 +70,14 @@ class RunFolder:
         for leftover in [*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")]:
             leftover.unlink(missing_ok=True)
 
+    def is_ours(self) -> bool:
+        """Whether no later attempt has taken the run over."""
+        return bool(self._read_lock().get("attempt") == self.attempt)
+
     def check_still_ours(self) -> None:
         """RuntimeError if a later attempt has taken the run over."""
-        holder = self._read_lock()
-        if holder.get("attempt") != self.attempt:
+        if not self.is_ours():
+            holder = self._read_lock()
             raise RuntimeError(
                 f"{self.path} was taken over by attempt {holder.get('attempt')} (process {holder.get('pid')} on "
                 f"{holder.get('host')}); this is attempt {self.attempt}, and it writes no more"

@@ -5,7 +5,7 @@ import signal
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from torch import nn
 
 from negbench import checkpoint, environment
 from negbench.batch_norm import convert
+from negbench.config import RunConfig
 from negbench.data.sets import ResidentSet, Splits, load_splits, steps_per_epoch
 from negbench.distributed import barrier, rank, world_size
 from negbench.evaluate.protocol import Dataset, Features, extract, knn, knn_protocol, linear_protocol, without_network
@@ -49,12 +50,7 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Data and method on the device. Every mistake of the user is a ValueError."""
     config = resolved.config
     dtype = environment.autocast_dtype(config.precision, device)
-    if config.batch_norm == "shuffled" and world_size() == 1:
-        raise ValueError(
-            "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split"
-        )
-    if config.batch_size % world_size():
-        raise ValueError(f"batch_size {config.batch_size} is not divisible by the {world_size()} processes")
+    _check_batch(config)
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -70,12 +66,28 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     return Setup(resolved, device, dtype, splits, build_method(resolved, len(splits.train), device, dtype))
 
 
+def _check_batch(config: RunConfig[Any]) -> None:
+    if config.batch_size % world_size():
+        raise ValueError(f"batch_size {config.batch_size} is not divisible by the {world_size()} processes")
+    if config.batch_norm == "shuffled" and world_size() == 1:
+        raise ValueError(
+            "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split"
+        )
+    groups = config.batch_norm_splits if config.batch_norm == "split" else 1
+    images = config.batch_size // world_size()
+    if images % groups or images // groups < 2:
+        raise ValueError(
+            f"batch_norm: {config.batch_norm} takes statistics over {groups} group(s) of a process's {images} images; "
+            "choose batch_size (and batch_norm_splits) so that each group has the same number, at least 2"
+        )
+
+
 def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
     config = resolved.config
     num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
     facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed)
     method: Method = resolved.module.build(config.method, build_encoder(config), facts)
-    convert(method, config.batch_norm, config.batch_norm_splits)
+    convert(method, config.batch_norm, config.batch_norm_splits, device.type)
     method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
     if config.channels_last:
         method.to(memory_format=torch.channels_last)
@@ -103,10 +115,11 @@ def execute(
     try:
         return _train_and_evaluate(setup, folder, display)
     except BaseException as error:
-        if rank() == 0:
+        if rank() == 0 and folder.is_ours():
             status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
             text = f"{type(error).__name__}: {error}"
-            write_json(folder.summary, _identity(setup, folder) | {"status": status, "error": text})
+            with suppress(OSError):  # the error itself matters more than its record
+                write_json(folder.summary, _identity(setup, folder) | {"status": status, "error": text})
         raise
     finally:
         folder.close()
@@ -142,8 +155,9 @@ def _train_and_evaluate(setup: Setup, folder: RunFolder, display: Display) -> di
             raise Interrupted(trainer.stop_signal)
         with trainer.clock.paused("eval"):
             trainer.synchronize_statistics()
-            display.note("training is done; evaluating on the test set")
-            evaluations = evaluate_on_test(setup)
+            if config.evaluation.test:
+                display.note("training is done; evaluating on the test set")
+            evaluations = evaluate_on_test(setup) if config.evaluation.test else {}
     summary = _identity(setup, folder) | summarize(setup, folder, trainer, evaluations)
     if rank() == 0:
         folder.check_still_ours()
@@ -190,6 +204,7 @@ def summarize(
     """The fields of `summary.json` that a finished run adds to its identity. Accuracies are fractions."""
     rows = folder.read_metrics()
     epoch_seconds = [row["epoch_seconds"] for row in rows if "epoch_seconds" in row]
+    curve = [row["knn_top1"] for row in rows if row["kind"] == "evaluation"]
     step_seconds = [row["step_seconds"] for row in rows if row.get("step_seconds")]
     method, config, seconds = setup.method, setup.config, trainer.clock.seconds
     return {
@@ -198,6 +213,7 @@ def summarize(
         "epochs": config.epochs,
         "steps": trainer.step,
         **top1_figures(evaluations),
+        "knn_top1_validation": curve[-1] if curve else None,
         "train_seconds": seconds["train"],
         "eval_seconds": seconds["eval"],
         "checkpoint_seconds": seconds["checkpoint"],

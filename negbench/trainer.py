@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from negbench import checkpoint
 from negbench.clock import Clock
@@ -20,7 +19,7 @@ from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
-from negbench.distributed import all_reduce_mean, broadcast, is_distributed, rank, world_size
+from negbench.distributed import all_gather, all_reduce_mean, broadcast, is_distributed, rank, replicate, world_size
 from negbench.method import Method, StepOutput
 from negbench.optim import learning_rate, set_learning_rate
 from negbench.records import RunFolder
@@ -68,11 +67,15 @@ class Meter:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "count": self.count}
+        """The sums of all ranks, [world, number of names]. All ranks call it."""
+        sums = all_gather(torch.stack(list(self.sums.values()))[None]) if self.count else None
+        return {"names": list(self.sums), "sums": sums, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.count = state["count"]
+        self.count, self.sums = state["count"], {}
+        if self.count:
+            mine = state["sums"][rank()] if len(state["sums"]) == world_size() else state["sums"].mean(0)
+            self.sums = dict(zip(state["names"], mine.to(device).unbind(), strict=True))
 
 
 class Agreement:
@@ -138,7 +141,7 @@ class Trainer:
         self.skipped = skipped
         self.agreement = Agreement()
         self.scaler = torch.amp.GradScaler(device.type, enabled=method.autocast_dtype == torch.float16)
-        self.replica: nn.Module = self._replicate() if is_distributed() else method
+        self.replica: nn.Module = replicate(method, device) if is_distributed() else method
         self._saved_at = time.monotonic()
 
     def train(self) -> None:
@@ -183,14 +186,15 @@ class Trainer:
         self._check_finite()
         with self.clock.paused("checkpoint"):
             self.synchronize_statistics()
+            state = self.state()
             if rank() == 0:
                 self.folder.check_still_ours()
-                checkpoint.save(self.folder.checkpoints, self.step, self.state(), self.config.checkpoints.keep)
+                checkpoint.save(self.folder.checkpoints, self.step, state, self.config.checkpoints.keep)
         self.saved_step = self.step
         self._saved_at = time.monotonic()
 
     def state(self) -> checkpoint.State:
-        """Everything that the next step depends on, and the records' length."""
+        """Everything that the next step depends on, and the records' length. All ranks call it."""
         return {
             "step": self.step,
             "world_size": world_size(),
@@ -315,13 +319,6 @@ class Trainer:
     def _lr(self, step: int) -> float:
         peak = self.config.optimizer.lr
         return learning_rate(step, self.num_steps, self.steps_per_epoch, peak, self.config.schedule)
-
-    def _replicate(self) -> nn.Module:
-        # Sources are buffers: synchronising them every step would broadcast whole queues.
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.method, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
 
     def _rehearse(self) -> None:
         """One discarded forward and backward.

@@ -18,6 +18,7 @@ SHORT = [
     "data.image_size=8",
     "data.num_images=70",
     "batch_size=16",
+    "batch_norm_splits=2",
     "epochs=3",
     "projector.hidden=16",
     "projector.dim=8",

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from negbench.distributed import rank, world_size
+from negbench.distributed import rank, replicate, world_size
 from negbench.method import Method
 from negbench.registry import list_methods
 from tests import tiny
@@ -82,7 +81,7 @@ def states_on_ranks(names: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in names:
         method = tiny.variant(name)
-        replica = DistributedDataParallel(method, broadcast_buffers=False)
+        replica = replicate(method, torch.device("cpu"))
         outputs = tiny.train(method, 0, tiny.STEPS, rows, replica)
         result[name] = {"state": clone(method), "losses": [output.loss.item() for output in outputs]}
     return result

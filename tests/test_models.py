@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from negbench.batch_norm import SplitBatchNorm, SyncBatchNorm
+from negbench.batch_norm import SplitBatchNorm, SyncBatchNorm, convert
 from negbench.config import MethodConfig, RunConfig
 from negbench.models import build_encoder, initial_weights, mlp
 
@@ -96,7 +96,8 @@ def test_global_generator_is_untouched() -> None:
     ("policy", "kind"), [("process", nn.BatchNorm2d), ("sync", SyncBatchNorm), ("split", SplitBatchNorm)]
 )
 def test_batch_norm_policy_reaches_every_layer(policy: str, kind: type[nn.Module]) -> None:
-    encoder = build_encoder(config(batch_norm=policy, batch_norm_splits=4))
+    encoder = build_encoder(config())
+    convert(encoder, policy, num_splits=4)
     layers = [layer for layer in encoder.backbone.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert len(layers) == 9
     assert all(type(layer) is kind for layer in layers)

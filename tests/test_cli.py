@@ -1,0 +1,173 @@
+"""The command line: exit codes, sentences, signals, and what it costs to start."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from negbench.cli import app
+from tests import runs, tiny
+
+COMMAND = [sys.executable, "-m", "negbench.cli"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+NUM_KILLS = int(os.environ.get("NEGBENCH_KILLS", "3"))
+
+
+def arguments(output: Path, method: str = "moco", *settings: str) -> list[str]:
+    pairs = [part for setting in [*runs.SHORT, *runs.SMALL.get(method, []), *settings] for part in ("--set", setting)]
+    return ["run", "--method", method, "--device", "cpu", "--output", str(output), *pairs]
+
+
+def invoke(*args: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(args))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_listing_and_help_import_no_torch() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom negbench.cli import app\n"
+        "for args in (['--help'], ['methods']):\n    assert CliRunner().invoke(app, args).exit_code == 0\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_methods_lists_every_file() -> None:
+    code, stdout, _ = invoke("methods")
+    assert code == 0
+    for name in tiny.METHODS:
+        assert name in stdout
+    assert "arXiv:2011.08435" in stdout
+
+
+def test_config_shows_values_and_their_layers() -> None:
+    code, stdout, _ = invoke("config", "--method", "moco", "--set", "method.temperature=0.37", "--seed", "4")
+    lines = [line.split() for line in stdout.splitlines()]
+    assert code == 0
+    assert ["method.temperature", "0.37", "--set"] in lines
+    assert ["seed", "4", "--set"] in lines
+    assert any(line[:1] == ["batch_size"] and line[2:] == ["study", "quickstart"] for line in lines)
+
+
+def test_run_prints_its_summary_as_json_and_nothing_else_on_standard_output(tmp_path: Path) -> None:
+    code, stdout, _ = invoke(*arguments(tmp_path), "--quiet", "--json")
+    summary = json.loads(stdout)
+    assert (code, summary["status"], summary["method"]) == (0, "done", "moco")
+    code, stdout, stderr = invoke(*arguments(tmp_path))
+    assert code == 0
+    assert "is finished" in stderr
+    assert f"{100 * summary['knn_top1']:.1f}%" in stdout
+
+
+def test_run_shows_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) -> None:
+    _, _, stderr = invoke(*arguments(tmp_path))
+    lines = [line for line in stderr.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert "loss" in lines[0] and "kNN" in lines[0] and "left" in lines[0] and "left" not in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--method", "mocco"], "unknown method 'mocco', did you mean 'moco'?"),
+        (["--config", "quikstart"], "unknown study 'quikstart', did you mean 'quickstart'?"),
+        (["--set", "optimizer.learnig_rate=1"], "unknown key optimizer.learnig_rate (--set)"),
+        (["--set", "batch_size=100000"], "batch_size 100000 exceeds"),
+        (["--device", "tpu"], "--device must be one of auto, cpu, cuda"),
+        (["--set", "batch_norm=shuffled"], "use batch_norm: split"),
+        (["--set", "batch_norm_splits=5"], "choose batch_size"),
+        (["--set", "precision=fp16"], "precision fp16 needs a GPU"),
+        (["--set", "data.name=imagefolder"], "data.root"),
+        (["--set", "data.name=imagefolder", "--set", "data.root=/nowhere"], "/nowhere"),
+        (["--set", "data.name=cifar10", "--set", "data.root=/nowhere", "--set", "data.download=false"], "/nowhere"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(extra: list[str], sentence: str, tmp_path: Path) -> None:
+    code, stdout, stderr = invoke(*arguments(tmp_path / "runs"), *extra)
+    assert code == 2, stderr
+    assert stdout == ""
+    assert len(stderr.strip().splitlines()) == 1
+    assert sentence in stderr
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
+    code, _, stderr = invoke(*arguments(tmp_path), "--device", "cuda")
+    assert code == 2
+    assert "no CUDA device" in stderr
+
+
+def test_unwritable_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, stderr = invoke(*arguments(tmp_path / "file"))
+    assert code == 2
+    assert "cannot write to" in stderr and "--output" in stderr
+
+
+def test_views_writes_a_picture(tmp_path: Path) -> None:
+    code, _, _ = invoke("views", "--num-pairs", "5", "--output", str(tmp_path / "views.png"))
+    assert code == 0
+    assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    code, _, stderr = invoke("views", "--output", str(tmp_path / "nowhere" / "views.png"))
+    assert code == 2 and "cannot write" in stderr
+
+
+def launch(output: Path, *settings: str) -> "subprocess.Popen[str]":
+    command = [*COMMAND, *arguments(output, "adco", "epochs=60", *settings)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for metrics in output.rglob("metrics.jsonl"):
+            if f'"step": {step},' in metrics.read_text():
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in {output}")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_the_exit_code_names_it(signum: int, code: int, tmp_path: Path) -> None:
+    process = launch(tmp_path)
+    wait_for_step(tmp_path, 4)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command goes on from the checkpoint" in stderr
+    assert list(tmp_path.rglob("step-*.pt"))
+    assert "Traceback" not in stderr
+
+
+def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    """NEGBENCH_KILLS sets how many."""
+    settings = ("checkpoint_every_min=0.005",)
+    undisturbed = launch(tmp_path / "undisturbed", *settings)
+    undisturbed.communicate(timeout=300)
+    moments = random.Random(0)
+    for _ in range(NUM_KILLS):
+        process = launch(tmp_path / "killed", *settings)
+        if list((tmp_path / "killed").rglob("step-*.pt")) or moments.random() < 0.5:
+            time.sleep(moments.uniform(2.0, 8.0))
+        else:
+            wait_for_step(tmp_path / "killed", moments.randrange(2, 100, 2))
+        process.kill()
+        process.communicate()
+    code = launch(tmp_path / "killed", *settings)
+    code.communicate(timeout=300)
+    assert code.returncode == undisturbed.returncode == 0
+    resolved = runs.short("adco", "epochs=60", *settings)
+    killed, whole = (runs.folder(resolved, tmp_path / name) for name in ("killed", "undisturbed"))
+    runs.assert_same(runs.outcome(killed), runs.outcome(whole))
+    assert killed.read_summary()["restarts"] > 0
