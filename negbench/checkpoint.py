@@ -39,30 +39,43 @@ def find(folder: Path) -> list[Path]:
 
 def load(path: Path) -> State:
     """The state on the CPU. ValueError naming the file if it is damaged."""
+    content = _read_whole(path)
     try:
-        content = path.read_bytes()
-        expected = _checksum(path).read_text().split()[0]
-        if hashlib.sha256(content).hexdigest() != expected:
-            raise ValueError("its checksum does not match")
         return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from None
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> State | None:
-    """The newest whole checkpoint, or None if there is none at all. Each damaged one is named through `warn`.
+def find_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint, or None if there is none at all.
 
-    ValueError if there are checkpoints and every one of them is damaged.
+    Each damaged one is named through `warn` and renamed to `.damaged`, so that it does not count among those kept.
+    ValueError, and nothing renamed, if every one is damaged.
     """
-    paths = find(folder)
-    for path in paths:
+    damaged: list[tuple[Path, str]] = []
+    for path in find(folder):
         try:
-            return load(path)
+            _read_whole(path)
         except ValueError as error:
-            warn(f"{error}; the one before it is used")
-    if paths:
+            damaged.append((path, str(error)))
+            continue
+        for other, reason in damaged:
+            warn(f"{reason}; an earlier one is used, and this one renamed to {other.name}.damaged")
+            other.rename(other.with_name(f"{other.name}.damaged"))
+        return path
+    if damaged:
         raise ValueError(f"every checkpoint in {folder} is damaged; --fresh starts the run again")
     return None
+
+
+def _read_whole(path: Path) -> bytes:
+    content = path.read_bytes()
+    checksum = _checksum(path)
+    if not checksum.exists():
+        raise ValueError(f"checkpoint {path} is damaged: {checksum.name} is missing")
+    if hashlib.sha256(content).hexdigest() != checksum.read_text().partition(" ")[0]:
+        raise ValueError(f"checkpoint {path} is damaged: its checksum does not match")
+    return content
 
 
 def _checksum(path: Path) -> Path:

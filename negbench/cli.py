@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -75,6 +75,7 @@ def run(
         print(json.dumps(summary, indent=1))
     elif main_process:
         console = Console()
+        console.print(f"{summary['label']}, study {summary['study']}, seed {summary['seed']}", highlight=False)
         console.print(summary_table(summary))
         console.print(cost_line(summary), highlight=False, soft_wrap=True)
         console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)
@@ -85,15 +86,13 @@ def methods() -> None:
     """List the methods, and where each takes its negatives from."""
     from negbench.registry import list_methods
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("method", "where its negatives come from", "paper"):
-        table.add_column(column, overflow="fold")
+    table = _table("method", "where its negatives come from", "paper")
     with mistakes_of_the_user():
         for file in list_methods().values():
             summary, _, rest = file.docstring.partition("\n\n")
             _, _, source = summary.partition(": ")
             table.add_row(file.name, " ".join(source.split()).rstrip("."), " ".join(rest.partition("\n\n")[0].split()))
-    Console().print(table)
+    _print_table(table)
 
 
 @app.command("config")
@@ -110,17 +109,13 @@ def show_config(
     with mistakes_of_the_user():
         resolved = resolve(method, config, settings or [], seed)
     fields = dict(leaves(type(resolved.config)))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    for column in ("value", "set by", *(["meaning"] if describe else [])):
-        table.add_column(column, overflow="fold")
+    table = _table("key", "value", "set by", *(["meaning"] if describe else []))
     for key, value in flatten(resolved.config).items():
         origin = resolved.origin(key)
         cells = [key, json.dumps(value), origin, *([fields[key].description or ""] if describe else [])]
         table.add_row(*cells, style="dim" if origin == "default" else None)
-    console = Console()
-    console.print(f"run id {resolved.run_id}", highlight=False)
-    console.print(table)
+    print(f"run id {resolved.run_id}")
+    _print_table(table)
 
 
 @app.command()
@@ -200,9 +195,24 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _fail(message: str, code: int) -> Any:
-    Console(stderr=True).print(f"negbench: {message}", markup=False, highlight=False, soft_wrap=True)
+def _fail(message: str, code: int) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # a mistake is the same on all ranks
+        Console(stderr=True).print(f"negbench: {message}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _table(*columns: str) -> Table:
+    """Columns without lines; the first one is never folded."""
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    """As wide as the terminal; elsewhere a row is a line."""
+    console = Console()
+    (console if console.is_terminal else Console(width=1000)).print(table)
 
 
 if __name__ == "__main__":

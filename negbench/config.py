@@ -108,9 +108,9 @@ class ViewsConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, raw: Any) -> Any:
-        raw = {"policy": raw} if isinstance(raw, str) else dict(raw)
+        raw = dict(raw) if isinstance(raw, dict) else {"policy": raw}
         policy = raw.get("policy", "moco-v2")
-        if policy not in VIEW_POLICIES:
+        if not isinstance(policy, str) or policy not in VIEW_POLICIES:
             raise ValueError(f"unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
         given = {name: raw.get(name) or {} for name in ("first", "second")}
         given = {name: view.model_dump() if isinstance(view, ViewConfig) else view for name, view in given.items()}
@@ -158,15 +158,17 @@ class EvaluationConfig(Section):
     """Protocol of the end of a run (`evaluations/knn.json`, `linear.json`); features are the backbone's."""
 
     knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
-    test: bool = setting(True, "evaluate on the test set at the end; off while settings are chosen", scientific=False)
-    linear: bool = setting(True, "train the linear probes at the end", scientific=False)
+    test: bool = setting(True, "evaluate on the test set at the end; off while settings are chosen")
+    linear: bool = setting(True, "train the linear probes at the end")
     linear_epochs: int = setting(100, "epochs of the linear probes over the stored features", ge=1)
     linear_batch_size: int = setting(256, "batch of the linear probes", ge=1)
-    untrained: bool = setting(True, "evaluate the untrained encoder beside the trained one", scientific=False)
+    untrained: bool = setting(True, "evaluate the untrained encoder beside the trained one")
 
 
 class CheckpointsConfig(Section):
-    keep: int = setting(2, "newest checkpoints kept (at least 2, so that a damaged one has a predecessor)", ge=2)
+    keep: int = setting(
+        2, "newest checkpoints kept; at least 2, so that a damaged one has a predecessor", scientific=False, ge=2
+    )
 
 
 class MethodConfig(Section):
@@ -194,12 +196,14 @@ class RunConfig(Section, Generic[M]):
     projector: ProjectorConfig = ProjectorConfig()
     batch_norm: Literal["process", "sync", "shuffled", "split"] = setting(
         "process",
-        "statistics over this process's images; over all ranks'; keys shuffled among ranks (MoCo); "
-        "or over batch_norm_splits groups of shuffled keys (MoCo on one device)",
+        "statistics over this process's images; over all ranks'; this process's, keys shuffled among ranks (MoCo); "
+        "or over batch_norm_splits groups, keys shuffled (MoCo on one device). Only a momentum encoder's are shuffled",
     )
     batch_norm_splits: int = setting(8, "groups of batch_norm: split", ge=2)
     precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = setting(
-        "auto", "arithmetic of the encoders; auto: bf16 where the hardware has it, else fp32. The contrast is fp32"
+        "auto",
+        "arithmetic of the encoders (tf32: of their convolutions); auto: bf16 where the hardware has it, else fp32. "
+        "The contrast is fp32. fp16 scales the loss, and so waits for the device each step",
     )
     channels_last: bool = setting(True, "memory format of images and convolutions", scientific=False)
     deterministic: bool = setting(False, "refuse nondeterministic kernels (slower on GPUs)", scientific=False)
@@ -211,5 +215,5 @@ class RunConfig(Section, Generic[M]):
         10, "epochs between kNN evaluations on the held-out images; 0: never", scientific=False, ge=0
     )
     log_every_steps: int = setting(50, "steps between records of loss and speed", scientific=False, ge=1)
-    checkpoints: CheckpointsConfig = setting(CheckpointsConfig(), "checkpoints on disk", scientific=False)
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     method: M

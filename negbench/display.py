@@ -92,7 +92,7 @@ def displayed(quiet: bool) -> Iterator[Quiet]:
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The result of one run for a person."""
-    table = Table(title=f"{summary['label']}, study {summary['study']}, seed {summary['seed']}", title_justify="left")
+    table = Table()
     table.add_column("test set")
     for column in ("trained", "untrained"):
         table.add_column(column, justify="right")

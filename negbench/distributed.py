@@ -41,8 +41,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
-        dist.all_reduce(grad)
+        grad = all_reduce_sum(grads[0])
         return grad.narrow(0, rank() * ctx.num_rows, ctx.num_rows)
 
 
@@ -74,9 +73,10 @@ def broadcast(tensors: list[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def barrier() -> None:
+def broadcast_objects(objects: list[Any]) -> None:
+    """Overwrite the elements of `objects` with rank 0's; anything that pickle takes."""
     if is_distributed():
-        dist.barrier()
+        dist.broadcast_object_list(objects, 0)
 
 
 def replicate(module: nn.Module, device: torch.device) -> DistributedDataParallel:
@@ -92,7 +92,7 @@ def replicate(module: nn.Module, device: torch.device) -> DistributedDataParalle
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun or srun started beside this one (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    """Join the processes that torchrun started beside this one (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return

@@ -35,9 +35,15 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         precision = "bf16" if has_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def set_backends(precision: str, deterministic: bool) -> None:
+    """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says."""
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = not deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where kernels must repeat
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -63,7 +69,7 @@ def describe(device: torch.device, world_size: int, precision: torch.dtype | Non
         "device": device_name(device),
         "device_type": device.type,
         "world_size": world_size,
-        "precision": str(precision).removeprefix("torch.") if precision else torch.get_float32_matmul_precision(),
+        "precision": str(precision or torch.float32).removeprefix("torch."),
         "cpu": _cpu_info("model name"),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
@@ -75,7 +81,8 @@ def describe(device: torch.device, world_size: int, precision: torch.dtype | Non
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_info('model name') or platform.processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_info('model name') or platform.processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def git_revision() -> str | None:

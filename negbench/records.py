@@ -54,6 +54,22 @@ class RunFolder:
         self.evaluations = path / "evaluations"
         self.attempt = 0
         self._lock: int | None = None
+        os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
+
+    def is_done(self) -> bool:
+        """Whether the run is finished. ValueError if the folder cannot be read."""
+        try:
+            return self.done.exists()
+        except OSError as error:
+            raise ValueError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def check_writable(self) -> None:
+        """ValueError if the folder can be neither written nor made, before time is spent on loading data."""
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not existing.is_dir():
+            raise ValueError(f"cannot write to {self.path}: {existing} is a file; choose another folder with --output")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"cannot write to {existing}: no permission; choose another folder with --output")
 
     def open(self, fresh: bool = False) -> None:
         """Make the folder and take its lock; `fresh` empties it first. ValueError if it cannot be or is in use."""
@@ -108,17 +124,19 @@ class RunFolder:
         with open(self.metrics, "r+b") as file:
             file.seek(length)
             rest = file.read()
-            file.truncate(length)
+            file.truncate(min(length, self.metrics.stat().st_size))
         return list(_complete_rows(rest.decode(errors="replace")))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         return list(_complete_rows(self.metrics.read_text())) if self.metrics.exists() else []
 
     def read_summary(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.summary.read_text()))
-        except (OSError, ValueError):
-            return {}
+        """Empty if there is none, or none that can be read."""
+        return _read_json(self.summary)
+
+    def read_environment(self) -> dict[str, Any]:
+        """As `read_summary`."""
+        return _read_json(self.environment)
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -138,10 +156,7 @@ class RunFolder:
         os.pwrite(self._lock, json.dumps(holder).encode(), 0)
 
     def _read_lock(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads((self.path / "run.lock").read_text() or "{}"))
-        except (OSError, ValueError):
-            return {}
+        return _read_json(self.path / "run.lock")
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
@@ -152,6 +167,13 @@ class RunFolder:
 def without_timings(row: dict[str, Any]) -> dict[str, Any]:
     """The fields in which two equal runs agree."""
     return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def _complete_rows(text: str) -> Iterator[dict[str, Any]]:

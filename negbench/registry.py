@@ -38,7 +38,10 @@ def list_methods() -> dict[str, MethodFile]:
     files = sorted(path for path in package_folder("negbench.methods").glob("*.py") if path.stem != "__init__")
     methods = {path.stem: MethodFile(path.stem, path, f"negbench.methods.{path.stem}") for path in files}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        spec = importlib.util.find_spec(point.module)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ImportError:  # a broken package must not take the others along
+            continue
         if spec is not None and spec.origin:
             methods.setdefault(point.name, MethodFile(point.name, Path(spec.origin), point.module))
     return methods
@@ -58,7 +61,7 @@ def find_method(name: str) -> MethodFile:
 
 
 def import_method(file: MethodFile) -> ModuleType:
-    """Import a method file and check that it holds `Config` and `build`. ValueError if it cannot be used."""
+    """Import a method file and check that it holds `Config` and `build`. ValueError if the user's cannot be used."""
     if file.module is not None:
         module = importlib.import_module(file.module)
     else:
@@ -67,7 +70,11 @@ def import_method(file: MethodFile) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (SyntaxError, ImportError, NameError) as error:
+            line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise ValueError(f"method file {file.path} cannot be imported:{line} {error}") from None
     missing = [part for part in ("Config", "build") if not hasattr(module, part)]
     if missing:
         raise ValueError(f"method file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")

@@ -3,6 +3,7 @@
 Imports no torch itself; importing a method file does.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from negbench.config import RunConfig
-from negbench.registry import MethodFile, find_method, find_study, import_method, nearest
+from negbench.registry import MethodFile, find_method, find_study, import_method, list_methods, nearest
 
 Flat = dict[str, Any]
 CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
@@ -65,50 +66,53 @@ def resolve(
 ) -> Resolved:
     """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence."""
     path = find_study(study)
-    layers = _study_layers(path)
-    base = layers.pop("")
-    per_method = layers
-    name = method or base.get("method.name") or (next(iter(per_method)) if len(per_method) == 1 else None)
+    base, blocks = _study_layers(path)
+    for block in blocks:
+        if block not in (known := list_methods()) and block != Path(method or "").stem:
+            raise ValueError(f"{path}: per_method names the unknown method {block!r}{nearest(block, known)}")
+    chosen = dict(_parse_override(text) for text in overrides)
+    if seed is not None:
+        chosen["seed"] = seed
+    name = method or chosen.get("method.name") or base.get("method.name")
+    if name is None and len(blocks) == 1:
+        (name,) = blocks
     if name is None:
-        raise ValueError(
-            f"study {study} names no single method; add --method, one of: {', '.join(per_method) or 'any'}"
-        )
+        raise ValueError(f"study {study} names no single method; add --method, one of: {', '.join(blocks) or 'any'}")
+    if chosen.get("method.name", name) != name:
+        raise ValueError(f"--method {name} and --set method.name={chosen['method.name']} contradict each other")
     file = find_method(str(name))
     module = import_method(file)
 
-    values: Flat = {"study": path.stem} | base
-    origins = dict.fromkeys(base, f"study {path.stem}")
-    block = per_method.get(file.name, {})
+    block_of_method = blocks.get(file.name, {})
+    values: Flat = {"study": path.stem} | base | block_of_method | chosen
     if values.get("track", "controlled") == "controlled":
-        for key in block:
+        for key in block_of_method:
             if not key.startswith(CONTROLLED_BLOCK_KEYS):
                 raise ValueError(
                     f"{path}: per_method.{file.name} sets {key}, but in a controlled study it may set only method.* "
                     "and optimizer.lr; move it out of per_method, or set track: recipe"
                 )
-    values |= block
-    origins |= dict.fromkeys(block, f"study {path.stem}, block of {file.name}")
-    chosen = dict(_parse_override(text) for text in overrides)
-    if seed is not None:
-        chosen["seed"] = seed
-    values |= chosen
+    origins = dict.fromkeys(base, f"study {path.stem}")
+    origins |= dict.fromkeys(block_of_method, f"study {path.stem}, block of {file.name}")
     origins |= dict.fromkeys(chosen, "--set")
     values["method.name"] = file.name
     return Resolved(_validate(values, origins, module, path), origins, file, module)
 
 
-def restore(folder: Path, seed: int | None = None) -> Resolved:
-    """The settings of an existing run folder."""
-    text = (folder / "config.yaml").read_text()
-    values = _flatten_raw(yaml.safe_load(text))
+def restore(folder: Path) -> Resolved:
+    """The settings of an existing run folder. ValueError if they cannot be read."""
+    path = folder / "config.yaml"
+    values = _flatten_raw(_read_yaml(path))
+    if "method.name" not in values:
+        raise ValueError(f"{path} names no method")
     copied = folder / "method.py"
     file = find_method(str(copied if copied.exists() else values["method.name"]))
     file = MethodFile(values["method.name"], file.path, file.module)
     module = import_method(file)
-    return Resolved(_validate(values, {}, module, folder / "config.yaml"), {}, file, module)
+    return Resolved(_validate(values, {}, module, path), {}, file, module)
 
 
-def flatten(config: BaseModel, prefix: str = "") -> Flat:
+def flatten(config: BaseModel) -> Flat:
     """Dotted keys to plain values (tuples as lists), in the order of declaration."""
     return _flatten_raw(config.model_dump(mode="json"))
 
@@ -128,7 +132,7 @@ def scientific_differences(config: RunConfig[Any]) -> Flat:
     differences = {}
     for key, field in leaves(type(config)):
         operational = field.json_schema_extra is not None and not field.json_schema_extra["scientific"]
-        if not operational and not key.startswith("checkpoints.") and flat[key] != _plain(field.default):
+        if not operational and flat[key] != _plain(field.default):
             differences[key] = flat[key]
     return differences
 
@@ -137,18 +141,25 @@ def to_yaml(config: RunConfig[Any]) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _study_layers(path: Path) -> dict[str, Flat]:
-    """Flat settings of the study under '', and those of each `per_method` block under the method's name."""
+def _study_layers(path: Path) -> tuple[Flat, dict[str, Flat]]:
+    """Flat settings of the study, and those of its `per_method` blocks by method."""
+    raw = _read_yaml(path)
+    blocks = raw.pop("per_method", None) or {}
+    if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
+        raise ValueError(f"{path}: per_method must map method names to settings")
+    return _flatten_raw(raw), {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold keys and values, not a {type(raw).__name__}")
-    blocks = raw.pop("per_method", None) or {}
-    if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
-        raise ValueError(f"{path}: per_method must map method names to settings")
-    return {"": _flatten_raw(raw)} | {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}
+    return raw
 
 
 def _flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
@@ -199,7 +210,7 @@ def _validate(values: Flat, origins: dict[str, str], module: ModuleType, path: P
             where = origins.get(key, str(path))
             if key == "method" or any(k.startswith(f"{key}.") for k in known):
                 raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
-            raise ValueError(f"unknown key {key} ({where}){nearest(key, known)}; `negbench config` lists all keys")
+            raise ValueError(f"unknown key {key} ({where}){_nearest_key(key, known)}; `negbench config` lists all keys")
     try:
         return schema.model_validate(_unflatten(values))
     except ValidationError as error:
@@ -208,6 +219,13 @@ def _validate(values: Flat, origins: dict[str, str], module: ModuleType, path: P
         message = first["msg"].removeprefix("Value error, ")
         got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
         raise ValueError(f"{key} ({origins.get(key, 'default')}): {message[:1].lower()}{message[1:]}{got}") from None
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str:
+    """As `nearest`, also by a key's last part alone: `warmup` is near `schedule.warmup_epochs`."""
+    by_last_part = {full.rpartition(".")[2]: full for full in reversed(known)}
+    last_part = difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
+    return nearest(key, known) or (f", did you mean {by_last_part[last_part[0]]!r}?" if last_part else "")
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
 from negbench.distributed import all_gather, all_reduce_mean, broadcast, is_distributed, rank, replicate, world_size
+from negbench.environment import peak_memory_bytes
 from negbench.method import Method, StepOutput
 from negbench.optim import learning_rate, set_learning_rate
 from negbench.records import RunFolder
@@ -103,13 +104,19 @@ class Agreement:
         self._pending = (value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True))
         return agreed
 
+    def at_the_end(self, request: int) -> int:
+        """The largest request of all ranks, those of the last step included; waits for them."""
+        if self._group is None:
+            return request
+        self.settle(request)
+        return self.settle(request)
+
 
 class Trainer:
     """Trains `method` from the newest state to the last step.
 
     `evaluate()` gives the figures of the validation curve, `display` is told of progress, the paths of undecodable
-    files are added to `skipped`. Raises `Interrupted` after a
-    signal and FloatingPointError at a non-finite loss.
+    files are added to `skipped`. Raises `Interrupted` after a signal and FloatingPointError at a non-finite loss.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class Trainer:
         self.step = 0
         self.clock = Clock(device)
         self.lost_seconds = 0.0
+        self.peak_memory_bytes: int | None = None  # of earlier attempts
         self.step_meter, self.epoch_meter = Meter(), Meter()
         self.first_bad_step = torch.full((), self.num_steps, device=device)
         self.evaluated_step = self.saved_step = -1
@@ -165,6 +173,8 @@ class Trainer:
             self.step += 1
             self._at_boundary()
         self.save()
+        self.peak_memory_bytes = self._peak_memory()
+        self._settle(self.agreement.at_the_end(self._request()))
 
     def train_step(self, views: list[Tensor], index: Tensor) -> StepOutput:
         """One step of encoder, key encoder and sources."""
@@ -183,7 +193,7 @@ class Trainer:
         """A checkpoint of this step, by rank 0. Raises FloatingPointError instead if a loss has not been finite."""
         if self.saved_step == self.step:
             return
-        self._check_finite()
+        self._check_finite(weights_too=True)
         with self.clock.paused("checkpoint"):
             self.synchronize_statistics()
             state = self.state()
@@ -198,6 +208,8 @@ class Trainer:
         return {
             "step": self.step,
             "world_size": world_size(),
+            "precision": str(self.method.autocast_dtype),
+            "peak_memory_bytes": self._peak_memory(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -222,6 +234,7 @@ class Trainer:
         self.epoch_start_seconds = state["epoch_start_seconds"]
         self.evaluated_step = state["evaluated_step"]
         self.lost_seconds = state["lost_seconds"]
+        self.peak_memory_bytes = state["peak_memory_bytes"]
         if rank() == 0:
             repeated = self.folder.truncate_metrics(state["metrics_bytes"])
             seconds = [row["train_seconds"] for row in repeated if "train_seconds" in row]
@@ -236,12 +249,23 @@ class Trainer:
         epoch_ends = self.step % self.steps_per_epoch == 0
         if self.step % self.config.log_every_steps == 0:
             self._log()
-        if epoch_ends:
-            self._log_epoch()
+        row = self._log_epoch() if epoch_ends else None
         self._evaluate_if_due()
-        due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_every_min
-        stop = self.stop_signal is not None
-        agreed = self.agreement.settle(Agreement.STOP if stop else Agreement.SAVE if due else Agreement.NOTHING)
+        if row is not None:
+            self.display.epoch(row)
+        self._settle(self.agreement.settle(self._request()))
+
+    def _request(self) -> int:
+        if self.stop_signal is not None:
+            return Agreement.STOP
+        if time.monotonic() - self._saved_at < 60 * self.config.checkpoint_every_min:
+            return Agreement.NOTHING
+        self._saved_at = time.monotonic()  # asked for once, though the others learn of it a step later
+        return Agreement.SAVE
+
+    def _settle(self, agreed: int) -> None:
+        if agreed == Agreement.STOP:
+            self.display.note("stopping, with a checkpoint")
         if agreed != Agreement.NOTHING:
             self.save()
         if agreed == Agreement.STOP:
@@ -258,7 +282,7 @@ class Trainer:
         self._write(row)
         self.display.progress(**row)
 
-    def _log_epoch(self) -> None:
+    def _log_epoch(self) -> dict[str, Any]:
         self._check_finite()
         train_seconds = self.clock.read()
         epoch_seconds = train_seconds - self.epoch_start_seconds
@@ -277,7 +301,7 @@ class Trainer:
         }
         self._write(row)
         self.display.progress(**row)
-        self.display.epoch(row)
+        return row
 
     def _evaluate_if_due(self) -> None:
         every = self.config.evaluate_every_epochs * self.steps_per_epoch
@@ -296,8 +320,11 @@ class Trainer:
         if rank() == 0:
             self.folder.append(row | {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, weights_too: bool = False) -> None:
         bad_step = self.first_bad_step.clone()
+        if weights_too:  # weights that the last step broke show in the loss of the next
+            finite = torch.stack([p.isfinite().all() for p in self.method.parameters()]).all()
+            bad_step = torch.where(finite, bad_step, bad_step.clamp(max=self.step))
         if is_distributed():
             dist.all_reduce(bad_step, dist.ReduceOp.MIN)
         step = int(bad_step)
@@ -311,10 +338,14 @@ class Trainer:
         }
         kept = checkpoint.find(self.folder.checkpoints)
         raise FloatingPointError(
-            f"the loss is not finite since step {step} (learning rate {self._lr(step):.4g}; "
+            f"the loss is not finite from step {step} on (learning rate {self._lr(min(step, self.num_steps - 1)):.4g}; "
             f"sources: {', '.join(f'{name} {value}' for name, value in sources.items()) or 'none'}); "
             f"last good checkpoint: {kept[0] if kept else 'none yet'}"
         )
+
+    def _peak_memory(self) -> int | None:
+        peaks = [peak for peak in (self.peak_memory_bytes, peak_memory_bytes(self.device)) if peak is not None]
+        return max(peaks, default=None)
 
     def _lr(self, step: int) -> float:
         peak = self.config.optimizer.lr

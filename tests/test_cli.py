@@ -1,5 +1,6 @@
 """The command line: exit codes, sentences, signals, and what it costs to start."""
 
+import contextlib
 import json
 import os
 import random
@@ -128,14 +129,20 @@ def launch(output: Path, *settings: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def last_step(output: Path) -> int:
+    steps = [0]
+    for metrics in output.rglob("metrics.jsonl"):
+        for line in metrics.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                steps.append(json.loads(line)["step"])
+    return max(steps)
+
+
 def wait_for_step(output: Path, step: int) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for metrics in output.rglob("metrics.jsonl"):
-            if f'"step": {step},' in metrics.read_text():
-                return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} in {output}")
+    while last_step(output) < step:
+        assert time.monotonic() < deadline, f"no step {step} in {output}"
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -156,18 +163,20 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     undisturbed = launch(tmp_path / "undisturbed", *settings)
     undisturbed.communicate(timeout=300)
     moments = random.Random(0)
-    for _ in range(NUM_KILLS):
-        process = launch(tmp_path / "killed", *settings)
-        if list((tmp_path / "killed").rglob("step-*.pt")) or moments.random() < 0.5:
-            time.sleep(moments.uniform(2.0, 8.0))
-        else:
-            wait_for_step(tmp_path / "killed", moments.randrange(2, 100, 2))
+    killed = tmp_path / "killed"
+    for number in range(NUM_KILLS):
+        process = launch(killed, *settings)
+        wait_for_step(killed, last_step(killed) + 2 + moments.randrange(2 * 240 // (3 * NUM_KILLS)))
+        time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.communicate()
-    code = launch(tmp_path / "killed", *settings)
-    code.communicate(timeout=300)
-    assert code.returncode == undisturbed.returncode == 0
+        assert process.returncode == -signal.SIGKILL, f"kill {number} came after the end"
+    last = launch(killed, *settings)
+    last.communicate(timeout=300)
+    assert last.returncode == undisturbed.returncode == 0
     resolved = runs.short("adco", "epochs=60", *settings)
-    killed, whole = (runs.folder(resolved, tmp_path / name) for name in ("killed", "undisturbed"))
-    runs.assert_same(runs.outcome(killed), runs.outcome(whole))
-    assert killed.read_summary()["restarts"] > 0
+    resumed, whole = (runs.folder(resolved, output) for output in (killed, tmp_path / "undisturbed"))
+    runs.assert_same(runs.outcome(resumed), runs.outcome(whole))
+    summary = resumed.read_summary()
+    assert summary["restarts"] == NUM_KILLS
+    assert summary["lost_seconds"] > 0

@@ -25,9 +25,9 @@ def clone(method: Method) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in method.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_forward_writes_nothing_and_after_step_only_what_is_not_trained(name: str) -> None:
-    method = tiny.variant(name)
+@pytest.mark.parametrize("name_of_variant", ALL)
+def test_forward_writes_nothing_and_after_step_only_what_is_not_trained(name_of_variant: str) -> None:
+    method = tiny.variant(name_of_variant)
     tiny.train(method, 0, 4)
     before = clone(method)
     output = method(*tiny.batch(4), 4)
@@ -37,6 +37,9 @@ def test_forward_writes_nothing_and_after_step_only_what_is_not_trained(name: st
     trained = {name for name, p in method.named_parameters() if p.requires_grad}
     changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
     assert not changed & trained
+    frozen = "frozen" in name_of_variant
+    assert frozen or not list(method.sources.buffers()) or any(part.startswith("sources.") for part in changed)
+    assert method.key_encoder is None or any(part.startswith("key_encoder.") for part in changed)
 
 
 @pytest.mark.parametrize("name", ALL)
