@@ -265,7 +265,7 @@ class Trainer:
 
     def _settle(self, agreed: int) -> None:
         if agreed == Agreement.STOP:
-            self.display.note("stopping, with a checkpoint")
+            self.display.note("stopping: a checkpoint is written; once more quits at once")
         if agreed != Agreement.NOTHING:
             self.save()
         if agreed == Agreement.STOP:

@@ -36,14 +36,14 @@ SMALL = {
 
 
 class StopAt(Quiet):
-    """Sends this process a signal once `step` has been logged."""
+    """Sends this process a signal at `step`, or at the first step after it that is logged."""
 
     def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
         self.step = step
         self.signum: int | None = signum
 
     def progress(self, **facts: Any) -> None:
-        if facts["step"] == self.step and self.signum is not None:
+        if facts["step"] >= self.step and self.signum is not None:
             signum, self.signum = self.signum, None
             os.kill(os.getpid(), signum)
 
