@@ -132,7 +132,8 @@ def evaluate(
             _check_choice("--protocol", name, ("knn", "linear"))
         _check_choice("--device", device, ("auto", "cpu", "cuda"))
         from negbench.environment import choose_device
-        from negbench.run import evaluate_run, top1_figures
+        from negbench.evaluate.test_set import evaluate_run
+        from negbench.summary import top1_figures
 
         evaluations = evaluate_run(path, protocols, choose_device(device))
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}

@@ -19,8 +19,9 @@ from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
-from negbench.distributed import all_gather, all_reduce_mean, broadcast, is_distributed, rank, replicate, world_size
+from negbench.distributed import Agreement, broadcast, is_distributed, rank, replicate, world_size
 from negbench.environment import peak_memory_bytes
+from negbench.meter import Meter
 from negbench.method import Method, StepOutput
 from negbench.optim import learning_rate, set_learning_rate
 from negbench.records import RunFolder
@@ -44,72 +45,6 @@ class Display(Protocol):
 
 
 Evaluate = Callable[[], dict[str, float]]
-
-
-class Meter:
-    """Means of scalars that stay on the device until they are read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        self.count += 1
-        for name, value in metrics.items():
-            self.sums[name] = self.sums[name] + value.double() if name in self.sums else value.double()
-
-    def read(self) -> dict[str, float]:
-        """Means over steps and ranks; the only host sync of the loop. Starts anew."""
-        if not self.count:
-            return {}
-        means = all_reduce_mean(torch.stack(list(self.sums.values())) / self.count).tolist()
-        result = dict(zip(self.sums, means, strict=True))
-        self.sums, self.count = {}, 0
-        return result
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of all ranks, [world, number of names]. All ranks call it."""
-        sums = all_gather(torch.stack(list(self.sums.values()))[None]) if self.count else None
-        return {"names": list(self.sums), "sums": sums, "count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self.count, self.sums = state["count"], {}
-        if self.count:
-            mine = state["sums"][rank()] if len(state["sums"]) == world_size() else state["sums"].mean(0)
-            self.sums = dict(zip(state["names"], mine.to(device).unbind(), strict=True))
-
-
-class Agreement:
-    """All ranks act on a request at the same step: the largest request of step t is known to all at t + 1.
-
-    The reduction runs beside the step, on a group of its own.
-    """
-
-    NOTHING, SAVE, STOP = 0, 1, 2
-
-    def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if is_distributed() else None
-        self._pending: tuple[Tensor, Any] | None = None
-
-    def settle(self, request: int) -> int:
-        """Post this rank's request and return what all agreed on a step ago; with one process, the request itself."""
-        if self._group is None:
-            return request
-        agreed = self.NOTHING
-        if self._pending is not None:
-            value, work = self._pending
-            work.wait()
-            agreed = int(value)  # a CPU tensor: no device is waited for
-        value = torch.tensor(request)
-        self._pending = (value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True))
-        return agreed
-
-    def at_the_end(self, request: int) -> int:
-        """The largest request of all ranks, those of the last step included; waits for them."""
-        if self._group is None:
-            return request
-        self.settle(request)
-        return self.settle(request)
 
 
 class Trainer:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from negbench import checkpoint
+from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
-from negbench.run import evaluate_run
 from negbench.trainer import Interrupted
 from tests import runs, tiny
 from tests.ranks import on_ranks

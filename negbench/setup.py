@@ -1,0 +1,74 @@
+"""What a run needs before its first step: data and method on the device, checked against each other."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from negbench import environment
+from negbench.batch_norm import convert
+from negbench.config import RunConfig
+from negbench.data.sets import ResidentSet, Splits, load_splits, steps_per_epoch
+from negbench.distributed import world_size
+from negbench.method import Facts, Method
+from negbench.models import build_encoder
+from negbench.study import Resolved
+
+
+@dataclass
+class Setup:
+    """What a run trains and evaluates, built before anything is written."""
+
+    resolved: Resolved
+    device: torch.device
+    dtype: torch.dtype | None
+    splits: Splits
+    method: Method
+    skipped: set[str] = field(default_factory=set)  # undecodable files met so far
+
+    @property
+    def config(self) -> Any:
+        return self.resolved.config
+
+
+def set_up(resolved: Resolved, device: torch.device) -> Setup:
+    """Data and method on the device. Every mistake of the user is a ValueError."""
+    config = resolved.config
+    dtype = environment.autocast_dtype(config.precision, device)
+    environment.set_backends(config.precision, config.deterministic)
+    splits = load_splits(config.data)
+    if isinstance(splits.train, ResidentSet):
+        on_device = {
+            name: part.to(device) if isinstance(part := getattr(splits, name), ResidentSet) else part
+            for name in ("train", "validation", "test")
+        }
+        splits = Splits(**on_device, classes=splits.classes, skipped=splits.skipped)
+    return Setup(resolved, device, dtype, splits, build_method(resolved, len(splits.train), device, dtype))
+
+
+def check_batch(config: RunConfig[Any]) -> None:
+    if config.batch_size % world_size():
+        raise ValueError(f"batch_size {config.batch_size} is not divisible by the {world_size()} processes")
+    if config.batch_norm == "shuffled" and world_size() == 1:
+        raise ValueError(
+            "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split"
+        )
+    groups = config.batch_norm_splits if config.batch_norm == "split" else 1
+    images = config.batch_size // world_size()
+    if images % groups or images // groups < 2:
+        raise ValueError(
+            f"batch_norm: {config.batch_norm} takes statistics over {groups} group(s) of a process's {images} images; "
+            "choose batch_size (and batch_norm_splits) so that each group has the same number, at least 2"
+        )
+
+
+def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
+    config = resolved.config
+    num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
+    facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed)
+    method: Method = resolved.module.build(config.method, build_encoder(config), facts)
+    convert(method, config.batch_norm, config.batch_norm_splits, device.type)
+    method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
+    if config.channels_last:
+        method.to(memory_format=torch.channels_last)
+    return method.to(device)
