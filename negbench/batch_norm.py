@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from negbench.distributed import all_gather, all_gather_with_gradient, is_distributed, rank, world_size
 from negbench.seeding import stream
+from negbench.transfer import to_device
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -142,22 +143,19 @@ def shuffle(
     must be equal on all ranks; restoring keeps gradients. Raises ValueError for shuffled with one process, where
     shuffling changes no statistics.
     """
+    device, num_images = images_NCHW.device, len(images_NCHW)
     if policy == "split":
-        order_N = _permutation(len(images_NCHW), images_NCHW.device, *seed_key, rank())
-        return images_NCHW[order_N], lambda embeddings_ND: embeddings_ND[order_N.argsort()]
+        order_N = torch.randperm(num_images, generator=stream(*seed_key, rank()))
+        there_N, back_N = to_device(order_N, device), to_device(order_N.argsort(), device)
+        return images_NCHW[there_N], lambda embeddings_ND: embeddings_ND[back_N]
     if policy != "shuffled":
         return images_NCHW, lambda embeddings_ND: embeddings_ND
     if not is_distributed():
         raise ValueError("batch_norm: shuffled needs two or more processes; with one, use batch_norm: split")
-    num_images = len(images_NCHW)
     own = slice(rank() * num_images, (rank() + 1) * num_images)
-    order_G = _permutation(world_size() * num_images, images_NCHW.device, *seed_key)
+    order_G = torch.randperm(world_size() * num_images, generator=stream(*seed_key))
+    there_N, back_N = to_device(order_G[own], device), to_device(order_G.argsort()[own], device)
     return (
-        all_gather(images_NCHW)[order_G[own]],
-        lambda embeddings_ND: all_gather_with_gradient(embeddings_ND)[order_G.argsort()[own]],
+        all_gather(images_NCHW)[there_N],
+        lambda embeddings_ND: all_gather_with_gradient(embeddings_ND)[back_N],
     )
-
-
-def _permutation(length: int, device: torch.device, *key: object) -> Tensor:
-    # Non-blocking: the copy to a GPU does not wait for the work queued there.
-    return torch.randperm(length, generator=stream(*key)).to(device, non_blocking=True)

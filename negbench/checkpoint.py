@@ -46,11 +46,11 @@ def load(path: Path) -> State:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from None
 
 
-def find_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
+def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = False) -> Path | None:
     """The newest whole checkpoint, or None if there is none at all.
 
-    Each damaged one is named through `warn` and renamed to `.damaged`, so that it does not count among those kept.
-    ValueError, and nothing renamed, if every one is damaged.
+    Each damaged one is named through `warn`; `set_aside` renames it to `.damaged`, so that it does not count among
+    those kept. ValueError, and nothing renamed, if every one is damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for path in find(folder):
@@ -60,8 +60,9 @@ def find_whole(folder: Path, warn: Callable[[str], None]) -> Path | None:
             damaged.append((path, str(error)))
             continue
         for other, reason in damaged:
-            warn(f"{reason}; an earlier one is used, and this one renamed to {other.name}.damaged")
-            other.rename(other.with_name(f"{other.name}.damaged"))
+            warn(f"{reason}; an earlier one is used")
+            if set_aside:
+                other.rename(other.with_name(f"{other.name}.damaged"))
         return path
     if damaged:
         raise ValueError(f"every checkpoint in {folder} is damaged; --fresh starts the run again")

@@ -131,11 +131,12 @@ def evaluate(
         for name in protocols:
             _check_choice("--protocol", name, ("knn", "linear"))
         _check_choice("--device", device, ("auto", "cpu", "cuda"))
+        from negbench.display import console
         from negbench.environment import choose_device
         from negbench.evaluate.test_set import evaluate_run
         from negbench.summary import top1_figures
 
-        evaluations = evaluate_run(path, protocols, choose_device(device))
+        evaluations = evaluate_run(path, protocols, choose_device(device), console.print)
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))
@@ -179,7 +180,7 @@ def mistakes_of_the_user() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        _fail(str(error), 2)
+        _fail(str(error), 2, by_every_rank=type(error).__name__ == "BadImageError")
     except FloatingPointError as error:
         _fail(str(error), 1)
     except Exception as error:
@@ -196,8 +197,9 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # a mistake is the same on all ranks
+def _fail(message: str, code: int, by_every_rank: bool = False) -> NoReturn:
+    """Other mistakes than a bad file, which one rank meets, are the same on all ranks."""
+    if by_every_rank or os.environ.get("RANK", "0") == "0":
         Console(stderr=True).print(f"negbench: {message}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 

@@ -196,8 +196,9 @@ class RunConfig(Section, Generic[M]):
     projector: ProjectorConfig = ProjectorConfig()
     batch_norm: Literal["process", "sync", "shuffled", "split"] = setting(
         "process",
-        "statistics over this process's images; over all ranks'; this process's, keys shuffled among ranks (MoCo); "
-        "or over batch_norm_splits groups, keys shuffled (MoCo on one device). Only a momentum encoder's are shuffled",
+        "statistics over this process's images; over all ranks' (on GPUs torch's, which waits for the device); this "
+        "process's, keys shuffled among ranks (MoCo); or over batch_norm_splits groups, keys shuffled (MoCo on one "
+        "device). Only a momentum encoder's keys are shuffled",
     )
     batch_norm_splits: int = setting(8, "groups of batch_norm: split", ge=2)
     precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = setting(

@@ -33,6 +33,26 @@ def all_gather(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_rows(tensor: Tensor) -> Tensor:
+    """As `all_gather`, for tensors [N, ...] of which N differs between ranks."""
+    if not is_distributed():
+        return tensor.detach()
+    counts = all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    shares = all_gather(padded).split(max(counts))
+    return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's `value`, in rank order; anything that pickle takes."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

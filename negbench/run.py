@@ -12,7 +12,7 @@ import torch
 
 from negbench import checkpoint, environment
 from negbench.data.folder import BadImageError
-from negbench.distributed import broadcast_objects, rank, world_size
+from negbench.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.evaluate.protocol import knn
 from negbench.evaluate.test_set import PROTOCOLS, encode, evaluate_on_test, write_evaluations
 from negbench.optim import build_optimizer
@@ -45,7 +45,7 @@ def execute(
         return _train_and_evaluate(setup, trainer, display)
     except BaseException as error:
         if rank() == 0 and folder.is_ours():
-            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit) else "failed"
             outcome = {"status": status, "error": f"{type(error).__name__}: {error}"}
             with suppress(OSError):  # the error itself matters more than its record
                 write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome)
@@ -105,9 +105,9 @@ def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
     optimizer = build_optimizer(method, config.optimizer)
     evaluate = curve if splits.validation is not None else None
     trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, display, evaluate, setup.skipped)
-    newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note))
+    newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
     if newest is None:
-        _by_rank_0(lambda: folder.truncate_metrics(0))
+        trainer.discard_records(0)
     else:
         _load(trainer, newest, folder, display)
     return trainer
@@ -145,6 +145,7 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
             with trainer.clock.paused("eval"):
                 trainer.synchronize_statistics()
                 evaluations = evaluate_on_test(setup, protocols)
+                setup.skipped.update(*gather_objects(setup.skipped))
         except BadImageError:
             raise
         except ValueError as error:

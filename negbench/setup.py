@@ -8,8 +8,9 @@ import torch
 from negbench import environment
 from negbench.batch_norm import convert
 from negbench.config import RunConfig
-from negbench.data.sets import ResidentSet, Splits, load_splits, steps_per_epoch
+from negbench.data.sets import Splits, load_splits, steps_per_epoch
 from negbench.distributed import world_size
+from negbench.evaluate.protocol import split_for_probe
 from negbench.method import Facts, Method
 from negbench.models import build_encoder
 from negbench.study import Resolved
@@ -37,12 +38,9 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic)
     splits = load_splits(config.data)
-    if isinstance(splits.train, ResidentSet):
-        on_device = {
-            name: part.to(device) if isinstance(part := getattr(splits, name), ResidentSet) else part
-            for name in ("train", "validation", "test")
-        }
-        splits = Splits(**on_device, classes=splits.classes, skipped=splits.skipped)
+    if splits.validation is None and config.evaluation.test and config.evaluation.linear:
+        split_for_probe(splits.train.labels_N)
+    splits = splits.to(device)
     return Setup(resolved, device, dtype, splits, build_method(resolved, len(splits.train), device, dtype))
 
 

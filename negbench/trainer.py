@@ -19,8 +19,8 @@ from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
-from negbench.distributed import Agreement, broadcast, is_distributed, rank, replicate, world_size
-from negbench.environment import peak_memory_bytes
+from negbench.distributed import Agreement, broadcast, gather_objects, is_distributed, rank, replicate, world_size
+from negbench.environment import peak_memory_bytes, reset_peak_memory
 from negbench.meter import Meter
 from negbench.method import Method, StepOutput
 from negbench.optim import learning_rate, set_learning_rate
@@ -74,7 +74,7 @@ class Trainer:
         self.step = 0
         self.clock = Clock(device)
         self.lost_seconds = 0.0
-        self.peak_memory_bytes: int | None = None  # of earlier attempts
+        self.peak_memory_bytes: int | None = None  # of the training until now, evaluations left out
         self.step_meter, self.epoch_meter = Meter(), Meter()
         self.first_bad_step = torch.full((), self.num_steps, device=device)
         self.evaluated_step = self.saved_step = -1
@@ -94,13 +94,20 @@ class Trainer:
             self._rehearse()
         self._evaluate_if_due()
         batches = training_batches(
-            self.train_set, self.config, self.device, self.step, self.num_steps, rank(), world_size(), self.skipped
+            self.train_set,
+            self.config,
+            self.device,
+            self.step,
+            self.num_steps,
+            rank(),
+            world_size(),
+            self.skipped,
+            self.clock.waiting_for_data,
         )
         self._saved_at = time.monotonic()
         self.clock.start()
         while self.step < self.num_steps:
-            with self.clock.waiting_for_data():
-                views, index = next(batches)
+            views, index = next(batches)
             output = self.train_step(views, index)
             self.step_meter.add(output.metrics)
             self.epoch_meter.add({"loss": output.metrics["loss"]})
@@ -154,6 +161,7 @@ class Trainer:
             "lost_seconds": self.lost_seconds,
             "epoch_start_seconds": self.epoch_start_seconds,
             "evaluated_step": self.evaluated_step,
+            "skipped": sorted(set().union(*gather_objects(self.skipped))),
             "metrics_bytes": self.folder.metrics_length(),
         }
 
@@ -170,10 +178,15 @@ class Trainer:
         self.evaluated_step = state["evaluated_step"]
         self.lost_seconds = state["lost_seconds"]
         self.peak_memory_bytes = state["peak_memory_bytes"]
+        self.skipped.update(state["skipped"])
+        self.discard_records(state["metrics_bytes"])
+
+    def discard_records(self, length: int) -> None:
+        """Cut the records to `length` bytes; what those cut off took is spent again and counts as lost."""
         if rank() == 0:
-            repeated = self.folder.truncate_metrics(state["metrics_bytes"])
-            seconds = [row["train_seconds"] for row in repeated if "train_seconds" in row]
-            self.lost_seconds += max([0.0, *(s - self.clock.seconds["train"] for s in seconds)])
+            rows = self.folder.truncate_metrics(length)
+            spent = max((row["train_seconds"] for row in rows if "train_seconds" in row), default=0.0)
+            self.lost_seconds += max(0.0, spent - self.clock.seconds["train"])
 
     def synchronize_statistics(self) -> None:
         """Give all ranks rank 0's BatchNorm statistics, the only state that differs between ranks."""
@@ -185,10 +198,10 @@ class Trainer:
         if self.step % self.config.log_every_steps == 0:
             self._log()
         row = self._log_epoch() if epoch_ends else None
+        self._settle(self.agreement.settle(self._request()))  # before an evaluation, which may take long
         self._evaluate_if_due()
         if row is not None:
             self.display.epoch(row)
-        self._settle(self.agreement.settle(self._request()))
 
     def _request(self) -> int:
         if self.stop_signal is not None:
@@ -243,10 +256,13 @@ class Trainer:
         due = every and (self.step % every == 0 or self.step == self.num_steps)
         if self.evaluate is None or not due or self.evaluated_step == self.step:
             return
+        self._check_finite(weights_too=True)
+        self.peak_memory_bytes = self._peak_memory()
         with self.clock.paused("eval"):
             self.synchronize_statistics()
             figures = self.evaluate()
-        self.evaluated_step = self.step
+        reset_peak_memory(self.device)
+        self.evaluated_step, self.saved_step = self.step, -1  # a checkpoint of this step would miss the evaluation
         row = {"kind": "evaluation", "step": self.step, "epoch": self.step // self.steps_per_epoch, **figures}
         self._write(row | {"train_seconds": self.clock.seconds["train"]})
         self.display.progress(step=self.step, **figures)

@@ -2,8 +2,7 @@
 
 Every random number comes from one seeded stream on the CPU (`uniforms`), so that views are the same on every device and
 for every method and world size. Since the CPU knows all parameters, rare operations run on just the rows that drew them
-and nothing waits for the device. Matrix products are fp32: call outside autocast; under TF32, views lose bits below
-1/1000 of the range.
+and nothing waits for the device. Matrix products are fp32: call outside autocast.
 
 Shape suffixes: V views, B images, P numbers a view needs, A attempts to crop, C three channels, H and W height and
 width, S size of a view, R rows (images) that an operation applies to, K taps of the blur.
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from negbench.config import Triple, ViewConfig
 from negbench.seeding import stream
+from negbench.transfer import to_device
 
 _ATTEMPTS = 10
 _CROP_UNIFORMS = 2 * _ATTEMPTS + 2  # areas, ratios, top, left
@@ -57,7 +57,7 @@ def crop_boxes(config: ViewConfig, uniforms_BP: Tensor, heights_B: Tensor, width
     low, high = config.crop_ratio
     fallback_B2 = torch.minimum(limits_B2, torch.cat([widths_B1 / low, heights_B1 * high], dim=1).round())
     found_B1 = fits_BA.any(dim=1, keepdim=True)
-    sides_B2 = torch.where(found_B1, drawn_B2, fallback_B2)
+    sides_B2 = torch.where(found_B1, drawn_B2, fallback_B2.clamp(min=1))
     room_B2 = limits_B2 - sides_B2
     offsets_B2 = torch.where(found_B1, u_BP[:, 2 * _ATTEMPTS : _CROP_UNIFORMS] * (room_B2 + 1), room_B2 / 2).floor()
     return torch.cat([offsets_B2, sides_B2], dim=1).long()
@@ -106,7 +106,7 @@ def finish(images_BCSS: Tensor, config: ViewConfig, uniforms_BP: Tensor) -> Tens
     """`augment` for uint8 images that were cropped and resized elsewhere, to `crop_boxes` of the same numbers."""
     _check_uint8(images_BCSS)
     drawn = appearance(config, uniforms_BP)
-    flip_B111 = _to_device(drawn.flip_B, images_BCSS.device)[:, None, None, None]
+    flip_B111 = to_device(drawn.flip_B, images_BCSS.device)[:, None, None, None]
     return recolor(torch.where(flip_B111, images_BCSS.flip(-1), images_BCSS) / 255, drawn, config)
 
 
@@ -131,8 +131,8 @@ def crop(images_BCHW: Tensor, boxes_B4: Tensor, flip_B: Tensor, size: int) -> Te
     _check_uint8(images_BCHW)
     device = images_BCHW.device
     num_images, num_channels, height, width = images_BCHW.shape
-    top_B, left_B, height_B, width_B = _to_device(boxes_B4.float(), device).unbind(dim=1)
-    flip_B = _to_device(flip_B, device)
+    top_B, left_B, height_B, width_B = to_device(boxes_B4.float(), device).unbind(dim=1)
+    flip_B = to_device(flip_B, device)
     columns_BSW = _resize_weights(left_B, width_B, flip_B, width, size)
     rows_BSH = _resize_weights(top_B, height_B, torch.zeros_like(flip_B), height, size).div_(255)
     narrow = torch.bmm(images_BCHW.float().view(num_images, num_channels * height, width), columns_BSW.mT)
@@ -168,7 +168,7 @@ def recolor(images_BCHW: Tensor, drawn: Appearance, config: ViewConfig) -> Tenso
 def _on_rows_(images_BCHW: Tensor, mask_B: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> None:
     rows_R = mask_B.nonzero()[:, 0]
     if len(rows_R):
-        on_device_R = _to_device(rows_R, images_BCHW.device)
+        on_device_R = to_device(rows_R, images_BCHW.device)
         images_BCHW.index_copy_(0, on_device_R, function(images_BCHW.index_select(0, on_device_R), rows_R))
 
 
@@ -189,11 +189,11 @@ def _jitter_(images_BCHW: Tensor, drawn: Appearance, config: ViewConfig) -> None
     factors_R4 = drawn.factors_B4[rows_R]
 
     device = images_BCHW.device
-    factors_3R111 = _to_device(factors_R4.gather(1, blends_R3).T.contiguous(), device)[..., None, None, None]
-    contrast_3R111 = _to_device((blends_R3 == _CONTRAST).T.float(), device)[..., None, None, None]
-    saturation_3R111 = _to_device((blends_R3 == _SATURATION).T.float(), device)[..., None, None, None]
-    shift_R11 = _to_device(factors_R4[:, _HUE].contiguous(), device)[:, None, None]
-    on_device_R = _to_device(rows_R, device)
+    factors_3R111 = to_device(factors_R4.gather(1, blends_R3).T.contiguous(), device)[..., None, None, None]
+    contrast_3R111 = to_device((blends_R3 == _CONTRAST).T.float(), device)[..., None, None, None]
+    saturation_3R111 = to_device((blends_R3 == _SATURATION).T.float(), device)[..., None, None, None]
+    shift_R11 = to_device(factors_R4[:, _HUE].contiguous(), device)[:, None, None]
+    on_device_R = to_device(rows_R, device)
 
     images_RCHW = images_BCHW.index_select(0, on_device_R)
     for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -234,7 +234,7 @@ def _blur(images_RCHW: Tensor, sigma_R: Tensor) -> Tensor:
     height, width = images_RCHW.shape[2:]
     radius = max(1, min(height, width) // 20)
     offsets_K = torch.arange(-radius, radius + 1)
-    kernels_RK = _to_device((-0.5 * (offsets_K / sigma_R[:, None]) ** 2).softmax(dim=1), images_RCHW.device)
+    kernels_RK = to_device((-0.5 * (offsets_K / sigma_R[:, None]) ** 2).softmax(dim=1), images_RCHW.device)
     down_RHH, across_RWW = (_blur_matrices(kernels_RK, side) for side in (height, width))
     return down_RHH[:, None] @ (images_RCHW.flatten(1, 2) @ across_RWW.mT).view_as(images_RCHW)
 
@@ -250,7 +250,7 @@ def _blur_matrices(kernels_RK: Tensor, side: int) -> Tensor:
 
 
 def _normalize(images_BCHW: Tensor, mean: Triple, std: Triple) -> Tensor:
-    mean_C11, std_C11 = _to_device(torch.tensor([mean, std]), images_BCHW.device)[..., None, None]
+    mean_C11, std_C11 = to_device(torch.tensor([mean, std]), images_BCHW.device)[..., None, None]
     return images_BCHW.sub_(mean_C11).div_(std_C11)
 
 
@@ -262,8 +262,3 @@ def _between(span: tuple[float, float], uniforms: Tensor) -> Tensor:
 def _check_uint8(images_BCHW: Tensor) -> None:
     if images_BCHW.dtype != torch.uint8 or images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3:
         raise ValueError(f"images must be uint8 [B, 3, H, W], not {images_BCHW.dtype} {list(images_BCHW.shape)}")
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small CPU tensor without waiting for the device: from pinned memory, which torch keeps until read."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -90,7 +90,11 @@ def test_run_shows_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) ->
         (["--set", "precision=fp16"], "precision fp16 needs a GPU"),
         (["--set", "data.name=imagefolder"], "data.root"),
         (["--set", "data.name=imagefolder", "--set", "data.root=/nowhere"], "/nowhere"),
-        (["--set", "data.name=cifar10", "--set", "data.root=/nowhere", "--set", "data.download=false"], "/nowhere"),
+        (
+            ["--set", "data.name=cifar10", "--set", "data.root=/nowhere", "--set", "data.download=false"],
+            "as /nowhere/cif",
+        ),
+        (["--set", "data.image_size=512"], "data.image_size of patterns is at most 128, not 512"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(extra: list[str], sentence: str, tmp_path: Path) -> None:

@@ -282,6 +282,29 @@ def test_image_folders_train_and_name_or_count_files_that_cannot_be_decoded(tmp_
     assert summary["knn_top1_pixels"] is None
 
 
+def train_folder(output: str, root: str) -> Any:
+    from negbench.distributed import rank
+
+    settings = [f"data.root={root}", "data.name=imagefolder", "data.num_images=null", "batch_size=8", "views=moco-v2"]
+    settings += ["data.image_size=16", "data.workers=0", "epochs=2", "data.on_bad_image=skip", "batch_norm=shuffled"]
+    resolved = runs.short("moco", *settings)
+    if rank() == 0:
+        with pytest.raises(Interrupted):
+            runs.start(resolved, Path(output), runs.StopAt(2))
+    else:
+        with pytest.raises(Interrupted):
+            runs.start(resolved, Path(output))
+    return runs.start(resolved, Path(output))
+
+
+def test_image_folders_train_on_ranks_with_shuffled_keys(tmp_path: Path) -> None:
+    image_folder(tmp_path / "images")
+    for summary in on_ranks(2, train_folder, str(tmp_path / "runs"), str(tmp_path / "images")):
+        assert (summary["status"], summary["skipped_files"], summary["steps"]) == ("done", 1, 4)
+        assert summary["world_size"] == 2
+        assert summary["restarts"] == 1
+
+
 def test_a_users_method_file_is_copied_and_used_to_evaluate(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(Path(find_method("moco").path).read_text())

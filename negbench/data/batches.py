@@ -3,7 +3,8 @@
 Shape legend: N images of a set, n of this rank's batch, V views, P uniform numbers a view, S side of a view in pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from negbench.data.folder import (
     signals_blocked,
 )
 from negbench.data.sets import ResidentSet, batch_index
+from negbench.transfer import to_device
 
 _PREFETCH = 2  # batches ahead a worker
 
@@ -34,11 +36,13 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     skipped: set[str] | None = None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """This rank's batches of steps `start` to `stop` - 1: two normalised float32 [n, 3, S, S] and positions int64 [n].
 
     Each batch depends on the seed and its step only. The positions are those of the images shown, which differ from the
     epoch's order where an undecodable file was replaced; the paths of such files are added to `skipped`.
+    `waiting()` is entered while workers are waited for; resident sets never wait.
     Raises BadImageError for such a file with on_bad_image "error", ValueError if batches cannot be formed.
     """
     view_configs = (config.views.first, config.views.second)
@@ -52,7 +56,7 @@ def training_batches(
         dataset = dataset.to(device)
         for step in range(start, stop):
             index_n = batch_index(step, len(dataset), config.batch_size, config.seed, rank, world_size)
-            index_n = _to_device(index_n, device)
+            index_n = to_device(index_n, device)
             images = dataset.images_NCHW.index_select(0, index_n)
             uniforms_VnP = uniforms_of(step)
             yield [views.augment(images, v, u, size) for v, u in zip(view_configs, uniforms_VnP, strict=True)], index_n
@@ -60,11 +64,11 @@ def training_batches(
     def from_folder(dataset: FolderSet) -> Iterator[tuple[list[Tensor], Tensor]]:
         steps = range(start, stop)
         loader = _load(StepDataset(dataset, config, rank, world_size), steps, dataset.workers, device, skipped)
-        for step, (crops, index_n) in zip(steps, loader, strict=True):
-            crops = [_to_device(crop, device) for crop in crops]
+        for step, (crops, index_n) in zip(steps, _within(waiting, loader), strict=True):
+            crops = [to_device(crop, device) for crop in crops]
             uniforms_VnP = uniforms_of(step)
             batch = [views.finish(c, v, u) for c, v, u in zip(crops, view_configs, uniforms_VnP, strict=True)]
-            yield batch, _to_device(index_n, device)
+            yield batch, to_device(index_n, device)
 
     for batch, index_n in from_resident(dataset) if isinstance(dataset, ResidentSet) else from_folder(dataset):
         yield [_in_format(view, config) for view in batch], index_n
@@ -84,8 +88,10 @@ def eval_batches(
     Rank r has the r-th of `world_size` contiguous parts, so the ranks' batches one after another are the whole set.
     With on_bad_image "skip" an undecodable file is left out and its path added to `skipped`.
     """
-    first, last = len(dataset) * rank // world_size, len(dataset) * (rank + 1) // world_size
-    shard = dataset.subset(torch.arange(first, last))
+    shard = dataset
+    if world_size > 1:
+        first, last = len(dataset) * rank // world_size, len(dataset) * (rank + 1) // world_size
+        shard = dataset.subset(torch.arange(first, last))
     if isinstance(shard, ResidentSet):
         shard = shard.to(device)
         pairs: Iterator[tuple[Tensor, Tensor]] = zip(
@@ -96,8 +102,19 @@ def eval_batches(
         pairs = _load(evaluation, range(len(evaluation)), shard.workers, device, skipped)
     for images, labels_n in pairs:
         if len(images):
-            view = views.eval_view(_to_device(images, device), config.views.first, config.data.image_size)
-            yield _in_format(view, config), _to_device(labels_n, device)
+            view = views.eval_view(to_device(images, device), config.views.first, config.data.image_size)
+            yield _in_format(view, config), to_device(labels_n, device)
+
+
+def _within(waiting: Callable[[], AbstractContextManager[None]], items: Iterator[Any]) -> Iterator[Any]:
+    """`items`, each fetched inside `waiting()`."""
+    end = object()
+    while True:
+        with waiting():
+            item = next(items, end)
+        if item is end:
+            return
+        yield item
 
 
 class _Guarded(Dataset[Any]):
@@ -140,10 +157,3 @@ def _load(
 
 def _in_format(images: Tensor, config: RunConfig[Any]) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting for the device, which takes pinned memory. DataLoader's batches are pinned already."""
-    if device.type == "cuda" and not tensor.is_cuda:
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -4,9 +4,9 @@ Shape legend: N images of a set, M images chosen, C classes, n images of this ra
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from negbench.seeding import stream
 if TYPE_CHECKING:
     from negbench.data.folder import FolderSet
 
-_PATTERNS_TRAIN, _PATTERNS_TEST = 5_000, 2_000
+_PATTERNS_TRAIN, _PATTERNS_TEST, _PATTERNS_LARGEST = 5_000, 2_000, 128
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class Splits:
     classes: tuple[str, ...]
     skipped: int = 0
 
+    def to(self, device: torch.device) -> "Splits":
+        """With resident sets on `device`; folders are decoded on the host."""
+
+        def moved(part: Any) -> Any:
+            return part.to(device) if isinstance(part, ResidentSet) else part
+
+        return replace(self, train=moved(self.train), validation=moved(self.validation), test=moved(self.test))
+
 
 def load_splits(config: DataConfig) -> Splits:
     """The parts of the data set `config.name`, on the host.
@@ -64,7 +72,10 @@ def load_splits(config: DataConfig) -> Splits:
 
     Raises ValueError where the data is absent or malformed, and where it cannot be divided as asked.
     """
-    train, test, classes, skipped = _LOADERS[config.name](config)
+    try:
+        train, test, classes, skipped = _LOADERS[config.name](config)
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
     kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
     if config.num_images is not None:
         kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]
@@ -153,6 +164,8 @@ Loaded = tuple["ResidentSet | FolderSet", "ResidentSet | FolderSet", tuple[str, 
 
 
 def _load_patterns(config: DataConfig) -> Loaded:
+    if config.image_size > _PATTERNS_LARGEST:
+        raise ValueError(f"data.image_size of patterns is at most {_PATTERNS_LARGEST}, not {config.image_size}")
     train = ResidentSet(*make_patterns(_PATTERNS_TRAIN, 0, "train", config.image_size))
     test = ResidentSet(*make_patterns(_PATTERNS_TEST, 0, "test", config.image_size))
     return train, test, FAMILIES, 0

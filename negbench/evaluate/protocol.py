@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from negbench.config import RunConfig
 from negbench.data.batches import eval_batches
-from negbench.data.folder import FolderSet
+from negbench.data.folder import BadImageError, FolderSet
 from negbench.data.sets import ResidentSet, Splits, split_validation
-from negbench.distributed import is_distributed, rank, world_size
+from negbench.distributed import gather_rows, rank, world_size
 from negbench.evaluate.baselines import baseline_knn
 from negbench.evaluate.knn import knn_top1
 from negbench.evaluate.linear import linear_probe
@@ -51,12 +50,9 @@ def extract(
             features.append(backbone(images).float())
         labels.append(label)
     backbone.train(training)
-    mine = Features(torch.cat(features), torch.cat(labels))
-    if not is_distributed():
-        return mine
-    shares: list[Any] = [None] * world_size()
-    dist.all_gather_object(shares, (mine.features_NF.cpu(), mine.labels_N.cpu()))
-    return Features(*(torch.cat(parts).to(device) for parts in zip(*shares, strict=True)))
+    if not features:
+        raise BadImageError(f"none of the {len(dataset)} images to evaluate on can be decoded")
+    return Features(gather_rows(torch.cat(features)), gather_rows(torch.cat(labels)))
 
 
 def knn(bank: Features, queries: Features, config: RunConfig[Any], num_classes: int) -> dict[int, float]:
@@ -86,12 +82,23 @@ def knn_protocol(train: Features, test: Features, config: RunConfig[Any], num_cl
     }
 
 
+def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions to train on and a tenth to choose by. ValueError if the set is too small to hold any out."""
+    try:
+        return split_validation(labels_N, 0.1, "linear probe")
+    except ValueError:
+        raise ValueError(
+            f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
+            "set evaluation.linear=false, or data.validation"
+        ) from None
+
+
 def linear_protocol(
     train: Features, validation: Features | None, test: Features, config: RunConfig[Any], num_classes: int
 ) -> dict[str, Any]:
     """The linear probe: learning rate chosen on the held-out images, tested once."""
     if validation is None:
-        kept_N, held_out_N = split_validation(train.labels_N.cpu(), 0.1, "linear probe")
+        kept_N, held_out_N = split_for_probe(train.labels_N.cpu())
         validation = Features(train.features_NF[held_out_N], train.labels_N[held_out_N])
         train = Features(train.features_NF[kept_N], train.labels_N[kept_N])
     settings = config.evaluation

@@ -1,6 +1,7 @@
 """Evaluation on the test set: of a run at its end, or of a run folder's newest checkpoint."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,14 @@ def evaluate_on_test(setup: Setup, protocols: Sequence[str]) -> dict[str, dict[s
     return evaluations
 
 
-def evaluate_run(path: Path, protocols: Sequence[str], device: torch.device) -> dict[str, dict[str, Any]]:
+def evaluate_run(
+    path: Path, protocols: Sequence[str], device: torch.device, warn: Callable[[str], None] = warnings.warn
+) -> dict[str, dict[str, Any]]:
     """Evaluate a run folder's newest checkpoint, write `evaluations/PROTOCOL.json`. ValueError if it cannot be done."""
     folder = RunFolder(path)
     if not folder.config.exists():
         raise ValueError(f"{path} is no run folder: it holds no config.yaml")
-    newest = checkpoint.find_whole(folder.checkpoints, print)
+    newest = checkpoint.find_whole(folder.checkpoints, warn)
     if newest is None:
         raise ValueError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
     setup = set_up(restore(path), device)
