@@ -75,7 +75,9 @@ def run(
         print(json.dumps(summary, indent=1))
     elif main_process:
         console = Console()
-        console.print(f"{summary['label']}, study {summary['study']}, seed {summary['seed']}", highlight=False)
+        console.print(
+            f"{summary['label']}, study {summary['study']}, seed {summary['seed']}", highlight=False, soft_wrap=True
+        )
         console.print(summary_table(summary))
         console.print(cost_line(summary), highlight=False, soft_wrap=True)
         console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)

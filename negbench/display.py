@@ -93,7 +93,8 @@ def displayed(quiet: bool) -> Iterator[Quiet]:
 def summary_table(summary: dict[str, Any]) -> Table:
     """The result of one run for a person."""
     table = Table()
-    table.add_column("test set")
+    tested = summary.get("knn_top1") is not None
+    table.add_column("test set" if tested else "held-out training images")
     for column in ("trained", "untrained"):
         table.add_column(column, justify="right")
     for title, name in (
@@ -103,6 +104,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     ):
         if summary.get(name) is not None:
             table.add_row(title, percent(summary[name]), percent(summary[f"{name}_untrained"]))
+    if not tested and summary.get("knn_top1_validation") is not None:
+        table.add_row("kNN top-1, k = 20", percent(summary["knn_top1_validation"]), "")
     for title, name in (("kNN on raw pixels", "knn_top1_pixels"), ("kNN on colour histograms", "knn_top1_histogram")):
         if summary.get(name) is not None:
             table.add_row(title, "", percent(summary[name]), style="dim")

@@ -70,6 +70,14 @@ def test_run_prints_its_summary_as_json_and_nothing_else_on_standard_output(tmp_
     assert f"{100 * summary['knn_top1']:.1f}%" in stdout
 
 
+def test_a_run_without_the_test_set_shows_the_held_out_images(tmp_path: Path) -> None:
+    code, stdout, _ = invoke(*arguments(tmp_path, "moco", "evaluation.test=false"))
+    (summary,) = (json.loads(path.read_text()) for path in tmp_path.rglob("summary.json"))
+    assert code == 0
+    assert summary["knn_top1"] is None
+    assert "held-out training images" in stdout and f"{100 * summary['knn_top1_validation']:.1f}%" in stdout
+
+
 def test_run_shows_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) -> None:
     _, _, stderr = invoke(*arguments(tmp_path))
     lines = [line for line in stderr.splitlines() if line.startswith("epoch ")]
