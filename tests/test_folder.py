@@ -1,9 +1,8 @@
-"""Image folders: every kind of file, bad files, order, and batches that depend on the step only."""
+"""Image folders: layout, bad files, order, and batches that depend on the step only."""
 
 import multiprocessing
 import signal
 import subprocess
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,64 +68,6 @@ def truncate(path: Path) -> None:
 
 
 # Files
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.webp"])
-def test_lossless_files_keep_their_pixels(tmp_path: Path, name: str) -> None:
-    Image.fromarray(RGB).save(tmp_path / name, lossless=True)
-    assert np.array_equal(channels(decode(str(tmp_path / name))), RGB)
-
-
-def test_jpeg_is_close(tmp_path: Path) -> None:
-    smooth = np.broadcast_to(np.linspace(0, 255, 30, dtype=np.uint8)[None, :, None], (20, 30, 3))
-    Image.fromarray(smooth).save(tmp_path / "a.JPG", quality=95)
-    assert np.abs(channels(decode(str(tmp_path / "a.JPG"))).astype(int) - smooth).max() < 8
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "LA"])
-def test_gray_becomes_three_equal_channels(tmp_path: Path, mode: str) -> None:
-    gray = Image.fromarray(RGB).convert(mode)
-    gray.save(tmp_path / "a.png")
-    expected = np.asarray(gray.convert("L"))
-    assert np.array_equal(channels(decode(str(tmp_path / "a.png"))), np.stack([expected] * 3, axis=2))
-
-
-def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    values = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    assert decode(str(tmp_path / "a.png"))[:, 0].tolist() == [[0, 0, 1, 128, 255]] * 3
-
-
-def test_alpha_is_dropped(tmp_path: Path) -> None:
-    alpha = np.zeros((20, 30, 1), dtype=np.uint8)
-    Image.fromarray(np.concatenate([RGB, alpha], axis=2)).save(tmp_path / "a.png")
-    assert np.array_equal(channels(decode(str(tmp_path / "a.png"))), RGB)
-
-
-@pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
-def test_palette_gives_its_colours(tmp_path: Path, transparency: int | bytes | None) -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    image.putdata([0, 1])
-    if transparency is not None:
-        image.info["transparency"] = transparency
-    image.save(tmp_path / "a.png")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert channels(decode(str(tmp_path / "a.png"))).tolist() == [[[10, 20, 30], [40, 50, 60]]]
-
-
-def test_cmyk_jpeg_has_rgb_colours(tmp_path: Path) -> None:
-    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
-    red, green, blue = decode(str(tmp_path / "a.jpg")).float().mean(dim=(1, 2)).tolist()
-    assert red > 240 and green < 15 and blue < 15
-
-
-def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
-    assert decode(str(tmp_path / "a.jpg")).shape == (3, 20, 30)
 
 
 def test_agrees_with_image_folder(root: Path) -> None:
