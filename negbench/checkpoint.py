@@ -13,19 +13,30 @@ from typing import Any
 
 import torch
 
-from negbench.records import write_atomically
+from negbench.records import storage_error, write_atomically
 
 State = dict[str, Any]
 
 
 def save(folder: Path, step: int, state: State, keep: int) -> Path:
-    """Write the checkpoint of `step` and delete all but the newest `keep`."""
+    """Write the checkpoint of `step` and delete all but the newest `keep`. `StorageError` if it cannot be written."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     path = folder / f"step-{step:08d}.pt"
-    write_atomically(_checksum(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
-    write_atomically(path, content)
+    line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
+    before = _checksum(path).read_text() if path.exists() else ""
+    try:
+        write_atomically(_checksum(path), line + before)  # both count until the file is replaced
+        write_atomically(path, content)
+        if before:
+            write_atomically(_checksum(path), line)
+    except OSError as error:
+        if not path.exists():
+            _checksum(path).unlink(missing_ok=True)
+        kept = find(folder)
+        whole = f"{kept[0].name} is whole, and the same command goes on from it" if kept else "no checkpoint before it"
+        raise storage_error(path, error, f"{len(content) / 2**20:,.0f} MiB are needed; {whole}") from None
     for old in find(folder)[keep:]:
         old.unlink()
         _checksum(old).unlink(missing_ok=True)
@@ -74,7 +85,9 @@ def _read_whole(path: Path) -> bytes:
     checksum = _checksum(path)
     if not checksum.exists():
         raise ValueError(f"checkpoint {path} is damaged: {checksum.name} is missing")
-    if hashlib.sha256(content).hexdigest() != checksum.read_text().partition(" ")[0]:
+    if hashlib.sha256(content).hexdigest() not in {
+        line.partition(" ")[0] for line in checksum.read_text().splitlines()
+    }:
         raise ValueError(f"checkpoint {path} is damaged: its checksum does not match")
     return content
 

@@ -1,19 +1,20 @@
 """The command line. torch is imported only by the commands that compute."""
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import negbench
+from negbench.cli_jobs import register as register_jobs
+from negbench.cli_options import Device, DryRun, Output, Settings, Study, Wait, with_cluster_options
+from negbench.cli_sweep import register as register_sweep
 
 app = typer.Typer(
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
@@ -24,11 +25,7 @@ app = typer.Typer(
 )
 
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
-Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 
 
@@ -45,42 +42,47 @@ def main_options(
 
 
 @app.command()
+@with_cluster_options
 def run(
+    cluster: dict[str, Any],
     method: Method = None,
     config: Study = "quickstart",
     settings: Settings = None,
     seed: Seed = None,
     device: Device = "auto",
     output: Output = Path("results"),
-    fresh: Annotated[bool, typer.Option(help="Delete the run's folder and start again.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's folder and start again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, result only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="First 20 steps, an evaluation, a save and a resume.")] = False,
+    dry_run: DryRun = False,
+    wait: Wait = False,
 ) -> None:
     """Train one method, evaluate it, and record it. The same command resumes, or reports a finished run."""
     with mistakes_of_the_user():
+        from negbench.launch.cluster import cluster_flags, resolve_cluster
+        from negbench.launch.place import was_launched
         from negbench.study import resolve
 
         resolved = resolve(method, config, settings or [], seed)
-        from negbench.display import Quiet, cost_line, displayed, summary_table
-        from negbench.distributed import process_group, rank
-        from negbench.environment import choose_device
-        from negbench.run import execute
-
         _check_choice("--device", device, ("auto", "cpu", "cuda"))
-        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
-        with process_group(chosen), displayed(quiet or rank() > 0) as display:
-            summary = execute(resolved, output, chosen, display if rank() == 0 else Quiet(), fresh)
-            main_process = rank() == 0
-    if main_process and as_json:
-        print(json.dumps(summary, indent=1))
-    elif main_process:
-        console = Console()
-        console.print(
-            f"{summary['label']}, study {summary['study']}, seed {summary['seed']}", highlight=False, soft_wrap=True
-        )
-        console.print(summary_table(summary))
-        console.print(cost_line(summary), highlight=False, soft_wrap=True)
-        console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)
+        where = resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(cluster))
+        if where.launcher != "none" and not was_launched():
+            from negbench.launch.command import submit_runs
+
+            runs = [(resolved, settings or [])]
+            submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
+            return
+        if dry_run or wait:
+            raise ValueError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
+        if where.num_processes > 1 and not was_launched():
+            from negbench.launch.local import check_gpus, launch
+
+            check_gpus(where)
+            raise typer.Exit(launch(where.num_processes, sys.argv[1:]))
+        from negbench.launch.here import run_here
+
+        run_here(resolved, output, device, fresh=fresh, smoke=smoke, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -168,6 +170,10 @@ def views(
     print(f"written to {output}: {num_pairs} pairs of views, those of each image side by side")
 
 
+register_sweep(app)
+register_jobs(app)
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
     try:
@@ -178,32 +184,24 @@ def main() -> None:
 
 @contextmanager
 def mistakes_of_the_user() -> Iterator[None]:
-    """ValueError becomes one sentence and exit code 2; an interrupted run exits with 128 + its signal."""
+    """An exception becomes a message and the exit code of `ending_of`: ValueError is the user's mistake."""
     try:
         yield
-    except ValueError as error:
-        _fail(str(error), 2, by_every_rank=type(error).__name__ == "BadImageError")
-    except FloatingPointError as error:
-        _fail(str(error), 1)
     except Exception as error:
-        signum = getattr(error, "signum", None)
-        if type(error).__name__ != "Interrupted" or signum is None:
-            raise
-        _fail(
-            f"interrupted by {signal.Signals(signum).name}; the same command goes on from the checkpoint", 128 + signum
-        )
+        from negbench.failure import ending_of
+        from negbench.launch.place import find_place
+
+        if not isinstance(error, typer.Exit):
+            ending = ending_of(error)
+            if find_place().rank == 0:  # these mistakes are the same on all ranks
+                ending.show()
+            raise typer.Exit(ending.code) from None
+        raise
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _fail(message: str, code: int, by_every_rank: bool = False) -> NoReturn:
-    """Other mistakes than a bad file, which one rank meets, are the same on all ranks."""
-    if by_every_rank or os.environ.get("RANK", "0") == "0":
-        Console(stderr=True).print(f"negbench: {message}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(code)
 
 
 def _table(*columns: str) -> Table:

@@ -1,15 +1,20 @@
 """The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
 import inspect
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from negbench.failure import client_of, end_together
+from negbench.launch.place import find_place
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 def is_distributed() -> bool:
@@ -99,6 +104,12 @@ def broadcast_objects(objects: list[Any]) -> None:
         dist.broadcast_object_list(objects, 0)
 
 
+def synchronize() -> None:
+    """Wait until all ranks are here."""
+    if is_distributed():
+        dist.barrier()
+
+
 def replicate(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """`module` under DDP: equal state on all ranks at the start, averaged gradients, no buffers sent in a step.
 
@@ -116,7 +127,7 @@ class Agreement:
     The reduction runs beside the step, on a group of its own.
     """
 
-    NOTHING, SAVE, STOP = 0, 1, 2
+    NOTHING, SAVE, STOP = 0, 1, 2  # a stop for signal s is STOP + s, so that all ranks learn which it was
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo") if is_distributed() else None
@@ -145,12 +156,21 @@ class Agreement:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started beside this one (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Join the run's processes, known through `find_place`; an exception on any rank ends all of them."""
+    place = find_place()
+    if place.world_size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    place.export()
+    store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
+    watched = client_of(place.master_addr, place.master_port)
+    with end_together(watched, rank, size):
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("negbench/group", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+        )
         yield
-    finally:
+        dist.barrier()  # the process that holds the store leaves last
         dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """Where a run happens: device, precision, versions, memory."""
 
+import functools
 import os
 import platform
 import re
@@ -85,9 +86,16 @@ def device_name(device: torch.device) -> str:
     return f"{_cpu_info('model name') or platform.processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+@functools.cache
 def git_revision() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout."""
+    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout.
+
+    A job's snapshot of the code has the commit in a file.
+    """
     folder = Path(__file__).resolve().parent
+    noted = folder.parent / "revision"
+    if noted.exists():
+        return noted.read_text() or None
 
     def git(*arguments: str) -> str | None:
         try:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from negbench.failure import StorageError
+
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_bytes")
 
 
@@ -54,7 +56,6 @@ class RunFolder:
         self.evaluations = path / "evaluations"
         self.attempt = 0
         self._lock: int | None = None
-        os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
 
     def is_done(self) -> bool:
         """Whether the run is finished. ValueError if the folder cannot be read."""
@@ -105,9 +106,13 @@ class RunFolder:
             self._lock = None
 
     def append(self, row: dict[str, Any]) -> None:
-        """One line to `metrics.jsonl`."""
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        """One line to `metrics.jsonl`. `StorageError` if it cannot be written."""
+        self.check_still_ours()
+        try:
+            with open(self.metrics, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise storage_error(self.metrics, error, "the same command goes on from the last checkpoint") from None
 
     def metrics_length(self) -> int:
         """Bytes; the file is flushed to disk first, so that a checkpoint never counts lines that could be lost."""
@@ -132,31 +137,38 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Empty if there is none, or none that can be read."""
-        return _read_json(self.summary)
+        return read_json(self.summary)
 
     def read_environment(self) -> dict[str, Any]:
         """As `read_summary`."""
-        return _read_json(self.environment)
+        return read_json(self.environment)
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
+        path = self.path / "run.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        holder = self._read_lock()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = self._read_lock()
             self.close()
-            raise ValueError(
-                f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
-                "wait for it, or end it first"
-            ) from None
-        self.attempt = int(self._read_lock().get("attempt", 0)) + 1
+            if not _is_earlier_incarnation(holder):
+                raise ValueError(
+                    f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
+                    "wait for it, or end it first"
+                ) from None
+            partial = self.path / f".run.lock.{os.getpid()}.partial"
+            self._lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.replace(path)
+        self.attempt = int(holder.get("attempt", 0)) + 1
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        holder = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        mine = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(holder).encode(), 0)
+        os.pwrite(self._lock, json.dumps(mine | _slurm_attempt()).encode(), 0)
 
     def _read_lock(self) -> dict[str, Any]:
-        return _read_json(self.path / "run.lock")
+        return read_json(self.path / "run.lock")
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
@@ -164,12 +176,36 @@ class RunFolder:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def storage_error(path: Path, error: OSError, rest: str) -> StorageError:
+    """One sentence: what could not be written, why, how much room there is, and `rest`."""
+    try:
+        free = f" ({shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free)"
+    except OSError:
+        free = ""
+    return StorageError(f"cannot write {path}: {error.strerror or error}{free}; {rest}")
+
+
+def _slurm_attempt() -> dict[str, Any]:
+    if "SLURM_JOB_ID" not in os.environ:
+        return {}
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return {"slurm_job_id": os.environ["SLURM_JOB_ID"], "slurm_restarts": restarts}
+
+
+def _is_earlier_incarnation(holder: dict[str, Any]) -> bool:
+    """Whether the lock's holder is this very Slurm job before its last requeue, left over on a node that was lost."""
+    mine = _slurm_attempt()
+    same_job = bool(mine) and holder.get("slurm_job_id") == mine["slurm_job_id"]
+    return same_job and holder.get("slurm_restarts", 0) < mine["slurm_restarts"]
+
+
 def without_timings(row: dict[str, Any]) -> dict[str, Any]:
     """The fields in which two equal runs agree."""
     return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty if the file is not there or holds no object."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """One run from settings to summary: set up, resume, train, evaluate, record."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,43 +13,54 @@ import torch
 
 from negbench import checkpoint, environment
 from negbench.data.folder import BadImageError
-from negbench.distributed import broadcast_objects, gather_objects, rank, world_size
+from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
 from negbench.evaluate.protocol import knn
 from negbench.evaluate.test_set import PROTOCOLS, encode, evaluate_on_test, write_evaluations
+from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
 from negbench.optim import build_optimizer
 from negbench.records import RunFolder, write_atomically, write_json
 from negbench.setup import Setup, check_batch, set_up
 from negbench.study import Resolved, to_yaml
 from negbench.summary import summarize
-from negbench.trainer import Display, Interrupted, Trainer
+from negbench.trainer import Display, Trainer
 
 
 def execute(
-    resolved: Resolved, output: Path, device: torch.device, display: Display, fresh: bool = False
+    resolved: Resolved,
+    output: Path,
+    device: torch.device,
+    display: Display,
+    fresh: bool = False,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
 
-    ValueError for the user's mistakes; `Interrupted` after SIGINT or SIGTERM with a checkpoint written. Any other
-    exception is recorded in `summary.json` and raised.
+    ValueError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
+    checkpoint written. Any exception is recorded in `summary.json` and raised.
     """
     folder = RunFolder(output / resolved.run_id)
     if _by_rank_0(lambda: folder.is_done() and not fresh):
         return _report_finished(folder, display)
-    check_batch(resolved.config)
+    check_batch(resolved.config, world_size())
     _by_rank_0(folder.check_writable)
     setup = set_up(resolved, device)
     trainer = None
-    try:
-        if _by_rank_0(lambda: _open(folder, setup, fresh)):
-            return _report_finished(folder, display)
-        trainer = _trainer(setup, folder, display)
-        return _train_and_evaluate(setup, trainer, display)
-    except BaseException as error:
+
+    def record(ending: Ending) -> None:
         if rank() == 0 and folder.is_ours():
-            status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt | SystemExit) else "failed"
-            outcome = {"status": status, "error": f"{type(error).__name__}: {error}"}
+            outcome = {"status": "failed" if ending.code in (1, 2) else "interrupted", "error": ending.reason}
             with suppress(OSError):  # the error itself matters more than its record
                 write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome)
+
+    try:
+        with recorded_by(record):
+            if _by_rank_0(lambda: _open(folder, setup, fresh)):
+                return _report_finished(folder, display)
+            trainer = _trainer(setup, folder, display)
+            trainer.stop_after = stop_after
+            return _train_and_evaluate(setup, trainer, display)
+    except BaseException as error:
+        record(ending_of(error))
         raise
     finally:
         folder.close()
@@ -81,6 +93,7 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     folder.open(fresh)
     if folder.is_done():
         return True
+    folder.summary.unlink(missing_ok=True)  # an earlier attempt's: without one, this attempt has not ended well
     write_atomically(folder.config, to_yaml(setup.config))
     if setup.resolved.method_file.module is None:
         write_atomically(folder.method, setup.resolved.method_file.path.read_bytes())
@@ -133,16 +146,14 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
 def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
     config, folder = setup.config, trainer.folder
     protocols = [name for name in PROTOCOLS if config.evaluation.test and (name == "knn" or config.evaluation.linear)]
-    with _signals(trainer):
+    with _signals(trainer), trainer.monitor.running():
         title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
         display.start(title, trainer.num_steps, config.epochs, trainer.step)
         try:
             trainer.train()
-            # All is on disk: one process need not wait for a step to stop. Several would leave each other waiting.
-            trainer.stop_at_once = world_size() == 1
             if protocols:
                 display.note("training is done; evaluating on the test set")
-            with trainer.clock.paused("eval"):
+            with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
                 trainer.synchronize_statistics()
                 evaluations = evaluate_on_test(setup, protocols)
                 setup.skipped.update(*gather_objects(setup.skipped))
@@ -161,19 +172,26 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
 
 @contextmanager
 def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a checkpoint and an end; a second one ends at once."""
+    """SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
+
+    A second SIGINT or SIGTERM ends at once.
+    """
+    in_slurm_job = os.environ.get(LAUNCHER_VARIABLE) == "slurm"
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if trainer.stop_at_once:
+        if signum == signal.SIGTERM and in_slurm_job:  # scancel, requeue and preemption alike; SIGUSR2 asks for an end
+            trainer.request = max(trainer.request, Agreement.SAVE)
+        elif trainer.stops_at_once:
             raise Interrupted(signum)
-        if trainer.stop_signal is not None:
+        elif trainer.request < Agreement.STOP:
+            trainer.request = Agreement.STOP + signum
+        elif signum != signal.SIGUSR2:
             raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
-        trainer.stop_signal = signum
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
     finally:

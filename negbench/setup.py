@@ -9,7 +9,6 @@ from negbench import environment
 from negbench.batch_norm import convert
 from negbench.config import RunConfig
 from negbench.data.sets import Splits, load_splits, steps_per_epoch
-from negbench.distributed import world_size
 from negbench.evaluate.protocol import split_for_probe
 from negbench.method import Facts, Method
 from negbench.models import build_encoder
@@ -44,15 +43,16 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     return Setup(resolved, device, dtype, splits, build_method(resolved, len(splits.train), device, dtype))
 
 
-def check_batch(config: RunConfig[Any]) -> None:
-    if config.batch_size % world_size():
-        raise ValueError(f"batch_size {config.batch_size} is not divisible by the {world_size()} processes")
-    if config.batch_norm == "shuffled" and world_size() == 1:
+def check_batch(config: RunConfig[Any], num_processes: int) -> None:
+    """ValueError if the processes cannot share the batch, or its groups for BatchNorm, equally."""
+    if config.batch_size % num_processes:
+        raise ValueError(f"batch_size {config.batch_size} is not divisible by the {num_processes} processes")
+    if config.batch_norm == "shuffled" and num_processes == 1:
         raise ValueError(
             "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split"
         )
     groups = config.batch_norm_splits if config.batch_norm == "split" else 1
-    images = config.batch_size // world_size()
+    images = config.batch_size // num_processes
     if images % groups or images // groups < 2:
         raise ValueError(
             f"batch_norm: {config.batch_norm} takes statistics over {groups} group(s) of a process's {images} images; "

@@ -3,6 +3,7 @@
 Imports no torch itself; importing a method file does.
 """
 
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +21,7 @@ from negbench.registry import MethodFile, find_method, find_study, import_method
 
 Flat = dict[str, Any]
 CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
+CLUSTER = "cluster."
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Resolved:
     origins: dict[str, str]  # dotted key -> the layer that set it; keys at their default are absent
     method_file: MethodFile
     module: ModuleType
+    study_file: Path
+    cluster_of_study: Flat = dataclasses.field(default_factory=dict)  # the study's `cluster:` block
+    cluster_overrides: Flat = dataclasses.field(default_factory=dict)  # `--set cluster.KEY`
 
     @property
     def run_id(self) -> str:
@@ -66,11 +71,13 @@ def resolve(
 ) -> Resolved:
     """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence."""
     path = find_study(study)
-    base, blocks = _study_layers(path)
+    base, blocks, cluster = _study_layers(path)
     for block in blocks:
         if block not in (known := list_methods()) and block != Path(method or "").stem:
             raise ValueError(f"{path}: per_method names the unknown method {block!r}{nearest(block, known)}")
-    chosen = dict(_parse_override(text) for text in overrides)
+    given = dict(_parse_override(text) for text in overrides)
+    cluster_overrides = {key.removeprefix(CLUSTER): value for key, value in given.items() if key.startswith(CLUSTER)}
+    chosen = {key: value for key, value in given.items() if not key.startswith(CLUSTER)}
     if seed is not None:
         chosen["seed"] = seed
     name = method or chosen.get("method.name") or base.get("method.name")
@@ -96,20 +103,21 @@ def resolve(
     origins |= dict.fromkeys(block_of_method, f"study {path.stem}, block of {file.name}")
     origins |= dict.fromkeys(chosen, "--set")
     values["method.name"] = file.name
-    return Resolved(_validate(values, origins, module, path), origins, file, module)
+    config = _validate_run(values, origins, module, path)
+    return Resolved(config, origins, file, module, path, cluster, cluster_overrides)
 
 
 def restore(folder: Path) -> Resolved:
     """The settings of an existing run folder. ValueError if they cannot be read."""
     path = folder / "config.yaml"
-    values = _flatten_raw(_read_yaml(path))
+    values = _flatten_raw(read_yaml(path))
     if "method.name" not in values:
         raise ValueError(f"{path} names no method")
     copied = folder / "method.py"
     file = find_method(str(copied if copied.exists() else values["method.name"]))
     file = MethodFile(values["method.name"], file.path, file.module)
     module = import_method(file)
-    return Resolved(_validate(values, {}, module, path), {}, file, module)
+    return Resolved(_validate_run(values, {}, module, path), {}, file, module, path)
 
 
 def flatten(config: BaseModel) -> Flat:
@@ -141,16 +149,20 @@ def to_yaml(config: RunConfig[Any]) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _study_layers(path: Path) -> tuple[Flat, dict[str, Flat]]:
-    """Flat settings of the study, and those of its `per_method` blocks by method."""
-    raw = _read_yaml(path)
+def _study_layers(path: Path) -> tuple[Flat, dict[str, Flat], Flat]:
+    """Flat settings of the study, those of its `per_method` blocks by method, and its `cluster` block as it stands."""
+    raw = read_yaml(path)
+    cluster = raw.pop("cluster", None) or {}
+    if not isinstance(cluster, dict):
+        raise ValueError(f"{path}: cluster must hold keys and values")
     blocks = raw.pop("per_method", None) or {}
     if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
         raise ValueError(f"{path}: per_method must map method names to settings")
-    return _flatten_raw(raw), {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}
+    return _flatten_raw(raw), {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}, cluster
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a file. ValueError if it cannot be read or holds anything else."""
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
@@ -202,7 +214,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     return {"views": "views.policy", "method": "method.name"}.get(key, key), parsed
 
 
-def _validate(values: Flat, origins: dict[str, str], module: ModuleType, path: Path) -> RunConfig[Any]:
+def _validate_run(values: Flat, origins: dict[str, str], module: ModuleType, path: Path) -> RunConfig[Any]:
     schema = RunConfig[module.Config]  # type: ignore[name-defined]
     known = [key for key, _ in leaves(schema)]
     for key in values:
@@ -211,14 +223,28 @@ def _validate(values: Flat, origins: dict[str, str], module: ModuleType, path: P
             if key == "method" or any(k.startswith(f"{key}.") for k in known):
                 raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
             raise ValueError(f"unknown key {key} ({where}){_nearest_key(key, known)}; `negbench config` lists all keys")
+    return validate(schema, _unflatten(values), origins)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> S:
+    """`values` as `schema`; the first mistake as a ValueError that names the key, with `prefix`, and its origin."""
     try:
-        return schema.model_validate(_unflatten(values))
+        return schema.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = prefix + ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # settings that contradict each other
+            raise ValueError(message) from None
+        origin = origins.get(key, "default")
+        if first["type"] == "extra_forbidden":
+            known = [prefix + name for name in schema.model_fields]
+            raise ValueError(f"unknown key {key} ({origin}){_nearest_key(key, known)}") from None
         got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        raise ValueError(f"{key} ({origins.get(key, 'default')}): {message[:1].lower()}{message[1:]}{got}") from None
+        raise ValueError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
 
 
 def _nearest_key(key: str, known: Sequence[str]) -> str:

@@ -4,9 +4,9 @@ One step: views and index, forward, backward, optimizer, `after_step`. The host 
 logs. What must survive a kill is in `state()`; everything random is derived from (seed, epoch, step).
 """
 
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -21,18 +21,12 @@ from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
 from negbench.distributed import Agreement, broadcast, gather_objects, is_distributed, rank, replicate, world_size
 from negbench.environment import peak_memory_bytes, reset_peak_memory
+from negbench.failure import Interrupted
 from negbench.meter import Meter
 from negbench.method import Method, StepOutput
+from negbench.monitor import Monitor
 from negbench.optim import learning_rate, set_learning_rate
 from negbench.records import RunFolder
-
-
-class Interrupted(Exception):
-    """A signal asked for an end, and a checkpoint has been written."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 class Display(Protocol):
@@ -45,6 +39,7 @@ class Display(Protocol):
 
 
 Evaluate = Callable[[], dict[str, float]]
+CHECKPOINT_SHARE = 50  # training goes on at least this many times as long as the last checkpoint took
 
 
 class Trainer:
@@ -73,19 +68,22 @@ class Trainer:
         self.num_steps = self.steps_per_epoch * config.epochs
         self.step = 0
         self.clock = Clock(device)
+        self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
         self.peak_memory_bytes: int | None = None  # of the training until now, evaluations left out
         self.step_meter, self.epoch_meter = Meter(), Meter()
         self.first_bad_step = torch.full((), self.num_steps, device=device)
         self.evaluated_step = self.saved_step = -1
         self.epoch_start_seconds = 0.0
-        self.stop_signal: int | None = None  # set by a signal handler, acted on after the step
-        self.stop_at_once = False
+        self.request = Agreement.NOTHING  # set by a signal handler, acted on after the step
+        self.stop_after: int | None = None  # the step to stop after, though it is not the last
+        self.stops_at_once = False  # while nothing would be lost
         self.skipped = skipped
         self.agreement = Agreement()
         self.scaler = torch.amp.GradScaler(device.type, enabled=method.autocast_dtype == torch.float16)
         self.replica: nn.Module = replicate(method, device) if is_distributed() else method
         self._saved_at = time.monotonic()
+        self._save_seconds = 0.0  # the last checkpoint's cost
 
     def train(self) -> None:
         """All steps from the current one; at the end the final checkpoint is on disk."""
@@ -112,6 +110,7 @@ class Trainer:
             self.step_meter.add(output.metrics)
             self.epoch_meter.add({"loss": output.metrics["loss"]})
             self.clock.step_done()
+            self.monitor.step_done()
             self.step += 1
             self._at_boundary()
         self.save()
@@ -136,7 +135,8 @@ class Trainer:
         if self.saved_step == self.step:
             return
         self._check_finite(weights_too=True)
-        with self.clock.paused("checkpoint"):
+        started = time.monotonic()
+        with self.clock.paused("checkpoint"), self.monitor.paused():
             self.synchronize_statistics()
             state = self.state()
             if rank() == 0:
@@ -144,6 +144,7 @@ class Trainer:
                 checkpoint.save(self.folder.checkpoints, self.step, state, self.config.checkpoints.keep)
         self.saved_step = self.step
         self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
 
     def state(self) -> checkpoint.State:
         """Everything that the next step depends on, and the records' length. All ranks call it."""
@@ -198,26 +199,30 @@ class Trainer:
         if self.step % self.config.log_every_steps == 0:
             self._log()
         row = self._log_epoch() if epoch_ends else None
-        self._settle(self.agreement.settle(self._request()))  # before an evaluation, which may take long
+        self._settle(self.agreement.settle(self._request()))
         self._evaluate_if_due()
         if row is not None:
             self.display.epoch(row)
 
     def _request(self) -> int:
-        if self.stop_signal is not None:
+        if self.request >= Agreement.STOP:
+            return self.request
+        if self.stop_after is not None and self.step >= self.stop_after:
             return Agreement.STOP
-        if time.monotonic() - self._saved_at < 60 * self.config.checkpoint_every_min:
+        interval = max(60 * self.config.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
+        if self.request == Agreement.NOTHING and time.monotonic() - self._saved_at < interval:
             return Agreement.NOTHING
+        self.request = Agreement.NOTHING
         self._saved_at = time.monotonic()  # asked for once, though the others learn of it a step later
         return Agreement.SAVE
 
     def _settle(self, agreed: int) -> None:
-        if agreed == Agreement.STOP:
+        if agreed > Agreement.STOP:
             self.display.note("stopping: a checkpoint is written; once more quits at once")
         if agreed != Agreement.NOTHING:
             self.save()
-        if agreed == Agreement.STOP:
-            raise Interrupted(self.stop_signal or signal.SIGTERM)
+        if agreed >= Agreement.STOP:
+            raise Interrupted(agreed - Agreement.STOP)
 
     def _log(self) -> None:
         self._check_finite()
@@ -257,8 +262,11 @@ class Trainer:
         if self.evaluate is None or not due or self.evaluated_step == self.step:
             return
         self._check_finite(weights_too=True)
+        if self.step:
+            self.save()
+        self._settle(self.agreement.at_the_end(self._request()))  # rather now than in the midst of it
         self.peak_memory_bytes = self._peak_memory()
-        with self.clock.paused("eval"):
+        with self.clock.paused("eval"), self.monitor.paused(), self.stopping_at_once():
             self.synchronize_statistics()
             figures = self.evaluate()
         reset_peak_memory(self.device)
@@ -266,6 +274,15 @@ class Trainer:
         row = {"kind": "evaluation", "step": self.step, "epoch": self.step // self.steps_per_epoch, **figures}
         self._write(row | {"train_seconds": self.clock.seconds["train"]})
         self.display.progress(step=self.step, **figures)
+
+    @contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """Around what needs no checkpoint: a signal ends it where it is."""
+        self.stops_at_once = True
+        if self.request >= Agreement.STOP:
+            raise Interrupted(self.request - Agreement.STOP)
+        yield
+        self.stops_at_once = False
 
     def _write(self, row: dict[str, Any]) -> None:
         if rank() == 0:

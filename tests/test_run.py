@@ -201,7 +201,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
     newest.write_bytes(content)
     summary = runs.start(resolved, tmp_path, notes)
     assert any(str(newest) in text and "damaged" in text for text in notes.texts)
-    assert any("resumed" in text and "step 2 " in text for text in notes.texts)
+    assert any("resumed" in text and "step 4 " in text for text in notes.texts)
     assert summary["knn_top1"] == undisturbed["knn_top1"]
     runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, tmp_path / "undisturbed")))
 

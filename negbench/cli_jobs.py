@@ -1,0 +1,123 @@
+"""`negbench status`, `negbench logs`, `negbench cancel`: runs after their start."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from negbench.cli_options import Output
+
+if TYPE_CHECKING:
+    from negbench.status import RunStatus
+
+Runs = Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (status, logs, cancel):
+        app.command()(command)
+
+
+def status(
+    output: Output = Path("results"),
+    study: Annotated[str | None, typer.Option(help="Only this study's runs.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Show where every run stands."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from negbench.cli import mistakes_of_the_user
+    from negbench.status import table
+
+    with mistakes_of_the_user():
+        statuses = _look(output, study)
+        if as_json:
+            print(json.dumps([run.to_dict() for run in statuses], indent=1))
+            return
+        console = Console()
+        wide = console if console.is_terminal else Console(width=1000)
+        if not watch:
+            wide.print(table(statuses) if statuses else f"no runs in {output}")
+            return
+        with Live(table(statuses), console=wide, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                live.update(table(_look(output, study)), refresh=True)
+
+
+def logs(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Which process's log.")] = 0,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
+) -> None:
+    """Print the log of a run's job, or of its process in a sweep."""
+    from negbench.cli import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.launch.logs import follow_log, log_of
+
+        path = log_of(run, rank)
+        if follow:
+            follow_log(run, path, lines)
+        elif path.exists():
+            with open(path, errors="replace") as file:
+                sys.stdout.writelines(file if lines is None else deque(file, lines))
+        else:
+            raise ValueError(f"{path} is not there yet: the job has not started; --follow waits for it")
+
+
+def cancel(runs: Runs) -> None:
+    """End runs' jobs. Submitting a run again goes on from its checkpoint."""
+    from negbench.cli import mistakes_of_the_user
+
+    mistakes = 0
+    for run in runs:
+        try:
+            with mistakes_of_the_user():
+                print(f"{run}: {_cancel(run)}")
+        except typer.Exit:
+            mistakes += 1
+    raise typer.Exit(2 if mistakes else 0)
+
+
+def _look(output: Path, study: str | None) -> "list[RunStatus]":
+    from negbench.launch.scheduler import jobs_of
+    from negbench.records import read_json
+    from negbench.status import find_runs, status_of
+
+    paths = find_runs(output)
+    known = jobs_of(read_json(path / "job.json") for path in paths)
+    return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
+
+
+def _cancel(run: Path) -> str:
+    """What was done. ValueError if there is nothing to end."""
+    from negbench.launch import scheduler
+    from negbench.records import read_json, write_json
+    from negbench.status import is_locked, status_of
+
+    note, lock = read_json(run / "job.json"), read_json(run / "run.lock")
+    if not note and not lock:
+        raise ValueError(f"{run} is not a run folder")
+    known = scheduler.jobs_of([note])
+    if scheduler.is_active(note, known):
+        write_json(run / "job.json", note | {"cancelled": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        if note["launcher"] == "slurm":
+            scheduler.cancel([note["job_id"]])
+            return f"Slurm job {note['job_id']} is cancelled"
+        os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller hands it on
+        return f"background job {note['job_id']} saves and ends"
+    if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
+        os.kill(lock["pid"], signal.SIGTERM)
+        return f"process {lock['pid']} saves and ends"
+    raise ValueError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")

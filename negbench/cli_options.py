@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end.")]
+
+_PANEL = "Where it runs"
+
+
+def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
+    option = typer.Option("--" + name.replace("_", "-"), help=text, metavar=metavar, rich_help_panel=_PANEL)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+_CLUSTER = [
+    _option("cluster", str | None, "none: here and now; local: in the background; slurm: a batch job.", "NAME"),
+    _option("nodes", int | None, "Nodes.", "N"),
+    _option("gpus_per_node", str | None, "GPUs, and so processes, a node; with a type as h100:8.", "[TYPE:]N"),
+    _option("processes_per_node", int | None, "Processes a node, on CPUs.", "N"),
+    _option("time", str | None, "Time limit: 90m, 24h, 2d, H:MM:SS, D-HH:MM:SS.", "TIME"),
+    _option("partition", str | None, "Partition.", "P"),
+    _option("account", str | None, "Account.", "A"),
+    _option("qos", str | None, "Quality of service.", "Q"),
+    _option("constraint", str | None, "Features of the nodes.", "C"),
+    _option("exclude", str | None, "Nodes to leave out.", "NODES"),
+    _option("mem", str | None, "Memory a node, as 200G.", "SIZE"),
+    _option("cpus_per_gpu", int | None, "CPU cores a process.", "N"),
+    _option("slurm", list[str] | None, "Any other option of sbatch; repeatable.", "KEY[=VALUE]"),
+]
+
+
+def with_cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options above; it gets those that were given as the dictionary `cluster`."""
+    names = [parameter.name for parameter in _CLUSTER]
+
+    def wrapped(**options: Any) -> None:
+        given = {name: options.pop(name) for name in names}
+        command(**options, cluster={name: value for name, value in given.items() if value is not None})
+
+    signature = inspect.signature(command)
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "cluster"]
+    wrapped.__signature__ = signature.replace(parameters=[*own, *_CLUSTER])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *_CLUSTER]}
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    return wrapped

@@ -1,0 +1,1 @@
+"""How a run gets its processes: on this machine, or as a job of a cluster."""

@@ -1,0 +1,109 @@
+"""`--cluster`: check, submit, say what to do next."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from negbench.launch import preflight
+from negbench.launch.cluster import ClusterConfig
+from negbench.launch.logs import follow_log, log_of
+from negbench.launch.scheduler import is_active, jobs_of
+from negbench.launch.snapshot import take_snapshot
+from negbench.launch.submit import Submission, stamp_folder
+from negbench.records import RunFolder, read_json
+from negbench.study import Resolved
+
+Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
+
+
+def submit_runs(
+    runs: Runs,
+    cluster: ClusterConfig,
+    output: Path,
+    device: str,
+    *,
+    dry_run: bool = False,
+    wait: bool = False,
+    fresh: bool = False,
+    smoke: bool = False,
+    name: str | None = None,
+    max_parallel: int | None = None,
+) -> list[str]:
+    """Submit all of `runs` at once; the ids of their jobs. ValueError, and nothing submitted, if a check fails.
+
+    A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
+    """
+    if device == "auto" and cluster.num_gpus:
+        device = "cuda"  # a job that was given GPUs fails rather than train without them
+    resolved = [run for run, _ in runs]
+    texts = [overrides for _, overrides in runs]
+    parent = output if name else output / resolved[0].run_id
+    submission = Submission(resolved, texts, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
+    if dry_run:
+        print(submission.script(stamp_folder(parent)), end="")
+        return []
+    if cluster.launcher == "slurm":
+        preflight.check_cluster(cluster, output)
+    preflight.check_runs(resolved, cluster, output)
+    _refuse_active(resolved, output)
+    if cluster.launcher == "slurm":
+        preflight.check_script(submission.script(stamp_folder(parent)))
+    if fresh:
+        for run in resolved:
+            folder = RunFolder(output / run.run_id)
+            folder.open(fresh=True)
+            folder.close()
+    job_ids = submission.submit(stamp_folder(parent))
+    _tell(resolved, job_ids, cluster, output)
+    if wait:
+        _wait(resolved[0], output)
+    return job_ids
+
+
+def submit_command(
+    arguments: Sequence[str], cluster: ClusterConfig, output: Path, name: str, after: Sequence[str], dry_run: bool
+) -> None:
+    """`negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
+    submission = Submission([], [], cluster, output, "cpu", name)
+    folder = stamp_folder(output)
+    script = submission.follow_up(folder, arguments, after)
+    if dry_run:
+        print(script, end="")
+        return
+    folder.mkdir(parents=True)
+    take_snapshot(folder / "code")
+    path = folder / "submission.sh"
+    path.write_text(script)
+    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the sweep is submitted, but not {shlex.join(arguments)!r} after it: {done.stderr.strip()}")
+    print(f"Slurm job {done.stdout.strip()}: negbench {shlex.join(arguments)}, when they have ended")
+
+
+def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
+    """ValueError if one of them has a job that waits or runs."""
+    notes = {output / run.run_id: read_json(output / run.run_id / "job.json") for run in runs}
+    known = jobs_of(notes.values())
+    for path, note in notes.items():
+        if is_active(note, known):
+            raise ValueError(
+                f"{path} already has job {note['job_id']}; `negbench cancel` ends it, `negbench logs -f` shows it"
+            )
+
+
+def _wait(run: Resolved, output: Path) -> None:
+    """Follow the log to the job's end; exits with 1 if the run is not finished then."""
+    path = output / run.run_id
+    follow_log(path, log_of(path))
+    if not (path / "done").exists():
+        print(f"{path} is not finished; the same command goes on")
+        sys.exit(1)
+
+
+def _tell(runs: Sequence[Resolved], job_ids: Sequence[str], cluster: ClusterConfig, output: Path) -> None:
+    kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
+    for run, job_id in zip(runs, job_ids, strict=True):
+        print(f"{kind} {job_id}: {output / run.run_id}")
+    print(f"watch: negbench status --output {output} --watch; negbench logs {output / runs[0].run_id} -f")

@@ -1,0 +1,45 @@
+"""One rank's share of a run: join the others, run, and print the result on rank 0."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from negbench.display import Quiet, cost_line, displayed, summary_table
+from negbench.distributed import process_group, rank
+from negbench.environment import choose_device
+from negbench.launch.place import find_place
+from negbench.launch.smoke import smoke as make_smoke_test
+from negbench.records import RunFolder
+from negbench.run import execute
+from negbench.study import Resolved
+
+
+def run_here(
+    resolved: Resolved,
+    output: Path,
+    device: str,
+    *,
+    fresh: bool = False,
+    smoke: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Train, evaluate and record as `negbench.run.execute`, whose errors pass through. A smoke test is made once."""
+    chosen = choose_device(device, find_place().local_rank)
+    with process_group(chosen), displayed(quiet or rank() > 0) as display:
+        shown = display if rank() == 0 else Quiet()
+        if smoke and not RunFolder(output / resolved.run_id).metrics.exists():
+            make_smoke_test(resolved, output, chosen, shown)
+        summary = execute(resolved, output, chosen, shown, fresh)
+        if rank() > 0:
+            return
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = Console()
+    title = f"{summary['label']}, study {summary['study']}, seed {summary['seed']}"
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(summary_table(summary))
+    console.print(cost_line(summary), highlight=False, soft_wrap=True)
+    console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)

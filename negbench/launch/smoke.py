@@ -1,0 +1,50 @@
+"""A run's first minute, before its first hour: steps, an evaluation, a checkpoint and a resume."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from negbench.distributed import rank, synchronize
+from negbench.failure import Interrupted
+from negbench.run import execute
+from negbench.study import Resolved
+from negbench.trainer import Display
+
+STEPS = 20
+
+
+def smoke(resolved: Resolved, output: Path, device: torch.device, display: Display) -> None:
+    """Half of `STEPS` steps, then the other half from the checkpoint, in a folder that is removed. All ranks call it.
+
+    Evaluates as the run does at step 0. An exception of the run passes through.
+    """
+    every = max(1, resolved.config.evaluate_every_epochs)
+    config = resolved.config.model_copy(update={"evaluate_every_epochs": every})
+    scratch = output / resolved.run_id / "smoke"
+    started = time.monotonic()
+    with _removed(scratch):
+        for last_step in (STEPS // 2, STEPS):
+            try:
+                execute(replace(resolved, config=config), scratch, device, display, stop_after=last_step)
+            except Interrupted as interruption:
+                if interruption.signum:
+                    raise
+    display.note(f"smoke test passed in {time.monotonic() - started:.0f} s: {STEPS} steps, checkpoint, resume")
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    def remove() -> None:
+        synchronize()
+        if rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        synchronize()
+
+    remove()
+    yield
+    remove()

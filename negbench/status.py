@@ -1,0 +1,214 @@
+"""Where runs stand, from their folders and from Slurm. Works without accounting, and after a submitter's death.
+
+Imports no torch.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from negbench.launch.scheduler import Job, is_active
+from negbench.records import RunFolder, read_json
+
+TAIL_BYTES = 1 << 16
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red", "dead": "red", "pending": "yellow"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead or new.
+
+    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started.
+    """
+
+    run_id: str
+    study: str
+    method: str
+    seed: int | None
+    state: str
+    detail: str = ""
+    requeued: int = 0
+    epoch: float | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    knn_top1: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    node: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_runs(output: Path) -> list[Path]:
+    """Run folders in `output`, by name. ValueError if it is not a folder."""
+    if not output.is_dir():
+        raise ValueError(f"there is no folder {output}; --output names the parent folder of runs")
+    return sorted(path for path in output.iterdir() if (path / "config.yaml").exists() or (path / "job.json").exists())
+
+
+def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
+    """`known` are the jobs that Slurm shows. Damaged or half-written files count as absent."""
+    folder = RunFolder(path)
+    note = read_json(path / "job.json")
+    config = _config(folder)
+    settings = note.get("settings", {})
+    summary = folder.read_summary()
+    rows = _last_rows(folder.metrics)
+    train: dict[str, Any] = next((row for row in reversed(rows) if row.get("kind") == "train"), {})
+    newest: dict[str, Any] = {key: value for row in rows for key, value in row.items()}
+    job = known.get(str(note.get("job_id"))) if note.get("launcher") == "slurm" else None
+    state, detail = _state(folder, note, job, known, summary)
+    epochs, epoch = config.get("epochs"), newest.get("epoch")
+    active = state in ("running", "stalled")
+    left = None
+    if active and epochs and epoch and train.get("step_seconds"):
+        left = train["step_seconds"] * train["step"] * (epochs / train["epoch"] - 1)
+    lock, environment = read_json(path / "run.lock"), folder.read_environment()
+    restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
+    return RunStatus(
+        run_id=path.name,
+        study=str(config.get("study") or settings.get("study") or ""),
+        method=str(summary.get("label") or settings.get("label") or config.get("method", {}).get("name") or ""),
+        seed=config.get("seed", settings.get("seed")),
+        state=state,
+        detail=detail,
+        requeued=restarts,
+        epoch=epoch,
+        epochs=epochs,
+        loss=train.get("loss", newest.get("loss")),
+        knn_top1=summary.get("knn_top1") or newest.get("knn_top1"),
+        images_per_second=newest.get("images_per_second"),
+        seconds_left=left,
+        node=(job.nodes if job else str(lock.get("host", ""))) if active else "",
+    )
+
+
+def table(statuses: Sequence[RunStatus]) -> Table:
+    """One row a run."""
+    from negbench.display import duration, percent
+
+    columns = ("study", "method", "seed", "state", "epoch", "loss", "kNN", "images/s", "left", "node")
+    grid = Table(box=None, pad_edge=False)
+    for column in columns:
+        right = column in ("seed", "epoch", "loss", "kNN", "images/s", "left")
+        grid.add_column(column, justify="right" if right else "left", overflow="fold")
+    for run, label in zip(statuses, short_labels(statuses), strict=True):
+        times = "once" if run.requeued == 1 else f"{run.requeued} times"
+        further = [part for part in (run.detail, f"restarted {times}" if run.requeued else "") if part]
+        epoch = "" if run.epoch is None else f"{run.epoch:.4g}"
+        grid.add_row(
+            run.study,
+            _escaped(label),
+            "" if run.seed is None else str(run.seed),
+            f"[{STYLES.get(run.state, 'dim')}]{run.state}[/]" + _escaped(f" ({'; '.join(further)})" if further else ""),
+            f"{epoch}/{run.epochs}" if run.epochs else epoch,
+            "" if run.loss is None else f"{run.loss:.3f}",
+            percent(run.knn_top1),
+            f"{run.images_per_second:,.0f}" if run.images_per_second and run.state in ("running", "done") else "",
+            "" if run.seconds_left is None else duration(run.seconds_left),
+            run.node,
+        )
+    return grid
+
+
+def short_labels(statuses: Sequence[RunStatus]) -> list[str]:
+    """Method and settings, without the settings that all runs of its study share."""
+    parts = [_parts(run.method) for run in statuses]
+    shared: dict[str, set[str]] = {}
+    for run, (_, settings) in zip(statuses, parts, strict=True):
+        shared[run.study] = shared.get(run.study, set(settings)) & set(settings)
+    labels = []
+    for run, (name, settings) in zip(statuses, parts, strict=True):
+        own = [setting for setting in settings if setting not in shared[run.study]]
+        labels.append(f"{name} ({', '.join(own)})" if own else name)
+    return labels
+
+
+def _parts(label: str) -> tuple[str, list[str]]:
+    """Name and settings of `adco (epochs=10, lr=0.1)`."""
+    name, _, rest = label.partition(" (")
+    return name, rest.removesuffix(")").split(", ") if rest else []
+
+
+def _state(
+    folder: RunFolder, note: dict[str, Any], job: Job | None, known: dict[str, Job], summary: dict[str, Any]
+) -> tuple[str, str]:
+    if folder.done.exists():
+        return "done", ""
+    if job is not None and job.state == "PENDING":
+        return "pending", job.reason
+    if is_active(note, known) or is_locked(folder.path / "run.lock"):
+        stalled = _first_line(folder.path / "stalled")
+        return ("stalled", stalled) if stalled else ("running", "")
+    if "cancelled" in note:
+        return "cancelled", ""
+    if (status := summary.get("status")) in ("failed", "interrupted"):
+        return str(status), str(summary.get("error") or "").partition("\n")[0]
+    if job is not None and job.state == "CANCELLED":
+        return "cancelled", ""
+    if folder.environment.exists():
+        return "dead", "ended without a word; the same command goes on"
+    return ("dead", "its job ended before it started") if note else ("new", "")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run's lock; a lock of another machine may not show."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(folder.config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that stand whole in the file's last bytes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
