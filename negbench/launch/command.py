@@ -72,7 +72,6 @@ def submit_command(
     if dry_run:
         print(script, end="")
         return
-    folder.mkdir(parents=True)
     take_snapshot(folder / "code")
     path = folder / "submission.sh"
     path.write_text(script)

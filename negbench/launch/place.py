@@ -45,7 +45,7 @@ def find_place() -> Place:
         return Place(rank, rank, size, LOOPBACK, _port("local", env["SUBMITIT_LOCAL_JOB_ID"]))
     if "SLURM_PROCID" in env and int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the latter is there only below srun
         rank, size = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])
-        nodes = env.get("SLURM_STEP_NODELIST", env["SLURM_JOB_NODELIST"])
+        nodes = env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]
         port = _port(env["SLURM_JOB_ID"], env.get("SLURM_STEP_ID", "0"), env.get("SLURM_RESTART_COUNT", "0"))
         return Place(rank, int(env["SLURM_LOCALID"]), size, _address(_first_node(nodes)), port)
     return Place(0, 0, 1, LOOPBACK, 0)

@@ -47,7 +47,6 @@ class Submission:
 
     def submit(self, folder: Path) -> list[str]:
         """Job ids in the order of the runs, each noted in its run's `job.json`."""
-        folder.mkdir(parents=True)
         code = folder / "code"
         take_snapshot(code)
         jobs = [self._job(run, texts, code) for run, texts in zip(self.runs, self.overrides, strict=True)]
