@@ -144,7 +144,7 @@ def _state(
     if folder.done.exists():
         return "done", ""
     if job is not None and job.state == "PENDING":
-        return "pending", job.reason
+        return "pending", f"{job.reason}; the same command releases it" if job.is_held_by_slurm else job.reason
     if is_active(note, known) or is_locked(folder.path / "run.lock"):
         stalled = _first_line(folder.path / "stalled")
         return ("stalled", stalled) if stalled else ("running", "")

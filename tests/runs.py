@@ -42,8 +42,8 @@ class StopAt(Quiet):
         self.step = step
         self.signum: int | None = signum
 
-    def progress(self, **facts: Any) -> None:
-        if facts["step"] >= self.step and self.signum is not None:
+    def progress(self, step: int, **facts: Any) -> None:
+        if step >= self.step and self.signum is not None:
             signum, self.signum = self.signum, None
             os.kill(os.getpid(), signum)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults import throw_faults
 from negbench.records import RunFolder
 from tests import runs
 from tests.slurm import Cluster
@@ -134,3 +135,7 @@ def test_the_dry_run_is_what_is_submitted(cluster: Cluster, tmp_path: Path) -> N
     assert shown.replace(stamps[0], stamps[1]).rstrip() == script.read_text().rstrip()
     note: dict[str, Any] = json.loads(next((tmp_path / "out").glob("*/job.json")).read_text())
     cluster.run("scancel", note["job_id"])
+
+
+def test_three_random_faults_change_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    assert throw_faults(cluster, tmp_path, 3, epochs=60, seed=0).total() == 3

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli import app
-from negbench.launch.scheduler import Job, SchedulerError, jobs
+from negbench.launch.scheduler import Job, SchedulerError, jobs, release_held
 from negbench.status import RunStatus, find_runs, short_labels, status_of
 from tests.slurm import Cluster
 
@@ -71,6 +71,7 @@ def test_what_a_row_shows(make: Make) -> None:
             "stalled",
             "no step",
         ),
+        ({"job": slurm_job()}, Job("12", "PENDING", "launch failed requeued held", "", 1), "pending", "releases it"),
         ({"summary": {"status": "failed", "error": "KeyError: 'x'\nmore"}}, None, "failed", "KeyError: 'x'"),
         ({"summary": {"status": "interrupted", "error": "SIGTERM"}}, None, "interrupted", "SIGTERM"),
         ({"job": slurm_job() | {"cancelled": "now"}, "environment": {}}, None, "cancelled", ""),
@@ -78,7 +79,7 @@ def test_what_a_row_shows(make: Make) -> None:
         ({"job": slurm_job(), "environment": {}}, Job("12", "FAILED", "", "", 0), "dead", "same command"),
         ({"job": slurm_job()}, None, "dead", "before it started"),
         ({"environment": {}}, None, "dead", "same command"),
-        ({"summary": "{not json", "metrics": "\x00{", "environment": "[]"}, None, "dead", ""),
+        ({"summary": "{not json", "metrics": "\x00{", "environment": "[]"}, None, "dead", "same command"),
         ({}, None, "new", ""),
     ],
 )
@@ -121,6 +122,17 @@ def test_squeue_that_is_missing_or_fails_is_told(tmp_path: Path, monkeypatch: py
     (tmp_path / "squeue").chmod(0o755)
     with pytest.raises(SchedulerError, match="squeue: Unable to contact"):
         jobs()
+
+
+def test_what_slurm_holds_after_a_failed_launch_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/calls\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    states = {"12": "launch failed requeued held", "13": "JobHeldUser", "14": "Priority"}
+    known = {job_id: Job(job_id, "PENDING", reason, "", 0) for job_id, reason in states.items()}
+    assert release_held([slurm_job(job_id) for job_id in states], known) == ["12"]
+    assert (tmp_path / "calls").read_text() == "release 12\n"
+    assert release_held([{}, slurm_job("99")], known) == []
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

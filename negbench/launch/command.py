@@ -9,7 +9,7 @@ from pathlib import Path
 from negbench.launch import preflight
 from negbench.launch.cluster import ClusterConfig
 from negbench.launch.logs import follow_log, log_of
-from negbench.launch.scheduler import is_active, jobs_of
+from negbench.launch.scheduler import is_active, jobs_of, release_held
 from negbench.launch.snapshot import take_snapshot
 from negbench.launch.submit import Submission, stamp_folder
 from negbench.records import RunFolder, read_json
@@ -85,6 +85,8 @@ def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
     """ValueError if one of them has a job that waits or runs."""
     notes = {output / run.run_id: read_json(output / run.run_id / "job.json") for run in runs}
     known = jobs_of(notes.values())
+    if held := release_held(notes.values(), known):
+        raise ValueError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
     for path, note in notes.items():
         if is_active(note, known):
             raise ValueError(

@@ -29,6 +29,11 @@ class Job:
     def is_active(self) -> bool:
         return self.state not in _ENDED
 
+    @property
+    def is_held_by_slurm(self) -> bool:
+        """Held after a failed launch, as by a node that went down then. Nothing but a release ends that."""
+        return self.state == "PENDING" and self.reason.endswith("requeued held")
+
 
 def jobs() -> dict[str, Job]:
     """This user's jobs by id, those that ended minutes ago included. `SchedulerError` if squeue does not answer."""
@@ -60,6 +65,15 @@ def is_controller(pid: str) -> bool:
         return "submitit.local._local" in (Path("/proc") / pid / "cmdline").read_text()
     except OSError:
         return False
+
+
+def release_held(notes: Iterable[dict[str, Any]], known: dict[str, Job]) -> list[str]:
+    """Let the jobs of these runs that Slurm holds after a failed launch wait again; their ids."""
+    ids = [str(note.get("job_id")) for note in notes if note.get("launcher") == "slurm"]
+    held = [job_id for job_id in ids if job_id in known and known[job_id].is_held_by_slurm]
+    if held:
+        _run("scontrol", "release", *held)
+    return held
 
 
 def cancel(job_ids: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from negbench.display import duration
 from negbench.launch.cluster import ClusterConfig
 from negbench.launch.local import threads
 from negbench.launch.logs import RUN_LOG
-from negbench.launch.scheduler import jobs_of
+from negbench.launch.scheduler import jobs_of, release_held
 from negbench.records import read_json
 from negbench.status import status_of
 from negbench.study import Resolved, resolve
@@ -65,9 +65,13 @@ def plan(
 
 
 def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[list[Planned], Counter[str]]:
-    """Those to make now, and how many of the others stand where: done, waiting or running, failed."""
+    """Those to make now, and how many of the others stand where: done, waiting or running, failed.
+
+    Jobs that Slurm holds after a failed launch are released.
+    """
     notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
     known = jobs_of(notes)
+    release_held(notes, known)
     states = [status_of(output / run.resolved.run_id, known).state for run in runs]
     left_alone = {"done", "pending", "running", "stalled"} | (set() if retry_failed else {"failed"})
     chosen = [run for run, state in zip(runs, states, strict=True) if state not in left_alone]
