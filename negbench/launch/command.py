@@ -8,6 +8,7 @@ from pathlib import Path
 
 from negbench.launch import preflight
 from negbench.launch.cluster import ClusterConfig
+from negbench.launch.local import check_gpus
 from negbench.launch.logs import follow_log, log_of
 from negbench.launch.scheduler import is_active, jobs_of, release_held
 from negbench.launch.snapshot import take_snapshot
@@ -44,8 +45,13 @@ def submit_runs(
     if dry_run:
         print(submission.script(stamp_folder(parent)), end="")
         return []
+    if not (name or fresh) and (parent / "done").exists():
+        print(f"{parent} is finished; --fresh runs it again")
+        return []
     if cluster.launcher == "slurm":
         preflight.check_cluster(cluster, output)
+    else:
+        check_gpus(cluster)
     preflight.check_runs(resolved, cluster, output)
     _refuse_active(resolved, output)
     if cluster.launcher == "slurm":

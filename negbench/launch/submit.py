@@ -3,6 +3,7 @@
 import itertools
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ class Submission:
         return _make_sbatch_string(command=command, folder=folder / "%j", map_count=count, **self.parameters(folder))
 
     def submit(self, folder: Path) -> list[str]:
-        """Job ids in the order of the runs, each noted in its run's `job.json`."""
+        """Job ids in the order of the runs, each noted in its run's `job.json`. ValueError if sbatch refuses."""
         code = folder / "code"
         take_snapshot(code)
         jobs = [self._job(run, texts, code) for run, texts in zip(self.runs, self.overrides, strict=True)]
@@ -55,8 +56,12 @@ class Submission:
                 folder / "%j", max_num_timeout=self.cluster.max_requeues, python=self.cluster.python
             )
             executor.update_parameters(**self.parameters(folder))
-            with executor.batch():
-                submitted = [executor.submit(job) for job in jobs]
+            try:
+                with executor.batch():
+                    submitted = [executor.submit(job) for job in jobs]
+            except submitit.core.utils.FailedJobError as error:
+                shutil.rmtree(folder)
+                raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
         else:
             executor = submitit.LocalExecutor(folder / "%j", python=self.cluster.python)
             executor.update_parameters(**self._local_parameters())
