@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from negbench.data.folder import signals_blocked
+from negbench.distributed import rank
 
 STALLED_MEDIANS = 10
 SHORTEST_STALL_SECONDS = 30.0
@@ -71,7 +72,7 @@ class Monitor:
     def _tell(self, waited: float) -> None:
         self.stalled = True
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - waited))
-        print(f"negbench: no step since {since}; this process is in:", file=sys.stderr, flush=True)
+        print(f"negbench: rank {rank()}: no step since {since}; it is in:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.__stderr__ or 2)
         if self.mark is not None:
             with suppress(OSError):

@@ -151,7 +151,10 @@ def _state(
     if "cancelled" in note:
         return "cancelled", ""
     if (status := summary.get("status")) in ("failed", "interrupted"):
-        return str(status), str(summary.get("error") or "").partition("\n")[0]
+        reason = str(summary.get("error") or "").partition("\n")[0]
+        if status == "interrupted":
+            reason = reason.partition(";")[0].removeprefix("interrupted by ")
+        return str(status), reason
     if job is not None and job.state == "CANCELLED":
         return "cancelled", ""
     if folder.environment.exists():
