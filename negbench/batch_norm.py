@@ -43,7 +43,7 @@ class SyncBatchNorm(_BatchNorm):
         var_C, mean_C = torch.var_mean(wide, dims, correction=0)
         # Each rank's mean and variance, not sums of squares, which cancel where the mean is large beside the spread.
         count_1 = mean_C.new_full((1,), x.numel() // x.shape[1])
-        all_RX = all_gather_with_gradient(torch.cat([mean_C, var_C, count_1])[None])
+        all_RX = all_gather_with_gradient(torch.cat([mean_C, var_C, count_1])[None], "batch_norm")
         means_RC, vars_RC, counts_R1 = torch.split(all_RX, [len(mean_C), len(mean_C), 1], dim=1)
         count = counts_R1.sum()
         mean_C = (counts_R1 * means_RC).sum(0) / count
@@ -156,6 +156,6 @@ def shuffle(
     order_G = torch.randperm(world_size() * num_images, generator=stream(*seed_key))
     there_N, back_N = to_device(order_G[own], device), to_device(order_G.argsort()[own], device)
     return (
-        all_gather(images_NCHW)[there_N],
-        lambda embeddings_ND: all_gather_with_gradient(embeddings_ND)[back_N],
+        all_gather(images_NCHW, "batch_norm")[there_N],
+        lambda embeddings_ND: all_gather_with_gradient(embeddings_ND, "batch_norm")[back_N],
     )

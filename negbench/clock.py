@@ -1,7 +1,7 @@
 """Where the time goes: separate clocks for training, evaluation, checkpoints and waiting for data.
 
 On a GPU the host runs ahead of the device: the training clock is read after a synchronisation, and single steps are
-timed by CUDA events that are read only when a record is written.
+timed by CUDA events that are read only when a record is written. The GPU's energy is counted beside the training clock.
 """
 
 import itertools
@@ -12,16 +12,25 @@ from contextlib import contextmanager
 
 import torch
 
+from negbench.nvml import Gpu
+
 WARMUP_STEPS = 20
-KINDS = ("train", "eval", "checkpoint", "data_wait")
+KINDS = ("train", "device", "eval", "checkpoint", "data_wait")
 
 
 class Clock:
-    """Seconds by kind. Training runs from `start()`; `paused(kind)` hands the time inside to another kind."""
+    """Seconds by kind. Training runs from `start()`; `paused(kind)` hands the time inside to another kind.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    `device` is training times the devices that share it, `num_devices`; `joules` is what this process's GPU took
+    during training, None where that is unknown.
+    """
+
+    def __init__(self, device: torch.device, num_devices: int = 1) -> None:
+        self.device, self.num_devices = device, num_devices
         self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.joules: float | None = None
+        self._gpu = Gpu(device)
+        self._joules_at_start: float | None = None
         self._running_since: float | None = None
         self._marks: list[float | torch.cuda.Event] = []
         self._durations: list[float] = []
@@ -29,6 +38,7 @@ class Clock:
 
     def start(self) -> None:
         self._running_since = time.perf_counter()
+        self._joules_at_start = self._gpu.energy_joules()
         self._marks = []
         self._mark()
 
@@ -36,9 +46,12 @@ class Clock:
         """Training seconds until now."""
         self._collect()
         if self._running_since is not None:
-            now = time.perf_counter()
+            now, joules = time.perf_counter(), self._gpu.energy_joules()
             self.seconds["train"] += now - self._running_since
-            self._running_since = now
+            self.seconds["device"] += (now - self._running_since) * self.num_devices
+            if joules is not None and self._joules_at_start is not None:
+                self.joules = (self.joules or 0.0) + joules - self._joules_at_start
+            self._running_since, self._joules_at_start = now, joules
         return self.seconds["train"]
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,7 @@ from negbench.failure import client_of, end_together
 from negbench.launch.place import find_place
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+received_bytes: Counter[str] = Counter()  # by this process until now, by what for: negatives, batch_norm
 
 
 def is_distributed() -> bool:
@@ -29,10 +31,11 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
-def all_gather(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor, purpose: str = "negatives") -> Tensor:
     """The equally shaped `tensor` [N, ...] of all ranks as [world * N, ...] in rank order, without gradient."""
     if not is_distributed():
         return tensor.detach()
+    received_bytes[purpose] += (world_size() - 1) * tensor.nbytes
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
@@ -60,28 +63,29 @@ def gather_objects(value: Any) -> list[Any]:
 
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.num_rows = len(tensor)
-        return all_gather(tensor)
+    def forward(ctx: Any, tensor: Tensor, purpose: str) -> Tensor:
+        ctx.num_rows, ctx.purpose = len(tensor), purpose
+        return all_gather(tensor, purpose)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = all_reduce_sum(grads[0])
-        return grad.narrow(0, rank() * ctx.num_rows, ctx.num_rows)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = all_reduce_sum(grads[0], ctx.purpose)
+        return grad.narrow(0, rank() * ctx.num_rows, ctx.num_rows), None
 
 
-def all_gather_with_gradient(tensor: Tensor) -> Tensor:
+def all_gather_with_gradient(tensor: Tensor, purpose: str = "negatives") -> Tensor:
     """`all_gather` whose backward returns to each rank the sum of all ranks' gradients on its rows.
 
     Under DDP, which averages gradients over ranks, this gives the gradient of the mean loss over the global batch.
     """
-    return _GatherWithGradient.apply(tensor) if is_distributed() else tensor
+    return _GatherWithGradient.apply(tensor, purpose) if is_distributed() else tensor
 
 
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """A new tensor: the sum over ranks."""
+def all_reduce_sum(tensor: Tensor, purpose: str = "negatives") -> Tensor:
+    """A new tensor: the sum over ranks. Counted as a ring's traffic, 2 (world - 1) / world of the tensor's bytes."""
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     if is_distributed():
+        received_bytes[purpose] += 2 * (world_size() - 1) * total.nbytes // world_size()
         dist.all_reduce(total)
     return total
 

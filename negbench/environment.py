@@ -1,4 +1,4 @@
-"""Where a run happens: device, precision, versions, memory."""
+"""Where a run happens: device, precision, versions."""
 
 import functools
 import os
@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 
 import negbench
-
-_KIBI = 1024
+from negbench.nvml import Gpu
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -56,7 +54,8 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def describe(device: torch.device, world_size: int, precision: torch.dtype | None) -> dict[str, Any]:
-    """What `environment.json` holds of this machine and its software."""
+    """What `environment.json` holds of this machine and its software. `load_average` is the last minute's, in cores."""
+    gpu = Gpu(device)
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": ["negbench", *sys.argv[1:]],
@@ -67,6 +66,9 @@ def describe(device: torch.device, world_size: int, precision: torch.dtype | Non
         "torchvision_version": version("torchvision"),
         "cuda_version": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_version": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "nccl_version": ".".join(map(str, torch.cuda.nccl.version())) if device.type == "cuda" else None,
+        "driver_version": gpu.driver_version(),
+        "power_limit_watts": gpu.power_limit_watts(),
         "device": device_name(device),
         "device_type": device.type,
         "world_size": world_size,
@@ -74,6 +76,7 @@ def describe(device: torch.device, world_size: int, precision: torch.dtype | Non
         "cpu": _cpu_info("model name"),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
         "hostname": platform.node(),
         "platform": platform.platform(),
     }
@@ -109,25 +112,6 @@ def git_revision() -> str | None:
     if not tracked:
         return None
     return f"{revision}+changes" if git("status", "--porcelain", "--untracked-files=no") else revision
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # where it fails, the peak counts from the process's start
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory allocated since the reset: on a GPU by tensors, on a CPU by the process (VmHWM)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return int(match[1]) * _KIBI if match else None
 
 
 def _cpu_info(field: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 AGAIN = 75  # sysexits.h EX_TEMPFAIL: the same command goes on from the checkpoint
 AGAIN_VARIABLE = "NEGBENCH_AGAIN"  # in a job: the exit code that its launcher takes for that
 LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
+OUT_OF_MEMORY = "out of memory"  # how the reason of such an ending starts
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
 _KEY = "negbench/failure"
@@ -79,6 +80,9 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(2, str(error))
     if isinstance(error, FloatingPointError | StorageError):
         return Ending(1, str(error))
+    if is_out_of_memory(error):
+        said = " ".join(str(error).split()).partition(". Of the allocated memory")[0]
+        return Ending(1, f"{OUT_OF_MEMORY}: {said or 'the process could not get more'}; choose a smaller batch_size")
     if is_lost_connection(error):
         reason = str(error).splitlines()[0].partition(". This is typically")[0]
         return Ending(_again(), f"another process of this run is gone; the same command goes on ({reason})")
@@ -87,6 +91,18 @@ def ending_of(error: BaseException) -> Ending:
 
 def _again() -> int:
     return int(os.environ.get(AGAIN_VARIABLE, AGAIN))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU, or this process, could not get more memory."""
+    if isinstance(error, MemoryError):
+        return True
+    if "torch" not in sys.modules:
+        return False
+    from torch import OutOfMemoryError
+
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, OutOfMemoryError) or on_cpu
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -170,6 +170,18 @@ class Method(nn.Module):
         return {"positive_cosine": (query_ND * encoded.keys[key]).sum(1).mean(), "embedding_spread": spread}
 
     @torch.no_grad()
+    def negatives_per_query(self, encoded: Encoded) -> Tensor:
+        """Mean over the queries of the first pair of how many columns each is contrasted with, a scalar.
+
+        The positive and columns that are masked for a query do not count.
+        """
+        query, key = self.pairs[0]
+        query_ND = encoded.queries[query]
+        columns = [c for source in self._sources for c in source.columns(query_ND, encoded, query, key)]
+        counts = [c.scores(query_ND, encoded.index).isfinite().sum(1).double().mean() for c in columns]
+        return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.float64)
+
+    @torch.no_grad()
     def after_step(self, output: StepOutput, step: int) -> None:
         """Move the key encoder and the sources: the only place where state that the optimizer does not own changes."""
         if self.key_encoder is not None:

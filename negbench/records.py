@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from negbench.failure import StorageError
 
-TIMING_SUFFIXES = ("_seconds", "_per_second", "_bytes")
+TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -202,6 +203,11 @@ def _is_earlier_incarnation(holder: dict[str, Any]) -> bool:
 def without_timings(row: dict[str, Any]) -> dict[str, Any]:
     """The fields in which two equal runs agree."""
     return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
+
+
+def filesystem(folder: Path) -> str:
+    """The kind of filesystem, as `ext2/ext3` or `nfs`; empty if it is unknown."""
+    return subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True).stdout.strip()
 
 
 def read_json(path: Path) -> dict[str, Any]:

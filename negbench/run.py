@@ -18,7 +18,7 @@ from negbench.evaluate.protocol import knn
 from negbench.evaluate.test_set import PROTOCOLS, encode, evaluate_on_test, write_evaluations
 from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
 from negbench.optim import build_optimizer
-from negbench.records import RunFolder, write_atomically, write_json
+from negbench.records import RunFolder, filesystem, write_atomically, write_json
 from negbench.setup import Setup, check_batch, set_up
 from negbench.study import Resolved, to_yaml
 from negbench.summary import summarize
@@ -97,7 +97,10 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     write_atomically(folder.config, to_yaml(setup.config))
     if setup.resolved.method_file.module is None:
         write_atomically(folder.method, setup.resolved.method_file.path.read_bytes())
-    this = environment.describe(setup.device, world_size(), setup.dtype) | {"attempt": folder.attempt}
+    this = environment.describe(setup.device, world_size(), setup.dtype)
+    root = setup.config.data.root
+    this |= {"attempt": folder.attempt, "data_filesystem": filesystem(Path(root).expanduser()) if root else None}
+    this["reproduce"] = setup.resolved.command
     attempts = [*folder.read_environment().get("attempts", []), this]
     write_json(folder.environment, {**this, "attempts": attempts})
     return False
@@ -114,7 +117,6 @@ def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
         top1 = knn(bank, queries, config, len(splits.classes))
         return {"knn_top1": top1[20], "knn200_top1": top1[200]}
 
-    environment.reset_peak_memory(setup.device)
     optimizer = build_optimizer(method, config.optimizer)
     evaluate = curve if splits.validation is not None else None
     trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, display, evaluate, setup.skipped)

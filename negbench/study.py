@@ -3,6 +3,7 @@
 Imports no torch itself; importing a method file does.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -54,6 +55,20 @@ class Resolved:
             if origin == "--set" and key not in skip and key in scientific_differences(self.config)
         ]
         return f"{self.config.method.name} ({', '.join(changed)})" if changed else self.config.method.name
+
+    @property
+    def command(self) -> list[str]:
+        """The command that makes this run again, with a study or method of this package by its name."""
+        flat = flatten(self.config)
+        skip = ("seed", "method.name")
+        changed = [key for key, origin in self.origins.items() if origin == "--set" and key not in skip]
+        method = self.method_file.name if self.method_file.module else str(self.method_file.path)
+        study = str(self.study_file)
+        with contextlib.suppress(ValueError):
+            if find_study(self.study_file.stem).read_bytes() == self.study_file.read_bytes():
+                study = self.study_file.stem
+        settings = [part for key in changed for part in ("--set", f"{key}={_yaml_value(flat[key])}")]
+        return ["negbench", "run", "--method", method, "--config", study, "--seed", str(flat["seed"]), *settings]
 
     def origin(self, key: str) -> str:
         if key in self.origins:
@@ -252,6 +267,10 @@ def _nearest_key(key: str, known: Sequence[str]) -> str:
     by_last_part = {full.rpartition(".")[2]: full for full in reversed(known)}
     last_part = difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
     return nearest(key, known) or (f", did you mean {by_last_part[last_part[0]]!r}?" if last_part else "")
+
+
+def _yaml_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plain(value: Any) -> Any:

@@ -7,11 +7,13 @@ import torch
 
 from negbench import environment
 from negbench.distributed import world_size
+from negbench.method import Method
 from negbench.records import RunFolder
 from negbench.setup import Setup
 from negbench.trainer import Trainer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+LOADER_BOUND_SHARE = 0.05  # of the training time spent waiting for data
 
 
 def summarize(
@@ -20,11 +22,14 @@ def summarize(
     """`summary.json` but for `status` and `error`; what an unfinished run does not know is None. Accuracies are
     fractions."""
     rows = folder.read_metrics()
-    epoch_seconds = [row["epoch_seconds"] for row in rows if "epoch_seconds" in row]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    epoch_seconds = [row["epoch_seconds"] for row in epochs]
     step_seconds = [row["step_seconds"] for row in rows if row.get("step_seconds")]
     curve = [row["knn_top1"] for row in rows if row["kind"] == "evaluation"]
     resolved, method, config = setup.resolved, setup.method, setup.config
     seconds = trainer.clock.seconds if trainer else {}
+    images_per_second = config.batch_size / statistics.median(step_seconds) if step_seconds else None
+    data_wait_share = seconds["data_wait"] / seconds["train"] if seconds.get("train") else None
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": resolved.run_id,
@@ -38,21 +43,41 @@ def summarize(
         "steps": trainer.step if trainer else None,
         "world_size": world_size(),
         "num_negatives": getattr(config.method, "num_negatives", None),
+        "negatives_per_query": _to_float(trainer.negatives_per_query) if trainer else None,
         "views_per_step": config.batch_size * len(method.query_views),
         **top1_figures(evaluations),
         "knn_top1_validation": curve[-1] if curve else None,
         **{f"{kind}_seconds": seconds.get(kind) for kind in ("train", "eval", "checkpoint", "data_wait")},
         "lost_seconds": trainer.lost_seconds if trainer else None,
+        "device_hours": seconds["device"] / 3600 if seconds else None,
+        "energy_joules": epochs[-1]["energy_joules"] if epochs else None,
+        "data_wait_share": data_wait_share,
+        "loader_bound": data_wait_share is not None and data_wait_share > LOADER_BOUND_SHARE,
         "epoch_seconds_median": statistics.median(epoch_seconds) if epoch_seconds else None,
-        "images_per_second": config.batch_size / statistics.median(step_seconds) if step_seconds else None,
-        "peak_memory_bytes": trainer.peak_memory_bytes if trainer else None,
+        "images_per_second": images_per_second,
+        "views_per_second": images_per_second * len(method.query_views) if images_per_second else None,
+        "peak_memory_bytes": trainer.peak_memory.allocated if trainer else None,
+        "peak_reserved_bytes": trainer.peak_memory.reserved if trainer else None,
         "parameters": sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad),
-        "source_state_bytes": sum(b.numel() * b.element_size() for b in method.sources.buffers()),
+        "source_state_bytes": sum(b.nbytes for b in method.sources.buffers()),
+        "communicated_bytes_per_step": _communicated_bytes(method, trainer) if trainer else None,
         "skipped_files": setup.splits.skipped + len(setup.skipped),
         "device": environment.device_name(setup.device),
         "torch_version": torch.__version__,
         "git_revision": environment.git_revision(),
     }
+
+
+def _communicated_bytes(method: Method, trainer: Trainer) -> dict[str, int]:
+    """Bytes that a process receives a step: for the negatives, for BatchNorm (keys shuffled among ranks, and our own
+    SyncBatchNorm; torch's is not counted), and for the gradients, as a ring's all_reduce moves them."""
+    gradients = sum(p.nbytes for p in method.parameters() if p.requires_grad)
+    moved = {"gradients": 2 * (world_size() - 1) * gradients // world_size()}
+    return {"negatives": 0, "batch_norm": 0} | trainer.communicated_bytes | moved
+
+
+def _to_float(scalar: torch.Tensor | None) -> float | None:
+    return None if scalar is None else float(scalar)
 
 
 def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | None]:

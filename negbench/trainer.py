@@ -19,9 +19,18 @@ from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, steps_per_epoch
-from negbench.distributed import Agreement, broadcast, gather_objects, is_distributed, rank, replicate, world_size
-from negbench.environment import peak_memory_bytes, reset_peak_memory
+from negbench.distributed import (
+    Agreement,
+    broadcast,
+    gather_objects,
+    is_distributed,
+    rank,
+    received_bytes,
+    replicate,
+    world_size,
+)
 from negbench.failure import Interrupted
+from negbench.memory import PeakMemory
 from negbench.meter import Meter
 from negbench.method import Method, StepOutput
 from negbench.monitor import Monitor
@@ -67,14 +76,17 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.clock = Clock(device)
+        self.clock = Clock(device, world_size())
         self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
-        self.peak_memory_bytes: int | None = None  # of the training until now, evaluations left out
+        self.peak_memory = PeakMemory(device)
+        self.peak_memory.start()
+        self.negatives_per_query: Tensor | None = None  # of the first step
+        self.communicated_bytes: dict[str, int] = {}  # of the last step, by what for
         self.step_meter, self.epoch_meter = Meter(), Meter()
         self.first_bad_step = torch.full((), self.num_steps, device=device)
         self.evaluated_step = self.saved_step = -1
-        self.epoch_start_seconds = 0.0
+        self.epoch_start_seconds = dict(self.clock.seconds)
         self.request = Agreement.NOTHING  # set by a signal handler, acted on after the step
         self.stop_after: int | None = None  # the step to stop after, though it is not the last
         self.stops_at_once = False  # while nothing would be lost
@@ -114,12 +126,12 @@ class Trainer:
             self.step += 1
             self._at_boundary()
         self.save()
-        self.peak_memory_bytes = self._peak_memory()
         self._settle(self.agreement.at_the_end(self._request()))
 
     def train_step(self, views: list[Tensor], index: Tensor) -> StepOutput:
         """One step of encoder, key encoder and sources."""
         set_learning_rate(self.optimizer, self._lr(self.step))
+        received = received_bytes.copy()
         output: StepOutput = self.replica(views, index, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(output.loss).backward()
@@ -128,6 +140,9 @@ class Trainer:
         self.method.after_step(output, self.step)
         bad = ~torch.isfinite(output.metrics["loss"])
         self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+        self.communicated_bytes = dict(received_bytes - received)
+        if self.negatives_per_query is None:
+            self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         return output
 
     def save(self) -> None:
@@ -152,13 +167,16 @@ class Trainer:
             "step": self.step,
             "world_size": world_size(),
             "precision": str(self.method.autocast_dtype),
-            "peak_memory_bytes": self._peak_memory(),
+            **self.peak_memory.over_ranks(),
+            "negatives_per_query": self.negatives_per_query,
+            "communicated_bytes": self.communicated_bytes,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step_meter": self.step_meter.state_dict(),
             "epoch_meter": self.epoch_meter.state_dict(),
             "seconds": dict(self.clock.seconds),
+            "joules": gather_objects(self.clock.joules),
             "lost_seconds": self.lost_seconds,
             "epoch_start_seconds": self.epoch_start_seconds,
             "evaluated_step": self.evaluated_step,
@@ -175,10 +193,13 @@ class Trainer:
         self.epoch_meter.load_state_dict(state["epoch_meter"], self.device)
         self.step = self.saved_step = state["step"]
         self.clock.seconds = dict(state["seconds"])
+        self.clock.joules = _share_of_sum(state["joules"])
         self.epoch_start_seconds = state["epoch_start_seconds"]
         self.evaluated_step = state["evaluated_step"]
         self.lost_seconds = state["lost_seconds"]
-        self.peak_memory_bytes = state["peak_memory_bytes"]
+        self.peak_memory.allocated, self.peak_memory.reserved = state["peak_memory_bytes"], state["peak_reserved_bytes"]
+        self.negatives_per_query = state["negatives_per_query"]
+        self.communicated_bytes = state["communicated_bytes"]
         self.skipped.update(state["skipped"])
         self.discard_records(state["metrics_bytes"])
 
@@ -188,6 +209,11 @@ class Trainer:
             rows = self.folder.truncate_metrics(length)
             spent = max((row["train_seconds"] for row in rows if "train_seconds" in row), default=0.0)
             self.lost_seconds += max(0.0, spent - self.clock.seconds["train"])
+
+    def energy_joules(self) -> float | None:
+        """What the GPUs of all ranks took in training; None if one of them does not tell. All ranks call it."""
+        joules = [rank_joules for rank_joules in gather_objects(self.clock.joules) if rank_joules is not None]
+        return sum(joules) if len(joules) == world_size() else None
 
     def synchronize_statistics(self) -> None:
         """Give all ranks rank 0's BatchNorm statistics, the only state that differs between ranks."""
@@ -236,21 +262,25 @@ class Trainer:
         self.display.progress(**row)
 
     def _log_epoch(self) -> dict[str, Any]:
+        """What the epoch took; of evaluations and checkpoints those since the last epoch's row."""
         self._check_finite()
         train_seconds = self.clock.read()
-        epoch_seconds = train_seconds - self.epoch_start_seconds
-        self.epoch_start_seconds = train_seconds
+        spent = {kind: seconds - self.epoch_start_seconds[kind] for kind, seconds in self.clock.seconds.items()}
+        self.epoch_start_seconds = dict(self.clock.seconds)
+        num_images = self.steps_per_epoch * self.config.batch_size
         row: dict[str, Any] = {
             "kind": "epoch",
             "step": self.step,
             "epoch": self.step // self.steps_per_epoch,
             **self.epoch_meter.read(),
-            "epoch_seconds": epoch_seconds,
-            "images_per_second": self.steps_per_epoch * self.config.batch_size / epoch_seconds,
+            "epoch_seconds": spent["train"],
+            **{f"{kind}_seconds": spent[kind] for kind in ("data_wait", "eval", "checkpoint")},
+            "images_per_second": num_images / spent["train"],
+            "views_per_second": num_images * len(self.method.query_views) / spent["train"],
             "train_seconds": train_seconds,
-            "data_wait_seconds": self.clock.seconds["data_wait"],
-            "eval_seconds": self.clock.seconds["eval"],
-            "checkpoint_seconds": self.clock.seconds["checkpoint"],
+            "device_hours": self.clock.seconds["device"] / 3600,
+            "energy_joules": self.energy_joules(),
+            **self.peak_memory.over_ranks(),
         }
         self._write(row)
         self.display.progress(**row)
@@ -265,14 +295,15 @@ class Trainer:
         if self.step:
             self.save()
         self._settle(self.agreement.at_the_end(self._request()))  # rather now than in the midst of it
-        self.peak_memory_bytes = self._peak_memory()
+        self.peak_memory.update()
         with self.clock.paused("eval"), self.monitor.paused(), self.stopping_at_once():
             self.synchronize_statistics()
             figures = self.evaluate()
-        reset_peak_memory(self.device)
+        self.peak_memory.start()
         self.evaluated_step, self.saved_step = self.step, -1  # a checkpoint of this step would miss the evaluation
         row = {"kind": "evaluation", "step": self.step, "epoch": self.step // self.steps_per_epoch, **figures}
-        self._write(row | {"train_seconds": self.clock.seconds["train"]})
+        seconds = self.clock.seconds
+        self._write(row | {"train_seconds": seconds["train"], "device_hours": seconds["device"] / 3600})
         self.display.progress(step=self.step, **figures)
 
     @contextmanager
@@ -311,10 +342,6 @@ class Trainer:
             f"last good checkpoint: {kept[0] if kept else 'none yet'}"
         )
 
-    def _peak_memory(self) -> int | None:
-        peaks = [peak for peak in (self.peak_memory_bytes, peak_memory_bytes(self.device)) if peak is not None]
-        return max(peaks, default=None)
-
     def _lr(self, step: int) -> float:
         peak = self.config.optimizer.lr
         return learning_rate(step, self.num_steps, self.steps_per_epoch, peak, self.config.schedule)
@@ -333,3 +360,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for name, buffer in self.method.named_buffers():
             buffer.copy_(buffers[name])
+
+
+def _share_of_sum(joules: list[float | None]) -> float | None:
+    """This rank's share of what all ranks' GPUs had taken, which the number of ranks may have changed since."""
+    known = [rank_joules for rank_joules in joules if rank_joules is not None]
+    return sum(known) / world_size() if len(known) == len(joules) else None

@@ -71,7 +71,15 @@ def folder(resolved: Resolved, output: Path) -> RunFolder:
 def outcome(run: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What two equal runs agree on: the final state without its clocks, and the records without theirs."""
     state = checkpoint.load(checkpoint.find(run.checkpoints)[0])
-    for clock in ("seconds", "lost_seconds", "epoch_start_seconds", "metrics_bytes", "peak_memory_bytes"):
+    for clock in (
+        "seconds",
+        "lost_seconds",
+        "epoch_start_seconds",
+        "metrics_bytes",
+        "peak_memory_bytes",
+        "peak_reserved_bytes",
+        "joules",
+    ):
         del state[clock]
     return state, [without_timings(row) for row in run.read_metrics()]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negbench.launch.cluster import GPU, ClusterConfig, minutes_of
-from negbench.records import RunFolder
+from negbench.records import RunFolder, filesystem
 from negbench.study import Resolved
 
 TIMEOUT_SECONDS = 60
@@ -107,8 +107,7 @@ def _check_gpus(cluster: ClusterConfig, nodes: Sequence[Node], where: str) -> No
 
 def _check_shared(output: Path) -> None:
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    done = subprocess.run(["stat", "-f", "-c", "%T", str(existing)], capture_output=True, text=True)
-    kind = done.stdout.strip() or "unknown"
+    kind = filesystem(existing) or "unknown"
     if not SHARED_FILESYSTEMS.match(kind):
         raise ValueError(
             f"--output {output}: {existing} is on a local filesystem ({kind}) that the other nodes do not see; choose "

@@ -1,0 +1,59 @@
+"""The most memory that training takes."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from negbench.distributed import gather_objects
+
+_KIBI = 1024
+
+
+class PeakMemory:
+    """Bytes at the highest point of training until now, evaluations left out.
+
+    `allocated` is what tensors took on a GPU, and what the process took on a CPU (VmHWM); `reserved` is what the
+    caching allocator held on a GPU. None where that is unknown.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.allocated: int | None = None
+        self.reserved: int | None = None
+
+    def start(self) -> None:
+        """Forget what the device has seen since the last `update`."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            with suppress(OSError):  # where it fails, the peak counts from the process's start
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def update(self) -> None:
+        """Take in what the device has seen since `start`."""
+        if self.device.type == "cuda":
+            self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
+            self.reserved = _larger(self.reserved, torch.cuda.max_memory_reserved(self.device))
+        else:
+            self.allocated = _larger(self.allocated, _high_water_mark())
+
+    def over_ranks(self) -> dict[str, int | None]:
+        """`peak_memory_bytes` and `peak_reserved_bytes`, the largest of any rank. All ranks call it."""
+        self.update()
+        for allocated, reserved in gather_objects((self.allocated, self.reserved)):
+            self.allocated, self.reserved = _larger(self.allocated, allocated), _larger(self.reserved, reserved)
+        return {"peak_memory_bytes": self.allocated, "peak_reserved_bytes": self.reserved}
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return max((value for value in (a, b) if value is not None), default=None)
+
+
+def _high_water_mark() -> int | None:
+    try:
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(match[1]) * _KIBI if match else None
