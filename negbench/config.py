@@ -184,6 +184,7 @@ class RunConfig(Section, Generic[M]):
     """Everything that defines a run."""
 
     study: str = setting("custom", "name of the study, part of the run id", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    note: str = setting("", "what a reader of the study's results must know", scientific=False)
     track: Literal["controlled", "recipe"] = setting(
         "controlled", "controlled: only the method differs; recipe: as published"
     )
