@@ -42,6 +42,9 @@ def summarize(
         "epochs": config.epochs,
         "steps": trainer.step if trainer else None,
         "world_size": world_size(),
+        "num_images": len(setup.splits.train)
+        + (len(setup.splits.validation) if setup.splits.validation is not None else 0),
+        "num_classes": len(setup.splits.classes),
         "num_negatives": getattr(config.method, "num_negatives", None),
         "negatives_per_query": _to_float(trainer.negatives_per_query) if trainer else None,
         "views_per_step": config.batch_size * len(method.query_views),
