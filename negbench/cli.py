@@ -14,6 +14,7 @@ from rich.table import Table
 import negbench
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import Device, DryRun, Output, Settings, Study, Wait, with_cluster_options
+from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
 
 app = typer.Typer(
@@ -172,6 +173,7 @@ def views(
 
 register_sweep(app)
 register_jobs(app)
+register_report(app)
 
 
 def main() -> None:

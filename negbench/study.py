@@ -125,7 +125,7 @@ def resolve(
 def restore(folder: Path) -> Resolved:
     """The settings of an existing run folder. ValueError if they cannot be read."""
     path = folder / "config.yaml"
-    values = _flatten_raw(read_yaml(path))
+    values = flatten_raw(read_yaml(path))
     if "method.name" not in values:
         raise ValueError(f"{path} names no method")
     copied = folder / "method.py"
@@ -137,7 +137,7 @@ def restore(folder: Path) -> Resolved:
 
 def flatten(config: BaseModel) -> Flat:
     """Dotted keys to plain values (tuples as lists), in the order of declaration."""
-    return _flatten_raw(config.model_dump(mode="json"))
+    return flatten_raw(config.model_dump(mode="json"))
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -173,7 +173,7 @@ def _study_layers(path: Path) -> tuple[Flat, dict[str, Flat], Flat]:
     blocks = raw.pop("per_method", None) or {}
     if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
         raise ValueError(f"{path}: per_method must map method names to settings")
-    return _flatten_raw(raw), {str(name): _flatten_raw(block or {}) for name, block in blocks.items()}, cluster
+    return flatten_raw(raw), {str(name): flatten_raw(block or {}) for name, block in blocks.items()}, cluster
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -189,11 +189,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
+def flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
+    """Nested settings with dotted keys; `views: NAME` and `method: NAME` in their long form."""
     flat: Flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten_raw(value, f"{prefix}{key}.")
+            flat |= flatten_raw(value, f"{prefix}{key}.")
         elif f"{prefix}{key}" == "views":
             flat["views.policy"] = value
         elif f"{prefix}{key}" == "method":

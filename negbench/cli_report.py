@@ -1,0 +1,106 @@
+"""`negbench report`: tables, figures and a page from run records. Imports no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
+
+    from negbench.report.build import Report
+    from negbench.report.table import Table
+
+RESULTS = Path("results")
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(help="Run folders, folders of runs, or studies in results/. Default: results.", show_default=False),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write. Default: `report` beside the runs.", show_default=False),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Method or row that differences are to. Default: moco, if it is there.", show_default=False),
+]
+Targets = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--target", help="Accuracy to reach, a fraction; repeatable. Default: the baseline's.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+
+
+def report(
+    runs: Arguments = None,
+    output: Output = None,
+    baseline: Baseline = None,
+    target: Targets = None,
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
+) -> None:
+    """Compare runs: tables here, and with figures in a page for a browser."""
+    from rich.console import Console
+
+    from negbench.cli import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.report import build
+        from negbench.report.runs import find, load
+
+        for value in target or []:
+            if not 0 < value <= 1:
+                raise ValueError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
+        paths = find(runs or [], RESULTS)
+        folder = output or paths[0].parent / "report"
+        build.check_output(folder)
+        made = build.build(load(paths), baseline, target or [])
+        console = Console(highlight=False)
+        wide = console if console.is_terminal else Console(width=1000, highlight=False)
+        _show(made, wide)
+        if tables_only:
+            return
+        progress = Console(stderr=True)
+        with progress.status("figures"):
+            page = build.write(made, folder, lambda text: None)
+        wide.print(f"written to {folder}: {page.name}, {build.MANIFEST}, runs.csv, tables/, figures/", markup=False)
+
+
+def _show(made: "Report", console: "object") -> None:
+    from rich.console import Console
+
+    assert isinstance(console, Console)
+    for section in made.sections:
+        console.print(f"\n{section.comparison.title}\n", style="bold underline", markup=False)
+        for caution in section.cautions:
+            console.print(f"! {caution}", style="yellow", markup=False)
+        for finding in section.findings:
+            console.print(finding.question, style="bold", markup=False)
+            console.print(f"{finding.answer}\n", markup=False)
+        for table in section.tables:
+            console.print(_grid(table))
+    for table, _ in made.swept:
+        console.print(_grid(table))
+    if made.unused:
+        console.print(f"{len(made.unused)} of {len(made.runs)} runs are without a result:", markup=False)
+        for run in made.unused:
+            reason = f": {run.reason}" if run.reason else ""
+            console.print(f"  {run.name} ({run.state}{reason})", markup=False)
+
+
+def _grid(table: "Table") -> "Grid":
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left", caption=Text(table.note))
+    grid.caption_justify = "left"
+    for number, column in enumerate(table.columns):
+        grid.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row))
+    return grid

@@ -1,0 +1,96 @@
+"""Accuracy: means over seeds, and differences to a baseline."""
+
+import pandas as pd
+
+from negbench.report import text
+from negbench.report.comparisons import Comparison
+from negbench.report.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.table import Cell, Facts, Table, about, facts_of, seeds
+
+ALPHA = 0.05
+METRICS = {  # of summary.json, with what a reader calls them
+    "knn_top1": "kNN",
+    "linear_top1": "linear",
+    "knn200_top1": "kNN, k = 200",
+    "knn_top1_validation": "held-out kNN",
+}
+LOWER_BOUNDS = {
+    "knn_top1_untrained": "untrained encoder",
+    "knn_top1_pixels": "raw pixels",
+    "knn_top1_histogram": "colour histograms",
+}
+
+
+def main_metric(comparison: Comparison) -> str | None:
+    """The figure that a comparison is told by: kNN on the test set, or where no run has it on held-out images."""
+    known = metrics_of(comparison)
+    return known[0] if known else None
+
+
+def metrics_of(comparison: Comparison) -> list[str]:
+    """Those that a run has; the held-out figure stands in where the test set was left alone."""
+    known = [name for name in METRICS if any(row.by_seed(name) for row in comparison.rows)]
+    tested = [name for name in known if name != "knn_top1_validation"]
+    return tested or known
+
+
+def accuracy(comparison: Comparison, baseline: str) -> Table:
+    """Mean and 95% t interval over seeds; difference to the baseline, paired by seed."""
+    metrics = metrics_of(comparison)
+    columns, cells = ["method", "seeds"], [[Cell(row.label), seeds(row)] for row in comparison.rows]
+    facts: list[Facts] = []
+    for metric in metrics:
+        intervals = [t_interval(list(row.by_seed(metric).values())) for row in comparison.rows]
+        differences = differences_to_baseline(comparison, metric, baseline)
+        columns += [f"{METRICS[metric]}, %", f"{METRICS[metric]} − {baseline}"]
+        for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
+            line.append(Cell(text.percent(interval), interval.centre))
+            facts.append(about(comparison, row) | {"metric": metric} | facts_of(interval))
+            if row.label not in differences:
+                line.append(Cell("baseline" if baseline in (row.label, row.method) else text.NOTHING))
+                continue
+            difference, p_holm = differences[row.label]
+            line.append(Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm)))
+            other = comparison.baseline_of(row, baseline)
+            facts[-1] |= {"baseline": other.label if other else None} | facts_of(difference, "difference")
+            facts[-1] |= {"p": difference.p, "p_holm": p_holm}
+    note = (
+        "Top-1 accuracy, mean ± half of the 95% t interval over seeds. Differences in points, paired by seed, with "
+        "their 95% interval; bold: beyond chance at 5% after Holm's correction over the rows of the column, which "
+        "a difference that is the same in every seed cannot be tested for. "
+    )
+    if metrics == ["knn_top1_validation"]:
+        note += "The test set was left alone: figures are of the held-out training images. "
+    elif metrics:
+        note += "Test set, final checkpoint, used once. "
+    note += _lower_bounds(comparison)
+    title = f"Accuracy: {comparison.title}"
+    table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
+    return table.without_empty_columns()
+
+
+def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, tuple[Difference, float]]:
+    """By row's label: the paired difference and its p after Holm's correction over these rows."""
+    differences = {}
+    for row in comparison.rows:
+        other = comparison.baseline_of(row, baseline)
+        if other is not None:
+            difference = paired_difference(row.by_seed(metric), other.by_seed(metric))
+            if difference.n:
+                differences[row.label] = difference
+    adjusted = holm([difference.p for difference in differences.values()])
+    return {label: (d, p) for (label, d), p in zip(differences.items(), adjusted, strict=True)}
+
+
+def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
+    """Whether the interval leaves 0 out, and still would after Holm's correction."""
+    return p_holm < ALPHA and (difference.low > 0 or difference.high < 0)
+
+
+def _lower_bounds(comparison: Comparison) -> str:
+    parts = []
+    for metric, title in LOWER_BOUNDS.items():
+        by_seed = {seed: value for row in comparison.rows for seed, value in row.by_seed(metric).items()}
+        if by_seed:
+            parts.append(f"{title} {text.percent(t_interval(list(by_seed.values())))}")
+    return f"kNN without training: {', '.join(parts)}." if parts else ""

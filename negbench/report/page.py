@@ -1,0 +1,89 @@
+"""The page: one file that holds everything, for a browser without a network."""
+
+import base64
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+import negbench
+from negbench.report.comparisons import told
+from negbench.report.figures import Drawing, Style, ablation_drawing, drawings
+from negbench.report.figures import write as write_figure
+from negbench.report.runs import Run
+
+if TYPE_CHECKING:
+    from negbench.report.build import Report
+
+LARGEST_SVG = 400_000  # bytes; beyond that the page holds the PNG
+ENVIRONMENT = (
+    *("device", "device_type", "world_size", "precision", "cpu", "num_threads", "load_average", "power_limit_watts"),
+    *("python_version", "torch_version", "torchvision_version", "cuda_version", "cudnn_version", "nccl_version"),
+    *("driver_version", "negbench_version", "git_revision", "data_filesystem", "time"),
+)
+
+
+def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> None:
+    """Draw all figures into `folder/figures` and write `folder/index.html`."""
+    style = Style([run.method for run in report.runs if run.method])
+    waiting = [drawing for section in report.sections for drawing in drawings(section.comparison, style)]
+    swept = [ablation_drawing(members[0].study, members[0].key, members, style) for _, members in report.swept]
+    pictures: dict[str, str] = {}
+    for number, drawing in enumerate([*waiting, *swept], 1):
+        tell(f"figure {number} of {len(waiting) + len(swept)}")
+        pictures[drawing.slug] = _embedded(write_figure(drawing, folder / "figures"))
+
+    def shown(drawing: Drawing) -> dict[str, str]:
+        return {"title": drawing.title, "caption": drawing.caption, "source": pictures[drawing.slug]}
+
+    sections = [
+        {
+            "title": section.comparison.title,
+            "id": section.comparison.slug,
+            "track": section.comparison.track,
+            "findings": section.findings,
+            "cautions": section.cautions,
+            "tables": section.tables,
+            "figures": [shown(drawing) for drawing in drawings(section.comparison, style)],
+            "settings": sorted(section.comparison.settings.items()),
+            "runs": [_run(run, row.label) for row in section.comparison.rows for run in (*row.runs, *row.unused)],
+        }
+        for section in report.sections
+    ]
+    ablations = [
+        {"title": table.title, "table": table, "figure": shown(drawing)}
+        for (table, _), drawing in zip(report.swept, swept, strict=True)
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("negbench", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("page.html.j2").render(
+        sections=sections,
+        ablations=ablations,
+        unused=report.unused,
+        num_runs=len(report.runs),
+        baseline=report.baseline,
+        version=negbench.__version__,
+    )
+    (folder / "index.html").write_text(page)
+
+
+def _run(run: Run, label: str) -> dict[str, Any]:
+    own = [key for key in run.settings if key.startswith("method.") or key == "optimizer.lr"]
+    return {
+        "name": run.name,
+        "label": label,
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "settings": told(run.settings, own),
+        "environment": [(name, run.environment[name]) for name in ENVIRONMENT if run.environment.get(name) is not None],
+        "command": shlex.join(run.environment.get("reproduce", [])),
+    }
+
+
+def _embedded(paths: dict[str, Path]) -> str:
+    kind, path = ("svg+xml", paths["svg"]) if paths["svg"].stat().st_size <= LARGEST_SVG else ("png", paths["png"])
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,225 @@
+"""Runs as a report reads them: from their folders alone. What is damaged or unfinished comes with its reason."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from negbench.failure import OUT_OF_MEMORY
+from negbench.launch.scheduler import Job, SchedulerError, jobs_of
+from negbench.records import RunFolder, read_json
+from negbench.status import find_runs, status_of
+from negbench.study import Flat, flatten_raw
+
+SCHEMA_VERSION = 2  # of summary.json
+RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
+USED = "done"  # the state of the runs that tables and figures are made of
+CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
+SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
+Floats = npt.NDArray[np.float64]
+Columns = dict[str, Floats]
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `state` is `status_of`'s, or "out of memory", "damaged" or "other version"."""
+
+    path: Path
+    state: str
+    reason: str = ""
+    study: str = ""
+    track: str = ""
+    method: str = ""
+    seed: int = 0
+    digest: str = ""  # of all that can change a result, the seed aside: the same for all seeds of a row
+    settings: Flat = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    curve: Columns = field(
+        default_factory=dict
+    )  # of the evaluations: step, epoch, knn_top1, train_seconds, device_hours
+    epoch_seconds: Floats = field(default_factory=lambda: np.array([]))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def is_used(self) -> bool:
+        return self.state == USED
+
+    @property
+    def hardware(self) -> str:
+        """What must be equal where times are compared."""
+        processes = self.environment.get("world_size", 1)
+        shared = f", {processes} processes" if processes > 1 else ""
+        return f"{self.environment.get('device')}{shared}, torch {self.environment.get('torch_version')}"
+
+    @property
+    def version(self) -> str:
+        """What should be equal where results are compared."""
+        revision = str(self.environment.get("git_revision") or "unknown revision")
+        short = revision[:10] + ("+changes" if revision.endswith("+changes") else "")
+        return (
+            f"negbench {self.environment.get('negbench_version')} ({short}), torch {self.summary.get('torch_version')}"
+        )
+
+
+def find(arguments: Sequence[str], default: Path) -> list[Path]:
+    """Run folders: those named, those in folders named, and those of studies named, which `default` holds.
+
+    Without arguments all in `default`. ValueError if an argument names nothing.
+    """
+    found: list[Path] = []
+    for argument in arguments or [str(default)]:
+        path = Path(argument)
+        if path.is_dir():
+            inside = [path] if _is_run(path) else find_runs(path)
+            if not inside:
+                raise ValueError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
+        elif path.exists():
+            raise ValueError(f"{path} is a file; name run folders, folders of runs, or studies")
+        else:
+            studies: dict[str, list[Path]] = {}
+            for run in find_runs(default) if default.is_dir() else []:
+                studies.setdefault(_study_of(run), []).append(run)
+            if argument not in studies:
+                known = f"it has {', '.join(sorted(studies))}" if studies else "it holds no runs"
+                raise ValueError(f"{argument} is neither a folder nor a study in {default}; {known}")
+            inside = studies[argument]
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def load(paths: Sequence[Path]) -> list[Run]:
+    """Every run, in the order of `paths`; never raises for what is in a folder."""
+    notes = {path: read_json(path / "job.json") for path in paths if not (path / "done").exists()}
+    try:
+        jobs = jobs_of(notes.values())
+    except SchedulerError:
+        jobs = {}
+    runs: list[Run] = []
+    seen: dict[str, Path] = {}
+    for path in paths:
+        run = _load(path, jobs)
+        first = seen.setdefault(str(run.summary.get("run_id") or path.absolute()), path)
+        if first != path:
+            run = Run(path, "damaged", f"the same run as {first}, which is used")
+        runs.append(run)
+    return runs
+
+
+def _load(path: Path, jobs: dict[str, Job]) -> Run:
+    folder = RunFolder(path)
+    settings, damage = _settings(folder.config)
+    summary, environment = folder.read_summary(), folder.read_environment()
+    status = None if folder.done.exists() else status_of(path, jobs)
+    match = RUN_ID.fullmatch(str(summary.get("run_id") or path.name))
+    method = str(settings.get("method.name") or (status.method if status else ""))
+    known: dict[str, Any] = {
+        "study": str(settings.get("study") or (status.study if status else "")),
+        "track": str(settings.get("track", "")),
+        "method": method,
+        "seed": int(settings.get("seed") or 0),
+        "digest": match["digest"] if match else "",
+        "settings": settings,
+        "summary": summary,
+        "environment": environment,
+    }
+    if status is not None:
+        out_of_memory = status.state == "failed" and status.detail.startswith(OUT_OF_MEMORY)
+        detail = status.detail.removeprefix(f"{OUT_OF_MEMORY}: ") if out_of_memory else status.detail
+        return Run(path, OUT_OF_MEMORY if out_of_memory else status.state, detail or _progress(status), **known)
+    if damage:
+        return Run(path, "damaged", damage, **known)
+    if "status" not in summary:
+        return Run(path, "damaged", "it is marked done, but summary.json cannot be read", **known)
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        reason = f"its records are of schema {summary.get('schema_version')}, this negbench reads {SCHEMA_VERSION}"
+        return Run(path, "other version", reason, **known)
+    if not environment or not match:
+        what = "environment.json cannot be read" if match else "neither its name nor its summary holds a run id"
+        return Run(path, "damaged", what, **known)
+    rows, damage = _read_rows(folder.metrics)
+    if damage:
+        return Run(path, "damaged", damage, **known)
+    try:
+        evaluations = [row for row in rows if row["kind"] == "evaluation"]
+        epoch_seconds = np.array([row["epoch_seconds"] for row in rows if row["kind"] == "epoch"], float)
+        curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
+    except (KeyError, TypeError) as error:
+        return Run(path, "damaged", f"metrics.jsonl: a record lacks {error}", **known)
+    return Run(path, USED, "", **known, curve=curve, epoch_seconds=epoch_seconds)
+
+
+def _settings(path: Path) -> tuple[Flat, str]:
+    """Dotted settings, or what is wrong with the file."""
+    try:
+        text = path.read_text()
+        seed = SEED.search(text)
+        settings = _parsed(SEED.sub("seed: 0", text, count=1))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}, "config.yaml cannot be read"
+    return settings | ({"seed": int(seed[1])} if seed else {}), ""
+
+
+@cache
+def _parsed(text: str) -> Flat:
+    """Parsed once for all seeds: YAML takes longer than all else in a run's folder."""
+    content = yaml.load(text, _Loader)
+    if not isinstance(content, dict):
+        raise ValueError
+    return flatten_raw(content)
+
+
+def _read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of epochs and evaluations, or where the file is damaged."""
+    try:
+        text = path.read_text()
+    except (OSError, ValueError):
+        return [], "metrics.jsonl cannot be read"
+    lines = text.splitlines()
+    kept = [line for line in lines if not (line.startswith('{"kind": "train"') and line.endswith("}"))]
+    try:
+        return json.loads(f"[{','.join(kept)}]"), ""
+    except ValueError:
+        return (
+            [],
+            f"metrics.jsonl is cut or damaged in line {next(i for i, x in enumerate(lines, 1) if not _is_json(x))}",
+        )
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _progress(status: Any) -> str:
+    return "" if status.epoch is None else f"at epoch {status.epoch:.4g} of {status.epochs}"
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").exists() or (path / "job.json").exists()
+
+
+def _study_of(path: Path) -> str:
+    settings, _ = _settings(path / "config.yaml")
+    return str(settings.get("study") or read_json(path / "job.json").get("settings", {}).get("study") or "")
+
+
+def cumulative(run: Run, column: str) -> Floats:
+    """A column of the run's curve, in the unit that its name says; views are those back-propagated until then."""
+    if column == "views":
+        return run.curve["step"] * float(run.summary["views_per_step"])
+    return run.curve[column]
