@@ -112,6 +112,7 @@ def test_the_cost_of_a_row(golden: Path) -> None:
     cells = _cells(_table(_report(golden), "cost"), "adco (in_batch_negatives=false)")
     assert cells["s an epoch"] == "12.0 [12.0, 12.0]"
     assert cells["time / moco"].startswith("1.20")
+    assert cells["end to end, min"] == "1.07"  # four epochs of 12 s, 12 s of evaluation, 4 s of checkpoints
     assert cells["peak memory, MiB"] == "1,024" and cells["their state, MiB"] == "1.00"
     assert "energy, kJ" not in cells  # nobody told it
 
@@ -233,6 +234,9 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
     records.write(output, study, "moco", 3, 0.8, summary={"schema_version": 99})
     records.write(output, study, "moco", 4, 0.8).environment.unlink()
     records.write(output, study, "moco", 5, 0.8).metrics.unlink()
+    lacking = records.write(output, study, "moco", 9, 0.8)
+    kept = json.loads(lacking.summary.read_text())
+    lacking.summary.write_text(json.dumps({key: value for key, value in kept.items() if key != "device_hours"}))
     interrupted = records.write(output, study, "moco", 6, 0.8, summary={"status": "interrupted", "error": "by SIGINT"})
     interrupted.done.unlink()
     records.write(output, study, "moco", 7, 0.8).done.unlink()
@@ -248,13 +252,14 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
         "mocos6": ("interrupted", "by SIGINT"),
         "mocos7": ("dead", "ended without a word; the same command goes on"),
         "mocos8": ("done", ""),
+        "mocos9": ("damaged", "summary.json lacks device_hours"),
     }
     report = _report(output)
-    assert len(report.unused) == 8
+    assert len(report.unused) == 9
     (row,) = report.sections[0].comparison.rows
     assert [run.path for run in row.runs] == [whole.path]
     assert (
-        row.seeds == "1 of 8: 4 damaged, 1 other version, 1 interrupted, 1 dead"
+        row.seeds == "1 of 9: 5 damaged, 1 other version, 1 interrupted, 1 dead"
     )  # one had no settings to place it by
 
 

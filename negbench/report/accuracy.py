@@ -8,6 +8,7 @@ from negbench.report.statistics import Difference, holm, paired_difference, t_in
 from negbench.report.table import Cell, Facts, Table, about, facts_of, seeds
 
 ALPHA = 0.05
+WITHOUT_DIFFERENCE = ("knn200_top1",)
 METRICS = {  # of summary.json, with what a reader calls them
     "knn_top1": "kNN",
     "linear_top1": "linear",
@@ -40,12 +41,15 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
     columns, cells = ["method", "seeds"], [[Cell(row.label), seeds(row)] for row in comparison.rows]
     facts: list[Facts] = []
     for metric in metrics:
+        has_difference = metric not in WITHOUT_DIFFERENCE
         intervals = [t_interval(list(row.by_seed(metric).values())) for row in comparison.rows]
         differences = differences_to_baseline(comparison, metric, baseline)
-        columns += [f"{METRICS[metric]}, %", f"{METRICS[metric]} − {baseline}"]
+        columns += [f"{METRICS[metric]}, %", *([f"{METRICS[metric]} − {baseline}"] if has_difference else [])]
         for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
             line.append(Cell(text.percent(interval), interval.centre))
             facts.append(about(comparison, row) | {"metric": metric} | facts_of(interval))
+            if not has_difference:
+                continue
             if row.label not in differences:
                 line.append(Cell("baseline" if baseline in (row.label, row.method) else text.NOTHING))
                 continue

@@ -7,6 +7,7 @@ from negbench.report.comparisons import Comparison, Row
 from negbench.report.runs import Run
 
 FEWEST_SEEDS = 3
+FEWEST_EPOCHS = 3
 
 
 def cautions(comparison: Comparison, baseline: str) -> list[str]:
@@ -26,6 +27,7 @@ def cautions(comparison: Comparison, baseline: str) -> list[str]:
         "waited for data over 5% of the time; their times are the loader's": _loader_bound(comparison.runs),
         "went on with another number of processes, so not bitwise as undisturbed": _on_other_ranks(comparison.runs),
         "skipped images that could not be decoded": [r for r in comparison.runs if r.summary.get("skipped_files")],
+        f"have fewer than {FEWEST_EPOCHS} timed epochs, so their times say little": _short(comparison.runs),
     }.items():
         if runs:
             found.append(f"{_runs(len(runs))} {told}: {_some([run.name for run in runs])}.")
@@ -64,6 +66,10 @@ def _of_versions(runs: Sequence[Run]) -> list[str]:
 
 def _loader_bound(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.summary.get("loader_bound")]
+
+
+def _short(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if len(run.epoch_seconds) - 1 < FEWEST_EPOCHS]  # the first is left out
 
 
 def _on_other_ranks(runs: Sequence[Run]) -> list[Run]:

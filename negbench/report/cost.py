@@ -25,6 +25,7 @@ _FIGURES: dict[
     "images_per_second": ("images/s", 1, np.median),
     "views_per_second": ("views/s", 1, np.median),
     "device_hours": ("device-hours", 1, np.median),
+    "end_to_end_seconds": ("end to end, min", 60, np.median),
     "energy_joules": ("energy, kJ", 1000, np.median),
     "peak_memory_bytes": ("peak memory, MiB", 2**20, np.max),
     "peak_reserved_bytes": ("reserved, MiB", 2**20, np.max),
@@ -65,7 +66,8 @@ def cost(comparison: Comparison, baseline: str) -> Table:
     note = (
         f"{comparison.hardware}. Seconds an epoch: median [quartiles] over all epochs but each run's first, without "
         "evaluations and checkpoints; the ratio of medians is the geometric mean over seeds, with its 95% interval. "
-        "Speeds, device-hours and energy: median over runs; memory: the largest. Views are those back-propagated. "
+        "Speeds, device-hours, energy and the time end to end (with evaluations, checkpoints and repeated steps): "
+        "median over runs; memory: the largest. Views are those back-propagated. "
         "Received: by one process, for the negatives alone. Loader-bound: over 5% of the time spent waiting for data."
     )
     columns.append("data wait")
@@ -139,5 +141,8 @@ def _joined(runs: Sequence[Run], name: str) -> float:
 def _told(run: Run, name: str) -> float | None:
     if name == "received_bytes_per_step":
         return float(run.summary["communicated_bytes_per_step"]["negatives"])
+    if name == "end_to_end_seconds":
+        parts = ("train_seconds", "eval_seconds", "checkpoint_seconds", "lost_seconds")
+        return sum(float(run.summary[part]) for part in parts)
     value = run.summary[name]
     return None if value is None else float(value)

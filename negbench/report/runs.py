@@ -21,6 +21,12 @@ from negbench.study import Flat, flatten_raw
 SCHEMA_VERSION = 2  # of summary.json
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
 USED = "done"  # the state of the runs that tables and figures are made of
+NEEDED = (  # of summary.json
+    *("run_id", "status", "num_images", "num_classes", "negatives_per_query", "views_per_step", "train_seconds"),
+    *("eval_seconds", "checkpoint_seconds", "lost_seconds", "device_hours", "energy_joules", "data_wait_share"),
+    *("loader_bound", "images_per_second", "views_per_second", "peak_memory_bytes", "peak_reserved_bytes"),
+    *("source_state_bytes", "communicated_bytes_per_step"),
+)
 CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
 SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
 Floats = npt.NDArray[np.float64]
@@ -148,6 +154,8 @@ def _load(path: Path, jobs: dict[str, Job]) -> Run:
     if not environment or not match:
         what = "environment.json cannot be read" if match else "neither its name nor its summary holds a run id"
         return Run(path, "damaged", what, **known)
+    if lacking := [name for name in NEEDED if name not in summary]:
+        return Run(path, "damaged", f"summary.json lacks {', '.join(lacking)}", **known)
     rows, damage = _read_rows(folder.metrics)
     if damage:
         return Run(path, "damaged", damage, **known)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from negbench.report.table import Table
 
+WIDE = 8  # columns from which on a table spans both columns of a page
 _MARKDOWN = re.compile(r"([\\`*<>|\[\]])")
 _LATEX = str.maketrans(
     {
@@ -47,6 +48,7 @@ def to_latex(table: Table) -> str:
         caption=f"{table.title}. {table.note.strip()}".translate(_LATEX),
         label=f"tab:{table.slug}",
         position="t",
+        environment="table*" if len(frame.columns) > WIDE else None,
     )
     for symbol, command in _SYMBOLS.items():
         latex = latex.replace(symbol, command)
