@@ -161,9 +161,12 @@ def _curves(rows: Sequence[Row], style: Style) -> Canvas:
                 axes, row, resource, unit, {"color": colour, "marker": marker, "linestyle": line}, len(rows) <= BANDS
             )
         axes.set_xlabel(title)
+        axes.locator_params(axis="x", nbins=5)
     drawn = np.concatenate([run.curve["knn_top1"] for row in rows for run in row.runs if run.curve])
     margin = max(1.0, 6 * float(np.ptp(drawn)))
-    panels[0].set_ylim(100 * drawn.min() - margin, 100 * drawn.max() + margin)  # a wider band would flatten the curves
+    panels[0].set_ylim(
+        max(0.0, 100 * drawn.min() - margin), min(101.0, 100 * drawn.max() + margin)
+    )  # a wider band would flatten the curves
     panels[0].set_ylabel("held-out kNN accuracy, %")
     _legend(canvas, panels[0], len(rows))
     return canvas

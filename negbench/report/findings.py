@@ -89,7 +89,9 @@ def _without_negatives(comparison: Comparison, metric: str) -> str:
         against = _leads([(row, paired_difference(row.by_seed(metric), none)) for row in with_negatives])
         better = [lead for lead in against if lead.is_beyond_chance and lead.difference.centre > 0]
         worse = [lead for lead in against if lead.is_beyond_chance and lead.difference.centre < 0]
-        if better:
+        if all(math.isnan(lead.p_holm) for lead in against):
+            verdict = f"The seeds do not tell: differences to {alone.label}, which has none, cannot be tested"
+        elif better:
             names = text.listed([lead.other.label for lead in better[:SHOWN]])
             verdict = f"They helped: {names} {'is' if len(better) == 1 else 'are'} beyond chance ahead of {alone.label}"
         elif worse:
