@@ -119,10 +119,7 @@ class Trainer:
         while self.step < self.num_steps:
             views, index = next(batches)
             output = self.train_step(views, index)
-            self.step_meter.add(output.metrics)
-            self.epoch_meter.add({"loss": output.metrics["loss"]})
-            self.clock.step_done()
-            self.monitor.step_done()
+            self._measure(output)
             self.step += 1
             self._at_boundary()
         self.save()
@@ -144,6 +141,12 @@ class Trainer:
         if self.negatives_per_query is None:
             self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         return output
+
+    def _measure(self, output: StepOutput) -> None:
+        self.step_meter.add(output.metrics)
+        self.epoch_meter.add({"loss": output.metrics["loss"]})
+        self.clock.step_done()
+        self.monitor.step_done()
 
     def save(self) -> None:
         """A checkpoint of this step, by rank 0. Raises FloatingPointError instead if a loss has not been finite."""
