@@ -146,6 +146,7 @@ def _seeds(rows: Sequence[Row], metric: str, style: Style) -> Canvas:
         axes.errorbar(interval.centre, place + 0.1, xerr=_bars(interval), **_mean(colour, marker))
     axes.set_yticks(range(len(known)), [row.label for row in known])
     axes.set_ylim(len(known) - 0.5, -0.5)
+    axes.set_xlim(*_within_percents(axes.get_xlim()))
     axes.set_xlabel(f"{METRICS[metric]} accuracy, %")
     axes.grid(axis="y", visible=False)
     return canvas
@@ -164,9 +165,8 @@ def _curves(rows: Sequence[Row], style: Style) -> Canvas:
         axes.locator_params(axis="x", nbins=5)
     drawn = np.concatenate([run.curve["knn_top1"] for row in rows for run in row.runs if run.curve])
     margin = max(1.0, 6 * float(np.ptp(drawn)))
-    panels[0].set_ylim(
-        max(0.0, 100 * drawn.min() - margin), min(101.0, 100 * drawn.max() + margin)
-    )  # a wider band would flatten the curves
+    limits = 100 * float(drawn.min()) - margin, 100 * float(drawn.max()) + margin
+    panels[0].set_ylim(*_within_percents(limits))  # a wider band would flatten the curves
     panels[0].set_ylabel("held-out kNN accuracy, %")
     _legend(canvas, panels[0], len(rows))
     return canvas
@@ -204,7 +204,9 @@ def _cost(rows: Sequence[Row], metric: str, style: Style) -> Canvas:
         means.append((float(np.mean(x)), interval.centre))
         axes.errorbar(*means[-1], yerr=_bars(interval), label=row.label, **_mean(colour, marker))
     front = pareto_front(means)
-    axes.plot(*zip(*front, strict=True), color="0.35", linestyle=":", zorder=0, label="Pareto front")
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color="0.35", linestyle=":", zorder=0, label="Pareto front")
+    axes.set_ylim(*_within_percents(axes.get_ylim()))
     axes.set_xlabel("device-hours of training")
     axes.set_ylabel(f"{METRICS[metric]} accuracy, %")
     _legend(canvas, axes, len(means) + 1)
@@ -251,6 +253,7 @@ def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
         axes.minorticks_off()
     axes.set_xlabel(name)
     axes.set_ylabel(f"{METRICS[members[0].metric]} accuracy, %")
+    axes.set_ylim(*_within_percents(axes.get_ylim()))
     _legend(canvas, axes, len(members))
     return canvas
 
@@ -263,6 +266,11 @@ def _mean(colour: Any, marker: str) -> dict[str, Any]:
 def _bars(interval: Any) -> list[list[float]]:
     half = 0.0 if math.isnan(interval.low) else interval.half_width
     return [[half], [half]]
+
+
+def _within_percents(limits: tuple[float, float]) -> tuple[float, float]:
+    """No wider than accuracies can be, though intervals of few seeds are."""
+    return max(limits[0], -1.0), min(limits[1], 101.0)
 
 
 def _along(run: Run, column: str) -> Floats:
