@@ -70,8 +70,9 @@ def _at_equal_cost(comparison: Comparison) -> str:
         figures[row.label] = {}
         for run in row.runs:
             if run.curve:
-                affordable = cumulative(run, "device_hours") <= budget
-                figures[row.label][run.seed] = float(run.curve["knn_top1"][affordable][-1])
+                affordable = run.curve["knn_top1"][cumulative(run, "device_hours") <= budget]
+                if len(affordable):
+                    figures[row.label][run.seed] = float(affordable[-1])
     start = f"After {text.number(budget * 60)} device-minutes, which is all that the fastest run ({cheapest}) took"
     answer = _ranking(rows, figures, start, METRICS["knn_top1_validation"])
     return answer + " The others were stopped within their schedules there, which costs them accuracy."
