@@ -27,6 +27,7 @@ from negbench.distributed import (
     rank,
     received_bytes,
     replicate,
+    synchronize,
     world_size,
 )
 from negbench.failure import Interrupted
@@ -157,6 +158,7 @@ class Trainer:
             if rank() == 0:
                 self.folder.check_still_ours()
                 checkpoint.save(self.folder.checkpoints, self.step, state, self.config.checkpoints.keep)
+            synchronize()  # inside: a rank that waits for rank 0 has not stalled
         self.saved_step = self.step
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
@@ -235,12 +237,16 @@ class Trainer:
             return self.request
         if self.stop_after is not None and self.step >= self.stop_after:
             return Agreement.STOP
-        interval = max(60 * self.config.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
-        if self.request == Agreement.NOTHING and time.monotonic() - self._saved_at < interval:
+        if self.request == Agreement.NOTHING and not self._checkpoint_is_due():
             return Agreement.NOTHING
         self.request = Agreement.NOTHING
         self._saved_at = time.monotonic()  # asked for once, though the others learn of it a step later
         return Agreement.SAVE
+
+    def _checkpoint_is_due(self) -> bool:
+        """By the clock of rank 0 alone, which writes and so knows what a checkpoint costs."""
+        interval = max(60 * self.config.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
+        return rank() == 0 and time.monotonic() - self._saved_at >= interval
 
     def _settle(self, agreed: int) -> None:
         if agreed > Agreement.STOP:

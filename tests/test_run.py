@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench import checkpoint
+from negbench import checkpoint, monitor
 from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
@@ -165,6 +166,32 @@ def test_a_mistake_seen_by_rank_0_ends_all_ranks(tmp_path: Path) -> None:
     messages = on_ranks(2, start_while_locked, str(tmp_path))
     assert messages[0] == messages[1]
     assert "in use by process" in messages[0]
+
+
+def run_with_slow_checkpoints(output: str) -> tuple[int, int]:
+    """Checkpoints that took a second and a half, and stalls that this rank told of, in a run of some seconds."""
+    saved, told = [], []
+    save = checkpoint.save
+
+    def save_slowly(folder: Path, step: int, state: checkpoint.State, keep: int) -> Path:
+        saved.append(step)
+        time.sleep(1.5)
+        return save(folder, step, state, keep)
+
+    settings = ("epochs=15", "checkpoint_every_min=0.001", "evaluate_every_epochs=0", "evaluation.test=false")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_slowly)
+        patch.setattr(monitor, "POLL_SECONDS", 0.05)
+        patch.setattr(monitor, "SHORTEST_STALL_SECONDS", 0.7)
+        patch.setattr(monitor.Monitor, "_tell", lambda self, waited: told.append(waited))
+        runs.start(runs.short("simclr", *settings), Path(output))
+    return len(saved), len(told)
+
+
+def test_slow_checkpoints_are_rare_and_no_stall_on_any_number_of_ranks(tmp_path: Path) -> None:
+    (saved, told), (_, told_by_the_other) = on_ranks(2, run_with_slow_checkpoints, str(tmp_path))
+    assert saved <= 3  # one or two until their cost is known, and the last
+    assert told == told_by_the_other == 0
 
 
 def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
