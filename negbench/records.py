@@ -18,6 +18,7 @@ from typing import Any
 
 from negbench.failure import StorageError
 
+SCHEMA_VERSION = 2  # of summary.json
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
 
 

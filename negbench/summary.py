@@ -8,11 +8,10 @@ import torch
 from negbench import environment
 from negbench.distributed import world_size
 from negbench.method import Method
-from negbench.records import RunFolder
+from negbench.records import SCHEMA_VERSION, RunFolder
 from negbench.setup import Setup
 from negbench.trainer import Trainer
 
-SCHEMA_VERSION = 2
 LOADER_BOUND_SHARE = 0.05  # of the training time spent waiting for data
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,14 @@ from typer.testing import CliRunner
 from negbench import failure
 from negbench.cli import app
 from negbench.launch import cluster as layers
+from negbench.launch.here import run_here
 from negbench.launch.place import _first_node, find_place, was_launched
-from negbench.launch.sweep import combinations, parse_seeds, plan
+from negbench.launch.sweep import Planned, combinations, missing, parse_seeds, plan
 from negbench.monitor import Monitor
 from negbench.records import RunFolder
+from negbench.report.runs import find, load
+from negbench.status import find_runs, status_of
+from negbench.study import Resolved
 from tests import runs
 
 GOLDEN = Path(__file__).parent / "golden" / "two_nodes.sh"
@@ -183,6 +188,75 @@ def _ranks(launcher: int) -> list[int]:
     children = Path(f"/proc/{launcher}/task/{launcher}/children")
     pids = map(int, children.read_text().split()) if children.exists() else ()
     return [pid for pid in pids if "negbench.cli" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+NO_BUILD = '''"""A method that one rank cannot build."""
+import os
+from negbench.methods import moco
+
+Config = moco.Config
+
+def build(config, encoder, facts):
+    if os.environ.get("RANK", "1") == "1":
+        raise KeyError("not built")
+    return moco.build(config, encoder, facts)
+'''
+
+
+@pytest.fixture
+def unbuildable(tmp_path: Path) -> Resolved:
+    (tmp_path / "faulty.py").write_text(NO_BUILD)
+    return runs.short(str(tmp_path / "faulty.py"))
+
+
+def test_what_fails_before_the_first_write_is_recorded_where_there_is_a_folder(
+    unbuildable: Resolved, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(KeyError):
+        run_here(unbuildable, output, "cpu", quiet=True)
+    assert not output.exists()
+    path = output / unbuildable.run_id
+    for smoke in (False, True):
+        path.mkdir(parents=True)
+        (path / "run.log").touch()
+        with pytest.raises(KeyError):
+            run_here(unbuildable, output, "cpu", quiet=True, smoke=smoke)
+        assert find_runs(output) == [path]
+        run = status_of(path, {})
+        assert (run.state, run.detail) == ("failed", "KeyError: 'not built'")
+        assert (run.study, run.method, run.seed) == ("quickstart", unbuildable.label, 0)
+        planned = [Planned(unbuildable, "", "", ())]
+        assert missing(planned, output, retry_failed=False) == ([], {"failed": 1})
+        assert missing(planned, output, retry_failed=True)[0] == planned
+        (read,) = load(find([], output))
+        assert (read.state, read.study, read.seed) == ("failed", "quickstart", 0)
+        assert {entry.name for entry in path.iterdir()} == {"run.log", "summary.json"}
+        shutil.rmtree(output)
+
+
+def test_a_failure_on_another_rank_before_the_first_write_is_recorded(unbuildable: Resolved, tmp_path: Path) -> None:
+    path = tmp_path / "out" / unbuildable.run_id
+    path.mkdir(parents=True)
+    method = str(unbuildable.method_file.path)
+    out = ["--output", str(path.parent), "--device", "cpu"]
+    code, _, err = finished("run", "--method", method, "--processes-per-node", "2", *out, *ARGUMENTS)
+    assert code == 1 and "rank 1" in err
+    assert RunFolder(path).read_summary()["error"] == "KeyError: 'not built'"
+
+
+def test_a_failure_does_not_touch_a_run_that_is_done_or_held_by_another_process(tmp_path: Path) -> None:
+    resolved = runs.short()
+    folder = runs.folder(resolved, tmp_path)
+    folder.open()
+    with pytest.raises(ValueError, match="in use by process"):
+        run_here(resolved, tmp_path, "cpu", quiet=True)
+    assert not folder.summary.exists()
+    folder.close()
+    folder.done.touch()
+    with pytest.raises(ValueError, match="is damaged"):
+        run_here(resolved, tmp_path, "cpu", quiet=True)
+    assert not folder.summary.exists()
 
 
 def test_a_background_job_is_the_same_job(tmp_path: Path) -> None:
