@@ -26,8 +26,8 @@ LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
 OUT_OF_MEMORY = "out of memory"  # how the reason of such an ending starts
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
-_KEY = "negbench/failure"
-_ACKNOWLEDGED = "negbench/acknowledged"
+_KEY = "failure"
+_ACKNOWLEDGED = "acknowledged"
 
 
 class Interrupted(Exception):

@@ -190,6 +190,35 @@ def _ranks(launcher: int) -> list[int]:
     return [pid for pid in pids if "negbench.cli" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
+def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    settings = ["epochs=80", "checkpoint_every_min=0.01", "evaluate_every_epochs=80", "evaluation.test=false"]
+    arguments = [*ARGUMENTS, *(part for text in settings for part in ("--set", text))]
+    command = [
+        sys.executable,
+        *torchrun,
+        "-m",
+        "negbench.cli",
+        "run",
+        "--method",
+        "moco",
+        "--device",
+        "cpu",
+        *arguments,
+    ]
+    (tmp_path / "out").mkdir()
+    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_step(tmp_path / "out", 60)
+        os.kill(_ranks(process.pid)[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    (path,) = (tmp_path / "out").iterdir()
+    summary = RunFolder(path).read_summary()
+    assert (summary["status"], summary["world_size"], summary["restarts"]) == ("done", 2, 1)
+    steps = [row["step"] for row in RunFolder(path).read_metrics() if row["kind"] == "train"]
+    assert steps == list(range(2, 4 * 80 + 1, 2))
+
+
 NO_BUILD = '''"""A method that one rank cannot build."""
 import os
 from negbench.methods import moco
