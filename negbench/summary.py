@@ -41,6 +41,7 @@ def summarize(
         "epochs": config.epochs,
         "steps": trainer.step if trainer else None,
         "world_size": world_size(),
+        "world_sizes": trainer.world_sizes if trainer else None,  # more than one: not bitwise as undisturbed
         "num_images": len(setup.splits.train)
         + (len(setup.splits.validation) if setup.splits.validation is not None else 0),
         "num_classes": len(setup.splits.classes),

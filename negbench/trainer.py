@@ -77,6 +77,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
         self.step = 0
+        self.world_sizes: list[int] = []  # numbers of processes that have trained the present state
         self.clock = Clock(device, world_size())
         self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
@@ -115,6 +116,8 @@ class Trainer:
             self.skipped,
             self.clock.waiting_for_data,
         )
+        if self.step < self.num_steps and world_size() not in self.world_sizes:
+            self.world_sizes.append(world_size())
         self._saved_at = time.monotonic()
         self.clock.start()
         while self.step < self.num_steps:
@@ -168,6 +171,7 @@ class Trainer:
         return {
             "step": self.step,
             "world_size": world_size(),
+            "world_sizes": self.world_sizes,
             "precision": str(self.method.autocast_dtype),
             **self.peak_memory.over_ranks(),
             "negatives_per_query": self.negatives_per_query,
@@ -194,6 +198,7 @@ class Trainer:
         self.step_meter.load_state_dict(state["step_meter"], self.device)
         self.epoch_meter.load_state_dict(state["epoch_meter"], self.device)
         self.step = self.saved_step = state["step"]
+        self.world_sizes = state.get("world_sizes", [state["world_size"]])  # earlier versions knew the last one
         self.clock.seconds = dict(state["seconds"])
         self.clock.joules = _share_of_sum(state["joules"])
         self.epoch_start_seconds = state["epoch_start_seconds"]

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from negbench import checkpoint, monitor
+from negbench.display import Quiet
 from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
+from negbench.run import execute
 from negbench.trainer import Interrupted
 from tests import runs, tiny
 from tests.ranks import on_ranks
@@ -30,6 +32,7 @@ SUMMARY_FIELDS = {
     "train_seconds",
     "track",
     "world_size",
+    "world_sizes",
     "run_id",
     "source_state_bytes",
     "knn200_top1",
@@ -204,6 +207,23 @@ def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
     assert losses == pytest.approx(one_losses, rel=1e-4)
     for name, value in one_state["method"].items():
         torch.testing.assert_close(state["method"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_resuming_with_another_number_of_processes_is_in_the_summary(tmp_path: Path) -> None:
+    resolved = runs.short("adco", "batch_norm=sync")
+    on_ranks(2, interrupt, str(tmp_path))
+    run = runs.folder(resolved, tmp_path)
+    assert run.read_summary()["world_sizes"] == [2]
+    summary = runs.start(resolved, tmp_path)
+    assert (summary["world_size"], summary["world_sizes"]) == (1, [2, 1])
+    runs.start(resolved, tmp_path, fresh=True)
+    assert run.read_summary()["world_sizes"] == [1]
+
+
+def interrupt(output: str) -> None:
+    resolved = runs.short("adco", "batch_norm=sync")
+    with pytest.raises(Interrupted):
+        execute(resolved, Path(output), runs.CPU, Quiet(), stop_after=6)
 
 
 def test_a_finished_run_is_reported_at_once_and_fresh_starts_anew(tmp_path: Path) -> None:
