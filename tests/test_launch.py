@@ -274,6 +274,35 @@ def test_a_failure_on_another_rank_before_the_first_write_is_recorded(unbuildabl
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'not built'"
 
 
+FAILS_LATER = """
+class Faulty(moco.Method):
+    def after_step(self, output, step):
+        if step == 12 and os.environ.get("RANK", "1") == "1":
+            raise KeyError("in the second half")
+        super().after_step(output, step)
+
+def build(config, encoder, facts):
+    queue = moco.Queue(config.num_negatives, facts.dim, facts.seed)
+    return Faulty(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+"""
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_smoke_test_that_fails_leaves_its_error_alone(num_ranks: int, tmp_path: Path) -> None:
+    method = tmp_path / "faulty.py"
+    method.write_text(NO_BUILD + FAILS_LATER)
+    settings = ["epochs=6", "checkpoint_every_min=0.001"]
+    resolved = runs.short(str(method), *settings)
+    path = tmp_path / "out" / resolved.run_id
+    path.mkdir(parents=True)
+    arguments = ["--method", str(method), "--output", str(path.parent), "--device", "cpu", *ARGUMENTS]
+    arguments += ["--processes-per-node", str(num_ranks), *(part for text in settings for part in ("--set", text))]
+    code, _, err = finished("run", "--smoke", *arguments)
+    assert code == 1 and "in the second half" in err
+    assert [entry.name for entry in path.iterdir()] == ["summary.json"]
+    assert RunFolder(path).read_summary()["error"] == "KeyError: 'in the second half'"
+
+
 def test_a_failure_does_not_touch_a_run_that_is_done_or_held_by_another_process(tmp_path: Path) -> None:
     resolved = runs.short()
     folder = runs.folder(resolved, tmp_path)

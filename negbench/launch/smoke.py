@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from negbench.distributed import rank, synchronize
-from negbench.failure import Interrupted
+from negbench.distributed import rank
+from negbench.failure import Interrupted, recorded_by
 from negbench.run import execute
 from negbench.study import Resolved
 from negbench.trainer import Display
@@ -39,12 +39,15 @@ def smoke(resolved: Resolved, output: Path, device: torch.device, display: Displ
 
 @contextmanager
 def _removed(folder: Path) -> Iterator[None]:
+    """Without the folder at the start and after every end; rank 0 alone writes to it."""
+
     def remove() -> None:
-        synchronize()
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        synchronize()
 
     remove()
-    yield
-    remove()
+    try:
+        with recorded_by(lambda ending: remove()):  # the end of another rank does not come by here
+            yield
+    finally:
+        remove()
