@@ -15,7 +15,7 @@ from negbench import checkpoint, environment
 from negbench.data.folder import BadImageError
 from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
 from negbench.evaluate.protocol import knn
-from negbench.evaluate.test_set import PROTOCOLS, encode, evaluate_on_test, write_evaluations
+from negbench.evaluate.test_set import encode, evaluate_on_test, protocols_of, write_evaluations
 from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
 from negbench.optim import build_optimizer
 from negbench.outcome import outcome_of
@@ -147,7 +147,7 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
 
 def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
     config, folder = setup.config, trainer.folder
-    protocols = [name for name in PROTOCOLS if config.evaluation.test and (name == "knn" or config.evaluation.linear)]
+    protocols = protocols_of(config)
     with _signals(trainer), trainer.monitor.running():
         title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
         display.start(title, trainer.num_steps, config.epochs, trainer.step)

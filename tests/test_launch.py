@@ -15,9 +15,13 @@ from typer.testing import CliRunner
 
 from negbench import failure
 from negbench.cli import app
+from negbench.display import Quiet
+from negbench.evaluate import test_set
+from negbench.evaluate.protocol import Features
 from negbench.launch import cluster as layers
 from negbench.launch.here import run_here
 from negbench.launch.place import _first_node, find_place, was_launched
+from negbench.launch.smoke import smoke
 from negbench.launch.sweep import Planned, combinations, missing, parse_seeds, plan
 from negbench.monitor import Monitor
 from negbench.records import RunFolder
@@ -246,11 +250,11 @@ def test_what_fails_before_the_first_write_is_recorded_where_there_is_a_folder(
         run_here(unbuildable, output, "cpu", quiet=True)
     assert not output.exists()
     path = output / unbuildable.run_id
-    for smoke in (False, True):
+    for with_smoke in (False, True):
         path.mkdir(parents=True)
         (path / "run.log").touch()
         with pytest.raises(KeyError):
-            run_here(unbuildable, output, "cpu", quiet=True, smoke=smoke)
+            run_here(unbuildable, output, "cpu", quiet=True, smoke=with_smoke)
         assert find_runs(output) == [path]
         run = status_of(path, {})
         assert (run.state, run.detail) == ("failed", "KeyError: 'not built'")
@@ -301,6 +305,25 @@ def test_a_smoke_test_that_fails_leaves_its_error_alone(num_ranks: int, tmp_path
     assert code == 1 and "in the second half" in err
     assert [entry.name for entry in path.iterdir()] == ["summary.json"]
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'in the second half'"
+
+
+@pytest.mark.parametrize("validation", ["data.validation=0", "data.validation=0.1"])
+def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
+    validation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(train: Features, *others: Any) -> None:
+        raise KeyError(f"{len(train.labels_N)} training images")
+
+    monkeypatch.setattr(test_set, "linear_protocol", fail)
+    resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
+    with pytest.raises(KeyError, match="512 training images"):
+        smoke(resolved, tmp_path, runs.CPU, Quiet())
+
+
+def test_a_smoke_test_of_a_run_without_a_test_makes_none(tmp_path: Path) -> None:
+    notes = runs.Notes()
+    smoke(runs.short("simclr", "evaluation.test=false"), tmp_path, runs.CPU, notes)
+    assert "smoke test passed" in notes.texts[-1]
 
 
 def test_a_failure_does_not_touch_a_run_that_is_done_or_held_by_another_process(tmp_path: Path) -> None:
