@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from negbench import checkpoint, monitor
-from negbench.display import Quiet
+from negbench.display import Quiet, cost_line
 from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
@@ -327,6 +327,8 @@ def test_image_folders_train_and_name_or_count_files_that_cannot_be_decoded(tmp_
     summary = runs.start(resolved, tmp_path / "runs")
     assert (summary["status"], summary["skipped_files"], summary["steps"]) == ("done", 1, 4)
     assert summary["knn_top1_pixels"] is None
+    assert cost_line(summary).endswith("; files skipped because they cannot be decoded: 1")
+    assert "skipped" not in cost_line(summary | {"skipped_files": 0})
 
 
 def train_folder(output: str, root: str) -> Any:
