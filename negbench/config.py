@@ -31,7 +31,9 @@ class DataConfig(Section):
     validation: float = setting(0.1, "share of the training set held out for curves and tuning", ge=0, lt=1)
     on_bad_image: Literal["error", "skip"] = setting("error", "what an undecodable file does")
     download: bool = setting(True, "fetch CIFAR-10 when it is not in data.root", scientific=False)
-    workers: int = setting(4, "decoding processes a rank, image folders only", scientific=False, ge=0)
+    workers: int = setting(
+        4, "decoding processes a rank, at most one a core, image folders only", scientific=False, ge=0
+    )
 
 
 class ViewConfig(Section):

@@ -119,7 +119,9 @@ def cost_line(summary: dict[str, Any]) -> str:
     if summary["peak_memory_bytes"]:
         parts.append(f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB")
     parts.append(f"state of the negatives {summary['source_state_bytes'] / 2**20:.2f} MiB")
-    return ", ".join(parts) + f" on {summary['device']}"
+    skipped = summary.get("skipped_files")
+    rest = f"; files skipped because they cannot be decoded: {skipped}" if skipped else ""
+    return ", ".join(parts) + f" on {summary['device']}{rest}"
 
 
 def percent(value: float | None) -> str:

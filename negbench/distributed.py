@@ -1,6 +1,7 @@
 """The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
 import inspect
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,11 +168,14 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     place.export()
     store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
-    watched = client_of(place.master_addr, place.master_port)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the processes it restarts
+    store = dist.PrefixStore(f"negbench/{attempt}", store)  # type: ignore[attr-defined]
+    client = client_of(place.master_addr, place.master_port)
+    watched = dist.PrefixStore(f"negbench/{attempt}", client)  # type: ignore[attr-defined]
     with end_together(watched, rank, size):
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("negbench/group", store),  # type: ignore[attr-defined]
+            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
             rank=rank,
             world_size=size,
         )

@@ -26,8 +26,8 @@ LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
 OUT_OF_MEMORY = "out of memory"  # how the reason of such an ending starts
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
-_KEY = "negbench/failure"
-_ACKNOWLEDGED = "negbench/acknowledged"
+_KEY = "failure"
+_ACKNOWLEDGED = "acknowledged"
 
 
 class Interrupted(Exception):
@@ -119,7 +119,7 @@ _recorders: list[Callable[[Ending], None]] = []
 
 @contextmanager
 def recorded_by(record: Callable[[Ending], None]) -> Iterator[None]:
-    """While inside, `record` is told of the ending that another rank announced."""
+    """While inside, rank 0's `record` is told of the ending that some rank announced, before the process ends."""
     _recorders.append(record)
     try:
         yield
@@ -172,6 +172,7 @@ class _End:
             first = self.store.compare_set(_KEY, "", mine).decode() == mine
             if not first:
                 self.follow()
+        self.record(ending)
         ending.show(self.rank)
         with suppress(RuntimeError):
             deadline = time.monotonic() + LINGER_SECONDS  # this process may hold the store that the others look into
@@ -181,10 +182,13 @@ class _End:
 
     def follow(self) -> None:
         _, code, message = self.store.get(_KEY).decode().split(":", 2)
-        for record in _recorders:
-            record(Ending(int(code), message))
+        self.record(Ending(int(code), message))
         self.store.add(_ACKNOWLEDGED, 1)
         self.exit(int(code))
+
+    def record(self, ending: Ending) -> None:
+        for record in _recorders if self.rank == 0 else ():
+            record(ending)
 
     def exit(self, code: int) -> None:
         """At once: a process group with a dead member can neither be used nor be destroyed."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from negbench.failure import StorageError
 
+SCHEMA_VERSION = 2  # of summary.json
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
 
 
@@ -85,8 +86,7 @@ class RunFolder:
             raise ValueError(
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --output"
             ) from None
-        for leftover in [*self.path.glob(".*.partial"), *self.checkpoints.glob(".*.partial")]:
-            leftover.unlink(missing_ok=True)
+        self._remove_leftovers()
 
     def is_ours(self) -> bool:
         """Whether no later attempt has taken the run over."""
@@ -167,6 +167,15 @@ class RunFolder:
         mine = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, json.dumps(mine | _slurm_attempt()).encode(), 0)
+
+    def _remove_leftovers(self) -> None:
+        """Of a process that was killed while it wrote."""
+        for folder in (self.path, self.checkpoints, self.evaluations):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+        for checksum in self.checkpoints.glob("*.pt.sha256"):
+            if not checksum.with_suffix("").exists():
+                checksum.unlink(missing_ok=True)
 
     def _read_lock(self) -> dict[str, Any]:
         return read_json(self.path / "run.lock")

@@ -15,9 +15,10 @@ from negbench import checkpoint, environment
 from negbench.data.folder import BadImageError
 from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
 from negbench.evaluate.protocol import knn
-from negbench.evaluate.test_set import PROTOCOLS, encode, evaluate_on_test, write_evaluations
+from negbench.evaluate.test_set import encode, evaluate_on_test, protocols_of, write_evaluations
 from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
 from negbench.optim import build_optimizer
+from negbench.outcome import outcome_of
 from negbench.records import RunFolder, filesystem, write_atomically, write_json
 from negbench.setup import Setup, check_batch, set_up
 from negbench.study import Resolved, to_yaml
@@ -36,7 +37,7 @@ def execute(
     """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
 
     ValueError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
-    checkpoint written. Any exception is recorded in `summary.json` and raised.
+    checkpoint written. From the first write on any exception is recorded in `summary.json`, and raised.
     """
     folder = RunFolder(output / resolved.run_id)
     if _by_rank_0(lambda: folder.is_done() and not fresh):
@@ -48,9 +49,8 @@ def execute(
 
     def record(ending: Ending) -> None:
         if rank() == 0 and folder.is_ours():
-            outcome = {"status": "failed" if ending.code in (1, 2) else "interrupted", "error": ending.reason}
             with suppress(OSError):  # the error itself matters more than its record
-                write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome)
+                write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome_of(ending))
 
     try:
         with recorded_by(record):
@@ -147,7 +147,7 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
 
 def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
     config, folder = setup.config, trainer.folder
-    protocols = [name for name in PROTOCOLS if config.evaluation.test and (name == "knn" or config.evaluation.linear)]
+    protocols = protocols_of(config)
     with _signals(trainer), trainer.monitor.running():
         title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
         display.start(title, trainer.num_steps, config.epochs, trainer.step)

@@ -47,11 +47,16 @@ class RunStatus:
         return asdict(self)
 
 
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder: one that was submitted, started by a sweep, begun, or that failed before it."""
+    return any((path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json"))
+
+
 def find_runs(output: Path) -> list[Path]:
     """Run folders in `output`, by name. ValueError if it is not a folder."""
     if not output.is_dir():
         raise ValueError(f"there is no folder {output}; --output names the parent folder of runs")
-    return sorted(path for path in output.iterdir() if (path / "config.yaml").exists() or (path / "job.json").exists())
+    return sorted(path for path in output.iterdir() if is_run(path))
 
 
 def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
@@ -75,9 +80,9 @@ def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
     restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
     return RunStatus(
         run_id=path.name,
-        study=str(config.get("study") or settings.get("study") or ""),
+        study=str(config.get("study") or settings.get("study") or summary.get("study") or ""),
         method=str(summary.get("label") or settings.get("label") or config.get("method", {}).get("name") or ""),
-        seed=config.get("seed", settings.get("seed")),
+        seed=config.get("seed", settings.get("seed", summary.get("seed"))),
         state=state,
         detail=detail,
         requeued=restarts,

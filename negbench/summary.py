@@ -8,11 +8,10 @@ import torch
 from negbench import environment
 from negbench.distributed import world_size
 from negbench.method import Method
-from negbench.records import RunFolder
+from negbench.records import SCHEMA_VERSION, RunFolder
 from negbench.setup import Setup
 from negbench.trainer import Trainer
 
-SCHEMA_VERSION = 2
 LOADER_BOUND_SHARE = 0.05  # of the training time spent waiting for data
 
 
@@ -42,6 +41,7 @@ def summarize(
         "epochs": config.epochs,
         "steps": trainer.step if trainer else None,
         "world_size": world_size(),
+        "world_sizes": trainer.world_sizes if trainer else None,  # more than one: not bitwise as undisturbed
         "num_images": len(setup.splits.train)
         + (len(setup.splits.validation) if setup.splits.validation is not None else 0),
         "num_classes": len(setup.splits.classes),

@@ -27,6 +27,7 @@ from negbench.distributed import (
     rank,
     received_bytes,
     replicate,
+    synchronize,
     world_size,
 )
 from negbench.failure import Interrupted
@@ -76,6 +77,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
         self.step = 0
+        self.world_sizes: list[int] = []  # numbers of processes that have trained the present state
         self.clock = Clock(device, world_size())
         self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
@@ -114,6 +116,8 @@ class Trainer:
             self.skipped,
             self.clock.waiting_for_data,
         )
+        if self.step < self.num_steps and world_size() not in self.world_sizes:
+            self.world_sizes.append(world_size())
         self._saved_at = time.monotonic()
         self.clock.start()
         while self.step < self.num_steps:
@@ -160,6 +164,7 @@ class Trainer:
             if rank() == 0:
                 self.folder.check_still_ours()
                 checkpoint.save(self.folder.checkpoints, self.step, state, self.config.checkpoints.keep)
+            synchronize()  # inside: a rank that waits for rank 0 has not stalled
         self.saved_step = self.step
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
@@ -169,6 +174,7 @@ class Trainer:
         return {
             "step": self.step,
             "world_size": world_size(),
+            "world_sizes": self.world_sizes,
             "precision": str(self.method.autocast_dtype),
             **self.peak_memory.over_ranks(),
             "negatives_per_query": self.negatives_per_query,
@@ -195,6 +201,7 @@ class Trainer:
         self.step_meter.load_state_dict(state["step_meter"], self.device)
         self.epoch_meter.load_state_dict(state["epoch_meter"], self.device)
         self.step = self.saved_step = state["step"]
+        self.world_sizes = state.get("world_sizes", [state["world_size"]])  # earlier versions knew the last one
         self.clock.seconds = dict(state["seconds"])
         self.clock.joules = _share_of_sum(state["joules"])
         self.epoch_start_seconds = state["epoch_start_seconds"]
@@ -238,12 +245,16 @@ class Trainer:
             return self.request
         if self.stop_after is not None and self.step >= self.stop_after:
             return Agreement.STOP
-        interval = max(60 * self.config.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
-        if self.request == Agreement.NOTHING and time.monotonic() - self._saved_at < interval:
+        if self.request == Agreement.NOTHING and not self._checkpoint_is_due():
             return Agreement.NOTHING
         self.request = Agreement.NOTHING
         self._saved_at = time.monotonic()  # asked for once, though the others learn of it a step later
         return Agreement.SAVE
+
+    def _checkpoint_is_due(self) -> bool:
+        """By the clock of rank 0 alone, which writes and so knows what a checkpoint costs."""
+        interval = max(60 * self.config.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
+        return rank() == 0 and time.monotonic() - self._saved_at >= interval
 
     def _settle(self, agreed: int) -> None:
         if agreed > Agreement.STOP:

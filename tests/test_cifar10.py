@@ -148,6 +148,13 @@ def test_absent_data_says_which_file_goes_where(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_root_that_is_not_there_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "download", lambda self: pytest.fail("fetched"))
+    with pytest.raises(ValueError, match=f"there is no folder data.root {tmp_path / 'mistyped'}"):
+        load_cifar10(DataConfig(name="cifar10", root=str(tmp_path / "mistyped")))
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_default_root_and_failed_download(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: CIFAR10) -> None:
         raise URLError("no network")

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,13 @@ def test_batch_size_is_checked_at_the_start(root: Path) -> None:
 
 
 # Bad files while training and evaluating
+
+
+def test_more_workers_than_cores_give_no_warning(root: Path) -> None:
+    config = run_config(root, workers=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(training_batches(load_splits(config.data).train, config, CPU, 0, 1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

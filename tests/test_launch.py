@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,19 @@ from typer.testing import CliRunner
 
 from negbench import failure
 from negbench.cli import app
+from negbench.display import Quiet
+from negbench.evaluate import test_set
+from negbench.evaluate.protocol import Features
 from negbench.launch import cluster as layers
+from negbench.launch.here import run_here
 from negbench.launch.place import _first_node, find_place, was_launched
-from negbench.launch.sweep import combinations, parse_seeds, plan
+from negbench.launch.smoke import smoke
+from negbench.launch.sweep import Planned, combinations, missing, parse_seeds, plan
 from negbench.monitor import Monitor
 from negbench.records import RunFolder
+from negbench.report.runs import find, load
+from negbench.status import find_runs, status_of
+from negbench.study import Resolved
 from tests import runs
 
 GOLDEN = Path(__file__).parent / "golden" / "two_nodes.sh"
@@ -183,6 +192,152 @@ def _ranks(launcher: int) -> list[int]:
     children = Path(f"/proc/{launcher}/task/{launcher}/children")
     pids = map(int, children.read_text().split()) if children.exists() else ()
     return [pid for pid in pids if "negbench.cli" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    settings = ["epochs=80", "checkpoint_every_min=0.01", "evaluate_every_epochs=80", "evaluation.test=false"]
+    arguments = [*ARGUMENTS, *(part for text in settings for part in ("--set", text))]
+    command = [
+        sys.executable,
+        *torchrun,
+        "-m",
+        "negbench.cli",
+        "run",
+        "--method",
+        "moco",
+        "--device",
+        "cpu",
+        *arguments,
+    ]
+    (tmp_path / "out").mkdir()
+    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_step(tmp_path / "out", 60)
+        os.kill(_ranks(process.pid)[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    (path,) = (tmp_path / "out").iterdir()
+    summary = RunFolder(path).read_summary()
+    assert (summary["status"], summary["world_size"], summary["restarts"]) == ("done", 2, 1)
+    steps = [row["step"] for row in RunFolder(path).read_metrics() if row["kind"] == "train"]
+    assert steps == list(range(2, 4 * 80 + 1, 2))
+
+
+NO_BUILD = '''"""A method that one rank cannot build."""
+import os
+from negbench.methods import moco
+
+Config = moco.Config
+
+def build(config, encoder, facts):
+    if os.environ.get("RANK", "1") == "1":
+        raise KeyError("not built")
+    return moco.build(config, encoder, facts)
+'''
+
+
+@pytest.fixture
+def unbuildable(tmp_path: Path) -> Resolved:
+    (tmp_path / "faulty.py").write_text(NO_BUILD)
+    return runs.short(str(tmp_path / "faulty.py"))
+
+
+def test_what_fails_before_the_first_write_is_recorded_where_there_is_a_folder(
+    unbuildable: Resolved, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(KeyError):
+        run_here(unbuildable, output, "cpu", quiet=True)
+    assert not output.exists()
+    path = output / unbuildable.run_id
+    for with_smoke in (False, True):
+        path.mkdir(parents=True)
+        (path / "run.log").touch()
+        with pytest.raises(KeyError):
+            run_here(unbuildable, output, "cpu", quiet=True, smoke=with_smoke)
+        assert find_runs(output) == [path]
+        run = status_of(path, {})
+        assert (run.state, run.detail) == ("failed", "KeyError: 'not built'")
+        assert (run.study, run.method, run.seed) == ("quickstart", unbuildable.label, 0)
+        planned = [Planned(unbuildable, "", "", ())]
+        assert missing(planned, output, retry_failed=False) == ([], {"failed": 1})
+        assert missing(planned, output, retry_failed=True)[0] == planned
+        (read,) = load(find([], output))
+        assert (read.state, read.study, read.seed) == ("failed", "quickstart", 0)
+        assert {entry.name for entry in path.iterdir()} == {"run.log", "summary.json"}
+        shutil.rmtree(output)
+
+
+def test_a_failure_on_another_rank_before_the_first_write_is_recorded(unbuildable: Resolved, tmp_path: Path) -> None:
+    path = tmp_path / "out" / unbuildable.run_id
+    path.mkdir(parents=True)
+    method = str(unbuildable.method_file.path)
+    out = ["--output", str(path.parent), "--device", "cpu"]
+    code, _, err = finished("run", "--method", method, "--processes-per-node", "2", *out, *ARGUMENTS)
+    assert code == 1 and "rank 1" in err
+    assert RunFolder(path).read_summary()["error"] == "KeyError: 'not built'"
+
+
+FAILS_LATER = """
+class Faulty(moco.Method):
+    def after_step(self, output, step):
+        if step == 12 and os.environ.get("RANK", "1") == "1":
+            raise KeyError("in the second half")
+        super().after_step(output, step)
+
+def build(config, encoder, facts):
+    queue = moco.Queue(config.num_negatives, facts.dim, facts.seed)
+    return Faulty(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+"""
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_smoke_test_that_fails_leaves_its_error_alone(num_ranks: int, tmp_path: Path) -> None:
+    method = tmp_path / "faulty.py"
+    method.write_text(NO_BUILD + FAILS_LATER)
+    settings = ["epochs=6", "checkpoint_every_min=0.001"]
+    resolved = runs.short(str(method), *settings)
+    path = tmp_path / "out" / resolved.run_id
+    path.mkdir(parents=True)
+    arguments = ["--method", str(method), "--output", str(path.parent), "--device", "cpu", *ARGUMENTS]
+    arguments += ["--processes-per-node", str(num_ranks), *(part for text in settings for part in ("--set", text))]
+    code, _, err = finished("run", "--smoke", *arguments)
+    assert code == 1 and "in the second half" in err
+    assert [entry.name for entry in path.iterdir()] == ["summary.json"]
+    assert RunFolder(path).read_summary()["error"] == "KeyError: 'in the second half'"
+
+
+@pytest.mark.parametrize("validation", ["data.validation=0", "data.validation=0.1"])
+def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
+    validation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(train: Features, *others: Any) -> None:
+        raise KeyError(f"{len(train.labels_N)} training images")
+
+    monkeypatch.setattr(test_set, "linear_protocol", fail)
+    resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
+    with pytest.raises(KeyError, match="512 training images"):
+        smoke(resolved, tmp_path, runs.CPU, Quiet())
+
+
+def test_a_smoke_test_of_a_run_without_a_test_makes_none(tmp_path: Path) -> None:
+    notes = runs.Notes()
+    smoke(runs.short("simclr", "evaluation.test=false"), tmp_path, runs.CPU, notes)
+    assert "smoke test passed" in notes.texts[-1]
+
+
+def test_a_failure_does_not_touch_a_run_that_is_done_or_held_by_another_process(tmp_path: Path) -> None:
+    resolved = runs.short()
+    folder = runs.folder(resolved, tmp_path)
+    folder.open()
+    with pytest.raises(ValueError, match="in use by process"):
+        run_here(resolved, tmp_path, "cpu", quiet=True)
+    assert not folder.summary.exists()
+    folder.close()
+    folder.done.touch()
+    with pytest.raises(ValueError, match="is damaged"):
+        run_here(resolved, tmp_path, "cpu", quiet=True)
+    assert not folder.summary.exists()
 
 
 def test_a_background_job_is_the_same_job(tmp_path: Path) -> None:

@@ -276,8 +276,7 @@ def test_mixed_versions_are_told(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
     records.write(output, study, "moco", 0, 0.8)
     records.write(output, study, "moco", 1, 0.8, environment={"git_revision": "fedcba9876543210+changes"})
-    attempts = {"attempts": [{"world_size": 1}, {"world_size": 2}]}
-    records.write(output, study, "moco", 2, 0.8, environment=attempts, summary={"loader_bound": True})
+    records.write(output, study, "moco", 2, 0.8, summary={"loader_bound": True, "world_sizes": [1, 2]})
     cautions = " ".join(_report(output).sections[0].cautions)
     for words in ("Mixed versions", "0123456789", "fedcba9876", "uncommitted changes", "another number of processes"):
         assert words in cautions

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench import checkpoint
+from negbench import checkpoint, monitor
+from negbench.display import Quiet, cost_line
 from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
+from negbench.run import execute
 from negbench.trainer import Interrupted
 from tests import runs, tiny
 from tests.ranks import on_ranks
@@ -29,6 +32,7 @@ SUMMARY_FIELDS = {
     "train_seconds",
     "track",
     "world_size",
+    "world_sizes",
     "run_id",
     "source_state_bytes",
     "knn200_top1",
@@ -167,6 +171,32 @@ def test_a_mistake_seen_by_rank_0_ends_all_ranks(tmp_path: Path) -> None:
     assert "in use by process" in messages[0]
 
 
+def run_with_slow_checkpoints(output: str) -> tuple[int, int]:
+    """Checkpoints that took a second and a half, and stalls that this rank told of, in a run of some seconds."""
+    saved, told = [], []
+    save = checkpoint.save
+
+    def save_slowly(folder: Path, step: int, state: checkpoint.State, keep: int) -> Path:
+        saved.append(step)
+        time.sleep(1.5)
+        return save(folder, step, state, keep)
+
+    settings = ("epochs=15", "checkpoint_every_min=0.001", "evaluate_every_epochs=0", "evaluation.test=false")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_slowly)
+        patch.setattr(monitor, "POLL_SECONDS", 0.05)
+        patch.setattr(monitor, "SHORTEST_STALL_SECONDS", 0.7)
+        patch.setattr(monitor.Monitor, "_tell", lambda self, waited: told.append(waited))
+        runs.start(runs.short("simclr", *settings), Path(output))
+    return len(saved), len(told)
+
+
+def test_slow_checkpoints_are_rare_and_no_stall_on_any_number_of_ranks(tmp_path: Path) -> None:
+    (saved, told), (_, told_by_the_other) = on_ranks(2, run_with_slow_checkpoints, str(tmp_path))
+    assert saved <= 3  # one or two until their cost is known, and the last
+    assert told == told_by_the_other == 0
+
+
 def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
     slow = "optimizer.lr=0.01"  # at high rates rounding grows until nothing can be compared
     (state, rows), _ = on_ranks(2, run_twice, str(tmp_path / "two"), None, slow)
@@ -177,6 +207,23 @@ def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
     assert losses == pytest.approx(one_losses, rel=1e-4)
     for name, value in one_state["method"].items():
         torch.testing.assert_close(state["method"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_resuming_with_another_number_of_processes_is_in_the_summary(tmp_path: Path) -> None:
+    resolved = runs.short("adco", "batch_norm=sync")
+    on_ranks(2, interrupt, str(tmp_path))
+    run = runs.folder(resolved, tmp_path)
+    assert run.read_summary()["world_sizes"] == [2]
+    summary = runs.start(resolved, tmp_path)
+    assert (summary["world_size"], summary["world_sizes"]) == (1, [2, 1])
+    runs.start(resolved, tmp_path, fresh=True)
+    assert run.read_summary()["world_sizes"] == [1]
+
+
+def interrupt(output: str) -> None:
+    resolved = runs.short("adco", "batch_norm=sync")
+    with pytest.raises(Interrupted):
+        execute(resolved, Path(output), runs.CPU, Quiet(), stop_after=6)
 
 
 def test_a_finished_run_is_reported_at_once_and_fresh_starts_anew(tmp_path: Path) -> None:
@@ -280,6 +327,8 @@ def test_image_folders_train_and_name_or_count_files_that_cannot_be_decoded(tmp_
     summary = runs.start(resolved, tmp_path / "runs")
     assert (summary["status"], summary["skipped_files"], summary["steps"]) == ("done", 1, 4)
     assert summary["knn_top1_pixels"] is None
+    assert cost_line(summary).endswith("; files skipped because they cannot be decoded: 1")
+    assert "skipped" not in cost_line(summary | {"skipped_files": 0})
 
 
 def train_folder(output: str, root: str) -> Any:

@@ -154,6 +154,29 @@ def test_a_time_limit_leads_to_a_requeue(cluster: Cluster, undisturbed: Any, tmp
     runs.assert_same(outcome(run), undisturbed)
 
 
+def test_a_run_that_is_requeued_too_often_gives_up_and_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path, 0.25, "--set", "cluster.max_requeues=1")
+    run.wait_for_step(20)
+    for _ in range(2):
+        cluster.wait_for(run.job, "RUNNING", 60)
+        requeue(run)
+    cluster.wait_for(run.job, "FAILED", 90)
+    cluster.wait_idle(30)
+    (row,) = json.loads(negbench(cluster, "status", "--output", str(run.folder.path.parent), "--json").stdout)
+    assert row["state"] == "failed" and "requeued 2 times, more than cluster.max_requeues 1" in row["detail"]
+
+
+def test_a_job_that_fails_before_training_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    run = Run(cluster, tmp_path, 0, "--slurm", "hold")
+    (method,) = run.folder.path.glob("submissions/*/code/request/slow.py")
+    method.write_text("raise KeyError('of the file')\n")
+    cluster.run("scontrol", "release", run.job)
+    cluster.wait_for(run.job, "FAILED", 60)
+    (row,) = json.loads(negbench(cluster, "status", "--output", str(run.folder.path.parent), "--json").stdout)
+    assert row["state"] == "failed" and "of the file" in row["detail"]
+    assert (row["study"], row["seed"]) == ("quickstart", 0)
+
+
 def test_a_cancelled_run_stays_cancelled_until_it_is_submitted_again(
     cluster: Cluster, undisturbed: Any, tmp_path: Path
 ) -> None:
@@ -184,6 +207,17 @@ def test_two_nodes_train_as_one_process(cluster: Cluster, tmp_path: Path) -> Non
         losses.append([row["loss"] for row in RunFolder(path).read_metrics() if row["kind"] == "train"])
     assert len(losses[0]) == 20
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_srun_starts_a_run(cluster: Cluster, tmp_path: Path) -> None:
+    settings = [part for text in [*runs.SHORT, "evaluation.linear=false"] for part in ("--set", text)]
+    command = [sys.executable, "-m", "negbench.cli", "run", "--method", "moco", "--device", "cpu", *settings]
+    command = ["srun", "-N2", "-n2", *command, "--output", str(tmp_path)]
+    done = subprocess.run(command, env=cluster.env, cwd=cluster.folder, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("records: ") == 1
+    (path,) = tmp_path.iterdir()
+    assert RunFolder(path).done.exists() and RunFolder(path).read_summary()["world_size"] == 2
 
 
 def test_a_job_runs_the_code_that_was_submitted(cluster: Cluster, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from tests.slurm import Cluster
 from tests.test_slurm_runs import negbench
 
 SWEEP = ["sweep", "--methods", "adco,moco,simclr,byol", "--seeds", "0:2", "--device", "cpu", "--time", "30m"]
-SETTINGS = [*runs.SHORT, "evaluation.linear=false", "checkpoint_every_min=0.02"]
+EPOCHS = 40  # in a Slurm job SIGTERM only saves: a run must not be over before the kill that follows 5 s later
+SETTINGS = [*runs.SHORT, f"epochs={EPOCHS}", "evaluate_every_epochs=20"]
+SETTINGS += ["evaluation.linear=false", "checkpoint_every_min=0.02"]
 SWEEP += [part for text in SETTINGS for part in ("--set", text)]
 
 
@@ -38,10 +40,10 @@ def test_a_sweep_is_one_array_and_its_second_call_makes_what_is_missing(cluster:
     again = negbench(cluster, *arguments)
     assert "8 of 8 runs are" in again.stderr or "runs are pending" in again.stderr
     end = time.monotonic() + 120
-    while sum(state == "done" for state in states(cluster, output).values()) < 2:
+    while list((seen := states(cluster, output)).values()).count("done") < 2:
         assert time.monotonic() < end, submitted.stdout
         time.sleep(0.5)
-    active = [str(folder) for folder in folders if states(cluster, output)[folder.name] in ("pending", "running")]
+    active = [str(output / run_id) for run_id, state in seen.items() if state != "done"]
     negbench(cluster, "cancel", *active, check=False)
     cluster.wait_idle(60)
     finished = {folder for folder in folders if RunFolder(folder).done.exists()}
@@ -59,7 +61,7 @@ def test_a_sweep_is_one_array_and_its_second_call_makes_what_is_missing(cluster:
     assert not cluster.orphans() and not list(output.rglob("*.partial"))
     for folder in folders:
         steps = [row["step"] for row in RunFolder(folder).read_metrics() if row["kind"] == "train"]
-        assert steps == list(range(2, runs.STEPS + 1, 2))
+        assert steps == list(range(2, 4 * EPOCHS + 1, 2))
     assert cluster.run("squeue", "-h", "-r", "-t", "all", "-j", array)
     (follow_up_log,) = output.glob("submissions/*/*_0_log.out")  # after the first array's end
     assert follow_up_log.read_text().count("quickstart") == 8

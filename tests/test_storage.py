@@ -37,6 +37,23 @@ def fill(path: Path) -> None:
             pass
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    resolved = runs.short()
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path, runs.StopAt(5))
+    run = runs.folder(resolved, tmp_path)
+    run.evaluations.mkdir()
+    leftovers = [run.evaluations / ".knn.json.1.partial", run.checkpoints / ".step-00000009.pt.1.partial"]
+    leftovers += [run.path / ".summary.json.1.partial", run.checkpoints / "step-00000009.pt.sha256"]
+    for path in leftovers:
+        path.touch()
+    before = checkpoint.find_whole(run.checkpoints, pytest.fail)
+    run.open()
+    run.close()
+    assert not [path for path in leftovers if path.exists()]
+    assert checkpoint.find_whole(run.checkpoints, pytest.fail) == before
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 Shape legend: N images of a set, n of this rank's batch, V views, P uniform numbers a view, S side of a view in pixels.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -133,7 +134,11 @@ class _Guarded(Dataset[Any]):
 def _load(
     dataset: Dataset[Any], items: Sequence[int], workers: int, device: torch.device, skipped: set[str] | None
 ) -> Iterator[Any]:
-    """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`."""
+    """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`.
+
+    At most one worker a core that this process may use: more decode no faster, and torch warns of them.
+    """
+    workers = min(workers, _num_cores())
     loader = DataLoader(
         _Guarded(dataset),
         sampler=items,
@@ -153,6 +158,10 @@ def _load(
         if skipped is not None:
             skipped.update(bad_paths)
         yield tensors
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_format(images: Tensor, config: RunConfig[Any]) -> Tensor:

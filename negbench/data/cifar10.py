@@ -34,9 +34,12 @@ def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:
 
     `data.root` (default ~/.cache/negbench/cifar10) holds cifar-10-batches-py, cifar-10-python.tar.gz, or
     train/CLASS/*.png and test/CLASS/*.png. Otherwise `data.download` fetches the archive there.
+    A `data.root` that is not there is not made: it is rather a mistyped one.
     Raises ValueError if there is neither data nor a way to get it.
     """
     root = Path(config.root or _HOME / "cifar10").expanduser()
+    if config.root and config.download and not root.is_dir():
+        raise ValueError(f"there is no folder data.root {root}; make it, and CIFAR-10 is fetched there")
     with _locked(root, make=config.download):
         if (root / "train").is_dir() and not (root / CIFAR10.base_folder).is_dir():
             train, skipped_train = _from_folders(root, "train", config.on_bad_image)

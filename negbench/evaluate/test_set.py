@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from negbench import checkpoint
+from negbench.config import RunConfig
 from negbench.evaluate.protocol import Dataset, Features, extract, knn_protocol, linear_protocol, without_network
 from negbench.models import build_encoder
 from negbench.records import RunFolder, write_json
@@ -16,6 +17,11 @@ from negbench.setup import Setup, set_up
 from negbench.study import restore
 
 PROTOCOLS = ("knn", "linear")
+
+
+def protocols_of(config: RunConfig[Any]) -> list[str]:
+    """What the end of a run makes."""
+    return [name for name in PROTOCOLS if config.evaluation.test and (name == "knn" or config.evaluation.linear)]
 
 
 def encode(setup: Setup, backbone: nn.Module, part: Dataset) -> Features:

@@ -10,6 +10,7 @@ from negbench.distributed import process_group, rank
 from negbench.environment import choose_device
 from negbench.launch.place import find_place
 from negbench.launch.smoke import smoke as make_smoke_test
+from negbench.outcome import recorded
 from negbench.records import RunFolder
 from negbench.run import execute
 from negbench.study import Resolved
@@ -26,14 +27,17 @@ def run_here(
     as_json: bool = False,
 ) -> None:
     """Train, evaluate and record as `negbench.run.execute`, whose errors pass through. A smoke test is made once."""
-    chosen = choose_device(device, find_place().local_rank)
-    with process_group(chosen), displayed(quiet or rank() > 0) as display:
-        shown = display if rank() == 0 else Quiet()
-        if smoke and not RunFolder(output / resolved.run_id).metrics.exists():
-            make_smoke_test(resolved, output, chosen, shown)
-        summary = execute(resolved, output, chosen, shown, fresh)
-        if rank() > 0:
-            return
+    path, config = output / resolved.run_id, resolved.config
+    known = {"run_id": path.name, "study": config.study, "method": config.method.name, "seed": config.seed}
+    with recorded(path, **known, label=resolved.label):
+        chosen = choose_device(device, find_place().local_rank)
+        with process_group(chosen), displayed(quiet or rank() > 0) as display:
+            shown = display if rank() == 0 else Quiet()
+            if smoke and not RunFolder(path).metrics.exists():
+                make_smoke_test(resolved, output, chosen, shown)
+            summary = execute(resolved, output, chosen, shown, fresh)
+            if rank() > 0:
+                return
     if as_json:
         print(json.dumps(summary, indent=1))
         return
@@ -42,4 +46,4 @@ def run_here(
     console.print(title, highlight=False, soft_wrap=True)
     console.print(summary_table(summary))
     console.print(cost_line(summary), highlight=False, soft_wrap=True)
-    console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)
+    console.print(f"records: {path}", highlight=False, soft_wrap=True)

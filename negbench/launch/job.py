@@ -11,6 +11,8 @@ from typing import NoReturn
 import submitit
 
 from negbench.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
+from negbench.outcome import recorded
+from negbench.records import read_json
 
 LOCAL_AGAIN = 144  # what submitit's local controller takes for a request to start the processes again
 
@@ -38,9 +40,12 @@ class RunJob:
         """Train, evaluate and record; ends the process with the exit code of `ending_of` where that is not 0."""
         self._take_signals()
         try:
-            environment = submitit.JobEnvironment()
-            environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier attempt's error is no result
-            self._run()
+            path = Path(self.output) / self.run_id
+            known = {"run_id": self.run_id, "seed": self.seed} | read_json(path / "job.json").get("settings", {})
+            with recorded(path, **known):
+                environment = submitit.JobEnvironment()
+                environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier attempt's error is no result
+                self._run()
         except BaseException as error:
             ending = ending_of(error)
             ending.show()

@@ -1,4 +1,4 @@
-"""A run's first minute, before its first hour: steps, an evaluation, a checkpoint and a resume."""
+"""A run's first minute, before its first hour: steps, evaluations, a checkpoint and a resume."""
 
 import shutil
 import time
@@ -9,19 +9,24 @@ from pathlib import Path
 
 import torch
 
-from negbench.distributed import rank, synchronize
-from negbench.failure import Interrupted
+from negbench.distributed import rank
+from negbench.evaluate.protocol import Dataset
+from negbench.evaluate.test_set import evaluate_on_test, protocols_of
+from negbench.failure import Interrupted, recorded_by
 from negbench.run import execute
+from negbench.setup import set_up
 from negbench.study import Resolved
 from negbench.trainer import Display
 
 STEPS = 20
+IMAGES = 512
 
 
 def smoke(resolved: Resolved, output: Path, device: torch.device, display: Display) -> None:
     """Half of `STEPS` steps, then the other half from the checkpoint, in a folder that is removed. All ranks call it.
 
-    Evaluates as the run does at step 0. An exception of the run passes through.
+    Evaluates as the run does at step 0 and, on few images, as it does at its end. An exception of the run passes
+    through.
     """
     every = max(1, resolved.config.evaluate_every_epochs)
     config = resolved.config.model_copy(update={"evaluate_every_epochs": every})
@@ -34,17 +39,37 @@ def smoke(resolved: Resolved, output: Path, device: torch.device, display: Displ
             except Interrupted as interruption:
                 if interruption.signum:
                     raise
-    display.note(f"smoke test passed in {time.monotonic() - started:.0f} s: {STEPS} steps, checkpoint, resume")
+    _evaluate_as_at_the_end(resolved, device)
+    passed = f"{STEPS} steps, checkpoint, resume, evaluation"
+    display.note(f"smoke test passed in {time.monotonic() - started:.0f} s: {passed}")
+
+
+def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:
+    """The protocols of the run on new weights and at most `IMAGES` images of each part."""
+    setup = set_up(resolved, device)
+    splits = setup.splits
+    validation = _few(splits.validation) if splits.validation is not None else None
+    setup.splits = replace(splits, train=_few(splits.train), validation=validation, test=_few(splits.test))
+    evaluate_on_test(setup, protocols_of(resolved.config))
+
+
+def _few(part: Dataset) -> Dataset:
+    """Those of the most frequent class first: the linear probe needs a class from which it can hold out some."""
+    others_N = part.labels_N != part.labels_N.mode().values
+    return part.subset(others_N.int().argsort(stable=True)[:IMAGES])
 
 
 @contextmanager
 def _removed(folder: Path) -> Iterator[None]:
+    """Without the folder at the start and after every end; rank 0 alone writes to it."""
+
     def remove() -> None:
-        synchronize()
         if rank() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        synchronize()
 
     remove()
-    yield
-    remove()
+    try:
+        with recorded_by(lambda ending: remove()):  # the end of another rank does not come by here
+            yield
+    finally:
+        remove()

@@ -73,7 +73,7 @@ def _short(runs: Sequence[Run]) -> list[Run]:
 
 
 def _on_other_ranks(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if len({a.get("world_size") for a in run.environment.get("attempts", [])}) > 1]
+    return [run for run in runs if len(run.summary.get("world_sizes") or ()) > 1]
 
 
 def _seeds(row: Row) -> set[int]:

@@ -14,11 +14,10 @@ import yaml
 
 from negbench.failure import OUT_OF_MEMORY
 from negbench.launch.scheduler import Job, SchedulerError, jobs_of
-from negbench.records import RunFolder, read_json
-from negbench.status import find_runs, status_of
+from negbench.records import SCHEMA_VERSION, RunFolder, read_json
+from negbench.status import find_runs, is_run, status_of
 from negbench.study import Flat, flatten_raw
 
-SCHEMA_VERSION = 2  # of summary.json
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
 USED = "done"  # the state of the runs that tables and figures are made of
 NEEDED = (  # of summary.json
@@ -88,7 +87,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
     for argument in arguments or [str(default)]:
         path = Path(argument)
         if path.is_dir():
-            inside = [path] if _is_run(path) else find_runs(path)
+            inside = [path] if is_run(path) else find_runs(path)
             if not inside:
                 raise ValueError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
         elif path.exists():
@@ -134,7 +133,7 @@ def _load(path: Path, jobs: dict[str, Job]) -> Run:
         "study": str(settings.get("study") or (status.study if status else "")),
         "track": str(settings.get("track", "")),
         "method": method,
-        "seed": int(settings.get("seed") or 0),
+        "seed": int(settings.get("seed") or (status and status.seed) or 0),
         "digest": match["digest"] if match else "",
         "settings": settings,
         "summary": summary,
@@ -217,13 +216,10 @@ def _progress(status: Any) -> str:
     return "" if status.epoch is None else f"at epoch {status.epoch:.4g} of {status.epochs}"
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").exists() or (path / "job.json").exists()
-
-
 def _study_of(path: Path) -> str:
     settings, _ = _settings(path / "config.yaml")
-    return str(settings.get("study") or read_json(path / "job.json").get("settings", {}).get("study") or "")
+    noted = (read_json(path / "job.json").get("settings", {}), RunFolder(path).read_summary())
+    return str(next(filter(None, (known.get("study") for known in (settings, *noted))), ""))
 
 
 def cumulative(run: Run, column: str) -> Floats:
