@@ -13,7 +13,17 @@ from rich.table import Table
 
 import negbench
 from negbench.cli_jobs import register as register_jobs
-from negbench.cli_options import Device, DryRun, Output, Settings, Study, Wait, with_cluster_options
+from negbench.cli_options import (
+    DEVICES,
+    Device,
+    DryRun,
+    Output,
+    Settings,
+    Study,
+    Wait,
+    check_choice,
+    with_cluster_options,
+)
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
 
@@ -66,7 +76,7 @@ def run(
         from negbench.study import resolve
 
         resolved = resolve(method, config, settings or [], seed)
-        _check_choice("--device", device, ("auto", "cpu", "cuda"))
+        check_choice("--device", device, DEVICES)
         where = resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(cluster))
         if where.launcher != "none" and not was_launched():
             from negbench.launch.command import submit_runs
@@ -134,8 +144,8 @@ def evaluate(
     protocols = protocol or ["knn", "linear"]
     with mistakes_of_the_user():
         for name in protocols:
-            _check_choice("--protocol", name, ("knn", "linear"))
-        _check_choice("--device", device, ("auto", "cpu", "cuda"))
+            check_choice("--protocol", name, ("knn", "linear"))
+        check_choice("--device", device, DEVICES)
         from negbench.display import console
         from negbench.environment import choose_device
         from negbench.evaluate.test_set import evaluate_run
@@ -199,11 +209,6 @@ def mistakes_of_the_user() -> Iterator[None]:
                 ending.show()
             raise typer.Exit(ending.code) from None
         raise
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _table(*columns: str) -> Table:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from negbench.cli_options import Device, DryRun, Output, Settings, Study, with_cluster_options
+from negbench.cli_options import DEVICES, Device, DryRun, Output, Settings, Study, check_choice, with_cluster_options
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +40,7 @@ def sweep(
         from negbench.launch.command import submit_command, submit_runs
         from negbench.launch.sweep import Pool, missing, parse_seeds, plan
 
+        check_choice("--device", device, DEVICES)
         known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
         follow_up = shlex.split(then) if then else []
         if follow_up and follow_up[0] not in known:
@@ -69,7 +70,9 @@ def sweep(
             for run in chosen:
                 print(shlex.join(run.command(where, output, device, smoke)))
             return
-        stopped_by = Pool(where, output, device, smoke, max_parallel or 1, print).make(chosen)
+        pool = Pool(where, output, device, smoke, max_parallel or 1, print)
+        pool.check(chosen)
+        stopped_by = pool.make(chosen)
         if stopped_by is not None:
             print(f"stopped by {signal.Signals(stopped_by).name}; the same command goes on")
             raise typer.Exit(128 + stopped_by)

@@ -212,6 +212,25 @@ def test_a_sweep_here(tmp_path: Path) -> None:
     assert code == 2 and "no command 'reprot'" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--output", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--set", "data.name=imagefolder", "--set", "data.root=/nowhere"], "/nowhere"),
+        (["--grid", "batch_size=16,100000"], "batch_size 100000 exceeds"),
+        (["--processes-per-node", "3"], "batch_size 16 is not divisible by the 3 processes"),
+        (["--gpus-per-node", "99"], "--gpus-per-node 99: PyTorch sees"),
+        (["--device", "tpu"], "--device must be one of"),
+    ],
+)
+def test_a_sweep_here_is_checked_before_its_first_run(options: list[str], sentence: str, tmp_path: Path) -> None:
+    arguments = ["sweep", "--methods", "moco,byol", "--device", "cpu", "--output", str(tmp_path / "out"), *ARGUMENTS]
+    code, out, err = finished(*arguments, *options)
+    assert (code, out) == (2, "")
+    assert sentence in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     monitor = Monitor(tmp_path / "stalled")
     with pytest.MonkeyPatch.context() as patch, monitor.running():

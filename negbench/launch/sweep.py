@@ -19,8 +19,9 @@ import yaml
 
 from negbench.display import duration
 from negbench.launch.cluster import ClusterConfig
-from negbench.launch.local import threads
+from negbench.launch.local import check_gpus, threads
 from negbench.launch.logs import RUN_LOG
+from negbench.launch.preflight import check_runs
 from negbench.launch.scheduler import jobs_of, release_held
 from negbench.records import read_json
 from negbench.status import status_of
@@ -125,6 +126,15 @@ class Pool:
     tell: Callable[[str], None]
     _stopped_by: int | None = field(default=None, init=False)
     _active: dict[int, Active] = field(default_factory=dict, init=False)  # by slot
+
+    def check(self, runs: Sequence[Planned]) -> None:
+        """ValueError if one of them could not start here: before the first starts, and with nothing written."""
+        check_gpus(self.cluster)
+        if self.device == "cuda":
+            from negbench.environment import choose_device
+
+            choose_device(self.device)
+        check_runs([run.resolved for run in runs], self.cluster, self.output)
 
     def make(self, runs: Sequence[Planned]) -> int | None:
         """Make all; the signal that stopped it, or None. A run that fails does not stop the others."""
