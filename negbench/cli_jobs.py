@@ -116,8 +116,8 @@ def _cancel(run: Path) -> str:
             scheduler.cancel([note["job_id"]])
             return f"Slurm job {note['job_id']} is cancelled"
         os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller hands it on
-        return f"background job {note['job_id']} saves and ends"
+        return f"background job {note['job_id']} is told to save and end"
     if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
         os.kill(lock["pid"], signal.SIGTERM)
-        return f"process {lock['pid']} saves and ends"
+        return f"process {lock['pid']} is told to save and end"
     raise ValueError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from negbench.launch.scheduler import Job, is_active
+from negbench.launch.scheduler import Job, is_active, waits_here
 from negbench.records import RunFolder, read_json
 
 TAIL_BYTES = 1 << 16
@@ -145,6 +145,8 @@ def _state(
         return "done", ""
     if job is not None and job.state == "PENDING":
         return "pending", f"{job.reason}; the same command releases it" if job.is_held_by_slurm else job.reason
+    if is_active(note, known) and waits_here(note):
+        return "pending", "for set-up lines, or for another job's end (--max-parallel)"
     if is_active(note, known) or is_locked(folder.path / "run.lock"):
         stalled = _first_line(folder.path / "stalled")
         return ("stalled", stalled) if stalled else ("running", "")

@@ -39,9 +39,11 @@ def build(config, encoder, facts):
 '''
 
 
-def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+def start(*arguments: str, new_group: bool = False, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "negbench.cli", *arguments]
-    return subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    group = 0 if new_group else None
+    return subprocess.Popen(command, env=os.environ | env, stdout=pipe, stderr=pipe, text=True, process_group=group)
 
 
 def finished(*arguments: str, **env: str) -> tuple[int, str, str]:

@@ -58,7 +58,7 @@ class ClusterConfig(Section):
         if self.launcher != "slurm" and self.nodes > 1:
             raise ValueError(f"{self.nodes} nodes need --cluster slurm, or torchrun or srun around the command")
         minutes = self.time_min
-        if self.launcher == "slurm" and 60 * minutes <= self.signal_before_end_s:
+        if self.launcher != "none" and 60 * minutes <= self.signal_before_end_s:
             raise ValueError(
                 f"a time limit of {self.time} leaves nothing: a job saves {self.signal_before_end_s} s before its "
                 "limit (cluster.signal_before_end_s)"

@@ -101,9 +101,13 @@ def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
 
 
 def _wait(run: Resolved, output: Path) -> None:
-    """Follow the log to the job's end; exits with 1 if the run is not finished then."""
+    """Follow the log to the job's end; exits with 1 if the run is not finished then, with 130 after Ctrl-C."""
     path = output / run.run_id
-    follow_log(path, log_of(path))
+    try:
+        follow_log(path, log_of(path))
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
+        sys.exit(130)
     if not (path / "done").exists():
         print(f"{path} is not finished; the same command goes on")
         sys.exit(1)

@@ -31,6 +31,16 @@ def threads(num_processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
 
 
+def devices(slot: int, each: int) -> list[str]:
+    """The GPUs of the `slot`-th of runs beside each other, `each` a run, as long as there are enough."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = named.split(",") if named else [str(number) for number in range(count)]
+    return [known[(slot * each + number) % count] for number in range(each)] if count else []
+
+
 def launch(num_processes: int, arguments: Sequence[str]) -> int:
     """Run `negbench ARGUMENTS` in each of `num_processes` ranks; the exit code of the first rank that failed, or 0."""
     os.environ |= threads(num_processes)

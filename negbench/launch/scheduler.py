@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 60
+STARTED = "started"  # in a background job's folder: it has its turn
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
@@ -60,11 +61,16 @@ def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
 
 
 def is_controller(pid: str) -> bool:
-    """Whether process `pid` of this machine is submitit's controller of a background job."""
+    """Whether process `pid` of this machine is the controller of a background job, or its shell before."""
     try:
-        return "submitit.local._local" in (Path("/proc") / pid / "cmdline").read_text()
+        return "negbench.launch.background" in (Path("/proc") / pid / "cmdline").read_text()
     except OSError:
         return False
+
+
+def waits_here(note: dict[str, Any]) -> bool:
+    """Whether a background job that is active has not started its processes yet."""
+    return note.get("launcher") == "local" and not (Path(note["folder"]) / note["job_id"] / STARTED).exists()
 
 
 def release_held(notes: Iterable[dict[str, Any]], known: dict[str, Job]) -> list[str]:

@@ -19,7 +19,7 @@ import yaml
 
 from negbench.display import duration
 from negbench.launch.cluster import ClusterConfig
-from negbench.launch.local import check_gpus, threads
+from negbench.launch.local import check_gpus, devices, threads
 from negbench.launch.logs import RUN_LOG
 from negbench.launch.preflight import check_runs
 from negbench.launch.scheduler import jobs_of, release_held
@@ -172,12 +172,7 @@ class Pool:
         """GPUs of its own for each of the runs beside each other, as long as there are enough."""
         if self.device == "cpu" or self.max_parallel == 1:
             return {}
-        import torch
-
-        count, each = torch.cuda.device_count(), max(1, self.cluster.num_gpus)
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = named.split(",") if named else [str(number) for number in range(count)]
-        chosen = [devices[(slot * each + number) % count] for number in range(each)] if count else []
+        chosen = devices(slot, max(1, self.cluster.num_gpus))
         return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {}
 
     @contextmanager
