@@ -38,7 +38,7 @@ def sweep(
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
         from negbench.launch.command import submit_command, submit_runs
-        from negbench.launch.sweep import Pool, missing, parse_seeds, plan
+        from negbench.launch.sweep import Pool, active_jobs, missing, parse_seeds, plan
 
         check_choice("--device", device, DEVICES)
         known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -57,14 +57,13 @@ def sweep(
             raise ValueError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
         if where.launcher != "none":
             pairs = [(run.resolved, run.overrides) for run in chosen]
-            job_ids: list[str] = []
+            study = first.config.study
             if chosen:
-                study = first.config.study
-                job_ids = submit_runs(
+                submit_runs(
                     pairs, where, output, device, smoke=smoke, dry_run=dry_run, name=study, max_parallel=max_parallel
                 )
             if follow_up:
-                submit_command(follow_up, where, output, first.config.study, job_ids, dry_run)
+                submit_command(follow_up, where, output, study, active_jobs(runs, output), dry_run)
             return
         if dry_run:
             for run in chosen:

@@ -31,8 +31,8 @@ def submit_runs(
     smoke: bool = False,
     name: str | None = None,
     max_parallel: int | None = None,
-) -> list[str]:
-    """Submit all of `runs` at once; the ids of their jobs. ValueError, and nothing submitted, if a check fails.
+) -> None:
+    """Submit all of `runs` at once. ValueError, and nothing submitted, if a check fails.
 
     A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
     """
@@ -44,10 +44,10 @@ def submit_runs(
     submission = Submission(resolved, texts, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
     if dry_run:
         print(submission.script(stamp_folder(parent)), end="")
-        return []
+        return
     if not (name or fresh) and (parent / "done").exists():
         print(f"{parent} is finished; --fresh runs it again")
-        return []
+        return
     if cluster.launcher == "slurm":
         preflight.check_cluster(cluster, output)
     else:
@@ -65,7 +65,6 @@ def submit_runs(
     _tell(resolved, job_ids, cluster, output)
     if wait:
         _wait(resolved[0], output)
-    return job_ids
 
 
 def submit_command(

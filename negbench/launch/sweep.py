@@ -22,7 +22,7 @@ from negbench.launch.cluster import ClusterConfig
 from negbench.launch.local import check_gpus, devices, threads
 from negbench.launch.logs import RUN_LOG
 from negbench.launch.preflight import check_runs
-from negbench.launch.scheduler import jobs_of, release_held
+from negbench.launch.scheduler import is_active, jobs_of, release_held
 from negbench.records import read_json
 from negbench.status import status_of
 from negbench.study import Resolved, resolve
@@ -77,6 +77,13 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
     left_alone = {"done", "pending", "running", "stalled"} | (set() if retry_failed else {"failed"})
     chosen = [run for run, state in zip(runs, states, strict=True) if state not in left_alone]
     return chosen, Counter(state for state in states if state in left_alone)
+
+
+def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
+    """Ids of the jobs of these runs that wait or run, whichever call submitted them."""
+    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    known = jobs_of(notes)
+    return [note["job_id"] for note in notes if is_active(note, known)]
 
 
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
