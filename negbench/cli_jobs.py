@@ -91,12 +91,12 @@ def cancel(runs: Runs) -> None:
 
 
 def _look(output: Path, study: str | None) -> "list[RunStatus]":
-    from negbench.launch.scheduler import jobs_of
+    from negbench.launch.scheduler import jobs_if_asked
     from negbench.records import read_json
     from negbench.status import find_runs, status_of
 
     paths = find_runs(output)
-    known = jobs_of(read_json(path / "job.json") for path in paths)
+    known = jobs_if_asked(read_json(path / "job.json") for path in paths)
     return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
 
 

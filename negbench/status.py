@@ -23,9 +23,10 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red",
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead or new.
+    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
 
-    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started.
+    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
+    could not be asked, and the run's folder does not tell.
     """
 
     run_id: str
@@ -54,8 +55,8 @@ def find_runs(output: Path) -> list[Path]:
     return sorted(path for path in output.iterdir() if (path / "config.yaml").exists() or (path / "job.json").exists())
 
 
-def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
-    """`known` are the jobs that Slurm shows. Damaged or half-written files count as absent."""
+def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
+    """`known` are the jobs that Slurm shows, None if it was not to be asked. Damaged files count as absent."""
     folder = RunFolder(path)
     note = read_json(path / "job.json")
     config = _config(folder)
@@ -64,8 +65,12 @@ def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
     rows = _last_rows(folder.metrics)
     train: dict[str, Any] = next((row for row in reversed(rows) if row.get("kind") == "train"), {})
     newest: dict[str, Any] = {key: value for row in rows for key, value in row.items()}
-    job = known.get(str(note.get("job_id"))) if note.get("launcher") == "slurm" else None
-    state, detail = _state(folder, note, job, known, summary)
+    is_slurm = note.get("launcher") == "slurm"
+    job = known.get(str(note.get("job_id"))) if known and is_slurm else None
+    state, detail = _state(folder, note, job, known or {}, summary)
+    if known is None and is_slurm and state not in ("done", "running", "stalled"):
+        state = "unknown" if state == "dead" else state
+        detail = "; ".join(filter(None, (detail if state != "unknown" else "", "Slurm could not be asked")))
     epochs, epoch = config.get("epochs"), newest.get("epoch")
     active = state in ("running", "stalled")
     left = None

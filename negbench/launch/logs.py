@@ -5,12 +5,13 @@ import time
 from collections import deque
 from pathlib import Path
 
-from negbench.launch.scheduler import is_active, jobs_of
+from negbench.launch.scheduler import is_active, jobs_if_asked
 from negbench.records import read_json
-from negbench.status import is_locked
+from negbench.status import is_locked, status_of
 
 POLL_SECONDS = 0.5
 JOB_POLL_SECONDS = 5.0
+OVER = ("done", "failed", "cancelled")  # a run that was interrupted or is dead may be requeued
 RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
 
 
@@ -49,5 +50,9 @@ def follow_log(run: Path, path: Path, lines: int | None = None) -> None:
 
 
 def _is_alive(run: Path) -> bool:
+    """Whether the run's job waits or runs; it does, where Slurm cannot be asked, until the run's folder says no."""
     note = read_json(run / "job.json")
-    return is_active(note, jobs_of([note])) or is_locked(run / "run.lock")
+    known = jobs_if_asked([note])
+    if known is None:
+        return status_of(run, known).state not in OVER
+    return is_active(note, known) or is_locked(run / "run.lock")

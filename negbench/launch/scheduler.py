@@ -1,6 +1,8 @@
 """What Slurm and this machine know about jobs, without accounting. Imports no torch."""
 
+import functools
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,20 @@ def jobs() -> dict[str, Job]:
 def jobs_of(notes: Iterable[dict[str, Any]]) -> dict[str, Job]:
     """As `jobs`; empty, and squeue is not asked, if none of the runs' `job.json` names a Slurm job."""
     return jobs() if any(note.get("launcher") == "slurm" for note in notes) else {}
+
+
+def jobs_if_asked(notes: Iterable[dict[str, Any]]) -> dict[str, Job] | None:
+    """As `jobs_of`; None, and a line on standard error the first time, if Slurm cannot be asked."""
+    try:
+        return jobs_of(notes)
+    except SchedulerError as error:
+        _warn(f"{error}; going on from the run folders")
+        return None
+
+
+@functools.cache  # once
+def _warn(text: str) -> None:
+    print(f"negbench: {text}", file=sys.stderr, flush=True)
 
 
 def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
