@@ -82,6 +82,20 @@ def test_layers_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         layers.resolve_cluster({}, {}, {})
 
 
+def test_a_run_here_has_the_size_that_was_asked_for_not_the_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "negbench").mkdir()
+    (tmp_path / "negbench" / "cluster.yaml").write_text("nodes: 2\ngpus_per_node: h100:8\nqos: q\n")
+    here = layers.resolve_cluster({}, {}, {})
+    assert (here.nodes, here.world_size, here.qos) == (1, 1, "q")
+    assert layers.resolve_cluster({}, {}, {"launcher": "slurm"}).world_size == 16
+    assert layers.resolve_cluster({"launcher": "slurm"}, {}, {}).world_size == 16
+    assert layers.resolve_cluster({"gpus_per_node": 2}, {}, {}).world_size == 2
+    assert layers.resolve_cluster({}, {}, {"gpus_per_node": "4"}).world_size == 4
+
+
 def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Needs no Slurm. After a change that is meant: NEGBENCH_GOLDEN=1 writes the golden file."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
