@@ -156,8 +156,12 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     method = tmp_path / "faulty.py"
     method.write_text(FAULTY)
     out = ["--output", str(tmp_path / "out"), "--device", "cpu"]
-    code, _, err = finished("run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    arguments = ["run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS]
+    code, _, err = finished(*arguments, TMPDIR=str(temporary))
     assert code == 1
+    assert not list(temporary.iterdir())
     assert err.count("Traceback") == 1 and "negbench: rank 1: Traceback" in err and "KeyError: 'a defect'" in err
     (path,) = (tmp_path / "out").iterdir()
     assert RunFolder(path).read_summary()["status"] == "failed"
