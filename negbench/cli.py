@@ -26,6 +26,7 @@ from negbench.cli_options import (
 )
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
+from negbench.registry import nearest
 
 app = typer.Typer(
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
@@ -81,6 +83,9 @@ def run(
         if where.launcher != "none" and not was_launched():
             from negbench.launch.command import submit_runs
 
+            if quiet or as_json:
+                option = "--json" if as_json else "--quiet"
+                raise ValueError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
             runs = [(resolved, settings or [])]
             submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
             return
@@ -189,9 +194,22 @@ register_report(app)
 def main() -> None:
     """Exit codes: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(130)
+    except UsageError as error:
+        if mistake := _mistake_in_options(error):
+            print(f"negbench: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _mistake_in_options(error: Any) -> str:
+    """One sentence, with the option's nearest name; nothing where the help has been shown instead."""
+    if possible := getattr(error, "possibilities", None):
+        text = error.message + nearest(error.option_name, possible)
+    else:
+        text = error.format_message().strip()
+    return text[:1].lower() + text[1:]
 
 
 @contextmanager
