@@ -31,13 +31,14 @@ def sweep(
     smoke: Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")] = False,
     then: Annotated[str | None, typer.Option(metavar="COMMAND", help="A negbench command to follow it.")] = None,
     dry_run: DryRun = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")] = False,
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     from negbench.cli import app, mistakes_of_the_user
 
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
-        from negbench.launch.command import submit_command, submit_runs
+        from negbench.launch.command import submit_command, submit_runs, wait_for_all
         from negbench.launch.sweep import Pool, active_jobs, missing, parse_seeds, plan
 
         check_choice("--device", device, DEVICES)
@@ -64,7 +65,11 @@ def sweep(
                 )
             if follow_up:
                 submit_command(follow_up, where, output, study, active_jobs(runs, output), dry_run)
+            if wait and not dry_run:
+                wait_for_all([run.resolved for run in runs], output)
             return
+        if wait:
+            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
         if dry_run:
             for run in chosen:
                 print(shlex.join(run.command(where, output, device, smoke)))

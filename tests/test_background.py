@@ -15,6 +15,14 @@ from negbench.launch.scheduler import is_controller
 from negbench.records import RunFolder, read_json
 from tests.test_launch import ARGUMENTS, finished, start
 
+BROKEN = '''"""BYOL that fails in its first step."""
+from negbench.methods.byol import BYOL, Config, build
+
+def fail(self, output, step):
+    raise KeyError("a defect")
+
+BYOL.after_step = fail
+'''
 LONG = [*ARGUMENTS, "--set", "epochs=2000", "--device", "cpu", "--cluster", "local"]
 
 
@@ -121,3 +129,15 @@ def test_a_sweep_in_the_background_keeps_to_max_parallel(output: Path) -> None:
     wait_until_over(waiting)
     assert len(wait_until_trained(output, 2)) == 2 and not RunFolder(waiting).metrics.exists()
     assert finished("cancel", *(str(path) for path in output.glob("*-s*")))[0] == 2  # those two are over
+
+
+def test_a_sweep_waits_until_all_its_jobs_have_ended(output: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
+    arguments = ["sweep", "--output", str(output), *LONG, "--set", "epochs=1", "--wait", "--methods"]
+    code, out, err = finished(*arguments, "byol")
+    assert code == 0, out + err
+    assert out.count(": pending") == 1 and out.count(": done") == 1
+    code, out, err = finished(*arguments, f"byol,{broken}")
+    assert code == 1, out + err
+    assert out.count(": done") == 1 and out.count(": failed") == 1 and "1 of 2 runs are not done" in out

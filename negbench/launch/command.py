@@ -3,17 +3,19 @@
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from negbench.launch import preflight
 from negbench.launch.cluster import ClusterConfig
 from negbench.launch.local import check_gpus
-from negbench.launch.logs import follow_log, log_of
-from negbench.launch.scheduler import is_active, jobs_of, release_held
+from negbench.launch.logs import JOB_POLL_SECONDS, follow_log, log_of, may_go_on
+from negbench.launch.scheduler import is_active, jobs_if_asked, jobs_of, release_held
 from negbench.launch.snapshot import take_snapshot
 from negbench.launch.submit import Submission, stamp_folder
 from negbench.records import RunFolder, read_json
+from negbench.status import status_of
 from negbench.study import Resolved
 
 Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
@@ -109,6 +111,32 @@ def _wait(run: Resolved, output: Path) -> None:
         sys.exit(130)
     if not (path / "done").exists():
         print(f"{path} is not finished; the same command goes on")
+        sys.exit(1)
+
+
+def wait_for_all(runs: Sequence[Resolved], output: Path) -> None:
+    """Tell each run's state when it changes, until none waits or runs any more.
+
+    Exits with 1 if a run is not done then, with 130 after Ctrl-C.
+    """
+    paths = [output / run.run_id for run in runs]
+    told: dict[str, str] = {}
+    try:
+        while True:
+            known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+            states = {path.name: status_of(path, known).state for path in paths}
+            for name, state in states.items():
+                if told.get(name) != state:
+                    print(f"{name}: {state}", flush=True)
+            told = states
+            if not any(may_go_on(state, known is not None) for state in states.values()):
+                break
+            time.sleep(JOB_POLL_SECONDS)
+    except KeyboardInterrupt:
+        print(f"\nthe jobs go on; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them")
+        sys.exit(130)
+    if set(states.values()) != {"done"}:
+        print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")
         sys.exit(1)
 
 

@@ -11,7 +11,6 @@ from negbench.status import is_locked, status_of
 
 POLL_SECONDS = 0.5
 JOB_POLL_SECONDS = 5.0
-OVER = ("done", "failed", "cancelled")  # a run that was interrupted or is dead may be requeued
 RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
 
 
@@ -49,10 +48,16 @@ def follow_log(run: Path, path: Path, lines: int | None = None) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def may_go_on(state: str, slurm_was_asked: bool) -> bool:
+    """Whether a run in `state` waits or runs; unless Slurm was asked, also whether it may have been requeued."""
+    if slurm_was_asked:
+        return state in ("pending", "running", "stalled")
+    return state not in ("done", "failed", "cancelled")
+
+
 def _is_alive(run: Path) -> bool:
-    """Whether the run's job waits or runs; it does, where Slurm cannot be asked, until the run's folder says no."""
     note = read_json(run / "job.json")
     known = jobs_if_asked([note])
     if known is None:
-        return status_of(run, known).state not in OVER
+        return may_go_on(status_of(run, known).state, slurm_was_asked=False)
     return is_active(note, known) or is_locked(run / "run.lock")
