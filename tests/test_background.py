@@ -90,14 +90,18 @@ def test_a_time_limit_that_leaves_nothing_is_refused(output: Path) -> None:
     assert not output.exists()
 
 
-def test_a_job_goes_on_as_often_as_max_requeues_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ending", "max_requeues"), [("sys.exit(144)", 8), ("time.sleep(60)", 1)])
+def test_a_job_goes_on_as_often_as_max_requeues_says(
+    ending: str, max_requeues: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that asks for it, and one whose time is over."""
     task = tmp_path / "task.py"
-    task.write_text("import sys\nprint('a start', flush=True)\nsys.exit(144)\n")
+    task.write_text(f"import sys, time\nprint('a start', flush=True)\n{ending}\n")
     for name, value in {
         "COMMAND": f"{sys.executable} {task}",
         "NTASKS": "1",
-        "TIMEOUT_S": "60",
-        "SIGNAL_DELAY_S": "10",
+        "TIMEOUT_S": "2",
+        "SIGNAL_DELAY_S": "3",
         "WITH_SHELL": "",
     }.items():
         monkeypatch.setenv(f"SUBMITIT_LOCAL_{name}", value)
@@ -106,12 +110,12 @@ def test_a_job_goes_on_as_often_as_max_requeues_says(tmp_path: Path, monkeypatch
     before = signal.getsignal(signal.SIGTERM)
     try:
         (tmp_path / str(os.getpid())).mkdir()  # submitit's, as the shell makes it
-        BackgroundController(tmp_path / "%j").control(max_parallel=0, num_gpus=0, max_requeues=8)
+        BackgroundController(tmp_path / "%j").control(max_parallel=0, num_gpus=0, max_requeues=max_requeues)
     finally:
         signal.signal(signal.SIGTERM, before)
     (log,) = tmp_path.glob("*/*_log.out")
-    assert log.read_text().count("a start") == 1 + 8
-    assert "requeued 8 times (cluster.max_requeues)" in log.read_text()
+    assert log.read_text().count("a start") == 1 + max_requeues
+    assert f"requeued {max_requeues} times (cluster.max_requeues)" in log.read_text()
 
 
 def test_a_sweep_in_the_background_keeps_to_max_parallel(output: Path) -> None:

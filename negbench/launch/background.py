@@ -82,7 +82,8 @@ class BackgroundController(Controller):
                 codes = self.wait()
             finally:
                 self.kill_tasks()
-            if LOCAL_REQUEUE_RETURN_CODE not in codes:
+            is_time_over = None in codes  # it had been told, perhaps too early to take notice
+            if not is_time_over and LOCAL_REQUEUE_RETURN_CODE not in codes:
                 return
         with open(paths.stdout, "a") as log:
             log.write(f"negbench: requeued {max_requeues} times (cluster.max_requeues), not finished; submit again\n")
