@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     started = time.monotonic()
-    with Cluster(num_nodes=3) as cluster, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Cluster(num_nodes=3) as cluster:  # removed when no job writes there
         thrown = throw_faults(cluster, Path(folder), arguments.faults, arguments.epochs, arguments.seed)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(thrown.items()))
     print(f"{kinds}: all {len(METHODS)} runs as undisturbed, in {time.monotonic() - started:.0f} s")

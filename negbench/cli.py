@@ -13,9 +13,20 @@ from rich.table import Table
 
 import negbench
 from negbench.cli_jobs import register as register_jobs
-from negbench.cli_options import Device, DryRun, Output, Settings, Study, Wait, with_cluster_options
+from negbench.cli_options import (
+    DEVICES,
+    Device,
+    DryRun,
+    Output,
+    Settings,
+    Study,
+    Wait,
+    check_choice,
+    with_cluster_options,
+)
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
+from negbench.registry import nearest
 
 app = typer.Typer(
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
@@ -25,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
@@ -66,11 +78,14 @@ def run(
         from negbench.study import resolve
 
         resolved = resolve(method, config, settings or [], seed)
-        _check_choice("--device", device, ("auto", "cpu", "cuda"))
+        check_choice("--device", device, DEVICES)
         where = resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(cluster))
         if where.launcher != "none" and not was_launched():
             from negbench.launch.command import submit_runs
 
+            if quiet or as_json:
+                option = "--json" if as_json else "--quiet"
+                raise ValueError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
             runs = [(resolved, settings or [])]
             submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
             return
@@ -134,8 +149,8 @@ def evaluate(
     protocols = protocol or ["knn", "linear"]
     with mistakes_of_the_user():
         for name in protocols:
-            _check_choice("--protocol", name, ("knn", "linear"))
-        _check_choice("--device", device, ("auto", "cpu", "cuda"))
+            check_choice("--protocol", name, ("knn", "linear"))
+        check_choice("--device", device, DEVICES)
         from negbench.display import console
         from negbench.environment import choose_device
         from negbench.evaluate.test_set import evaluate_run
@@ -179,9 +194,22 @@ register_report(app)
 def main() -> None:
     """Exit codes: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(130)
+    except UsageError as error:
+        if mistake := _mistake_in_options(error):
+            print(f"negbench: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _mistake_in_options(error: Any) -> str:
+    """One sentence, with the option's nearest name; nothing where the help has been shown instead."""
+    if possible := getattr(error, "possibilities", None):
+        text = error.message + nearest(error.option_name, possible)
+    else:
+        text = error.format_message().strip()
+    return text[:1].lower() + text[1:]
 
 
 @contextmanager
@@ -199,11 +227,6 @@ def mistakes_of_the_user() -> Iterator[None]:
                 ending.show()
             raise typer.Exit(ending.code) from None
         raise
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _table(*columns: str) -> Table:

@@ -91,12 +91,12 @@ def cancel(runs: Runs) -> None:
 
 
 def _look(output: Path, study: str | None) -> "list[RunStatus]":
-    from negbench.launch.scheduler import jobs_of
+    from negbench.launch.scheduler import jobs_if_asked
     from negbench.records import read_json
     from negbench.status import find_runs, status_of
 
     paths = find_runs(output)
-    known = jobs_of(read_json(path / "job.json") for path in paths)
+    known = jobs_if_asked(read_json(path / "job.json") for path in paths)
     return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
 
 
@@ -116,8 +116,8 @@ def _cancel(run: Path) -> str:
             scheduler.cancel([note["job_id"]])
             return f"Slurm job {note['job_id']} is cancelled"
         os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller hands it on
-        return f"background job {note['job_id']} saves and ends"
+        return f"background job {note['job_id']} is told to save and end"
     if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
         os.kill(lock["pid"], signal.SIGTERM)
-        return f"process {lock['pid']} saves and ends"
+        return f"process {lock['pid']} is told to save and end"
     raise ValueError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")

@@ -14,7 +14,14 @@ Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end.")]
 
+DEVICES = ("auto", "cpu", "cuda")
 _PANEL = "Where it runs"
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError if `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:

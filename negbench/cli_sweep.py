@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from negbench.cli_options import Device, DryRun, Output, Settings, Study, with_cluster_options
+from negbench.cli_options import DEVICES, Device, DryRun, Output, Settings, Study, check_choice, with_cluster_options
 
 
 def register(app: typer.Typer) -> None:
@@ -31,15 +31,17 @@ def sweep(
     smoke: Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")] = False,
     then: Annotated[str | None, typer.Option(metavar="COMMAND", help="A negbench command to follow it.")] = None,
     dry_run: DryRun = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")] = False,
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     from negbench.cli import app, mistakes_of_the_user
 
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
-        from negbench.launch.command import submit_command, submit_runs
-        from negbench.launch.sweep import Pool, missing, parse_seeds, plan
+        from negbench.launch.command import submit_command, submit_runs, wait_for_all
+        from negbench.launch.sweep import Pool, active_jobs, missing, parse_seeds, plan
 
+        check_choice("--device", device, DEVICES)
         known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
         follow_up = shlex.split(then) if then else []
         if follow_up and follow_up[0] not in known:
@@ -56,20 +58,25 @@ def sweep(
             raise ValueError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
         if where.launcher != "none":
             pairs = [(run.resolved, run.overrides) for run in chosen]
-            job_ids: list[str] = []
+            study = first.config.study
             if chosen:
-                study = first.config.study
-                job_ids = submit_runs(
+                submit_runs(
                     pairs, where, output, device, smoke=smoke, dry_run=dry_run, name=study, max_parallel=max_parallel
                 )
             if follow_up:
-                submit_command(follow_up, where, output, first.config.study, job_ids, dry_run)
+                submit_command(follow_up, where, output, study, active_jobs(runs, output), dry_run)
+            if wait and not dry_run:
+                wait_for_all([run.resolved for run in runs], output)
             return
+        if wait:
+            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
         if dry_run:
             for run in chosen:
                 print(shlex.join(run.command(where, output, device, smoke)))
             return
-        stopped_by = Pool(where, output, device, smoke, max_parallel or 1, print).make(chosen)
+        pool = Pool(where, output, device, smoke, max_parallel or 1, print)
+        pool.check(chosen)
+        stopped_by = pool.make(chosen)
         if stopped_by is not None:
             print(f"stopped by {signal.Signals(stopped_by).name}; the same command goes on")
             raise typer.Exit(128 + stopped_by)

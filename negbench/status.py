@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from rich.table import Table
 
-from negbench.launch.scheduler import Job, is_active
+from negbench.launch.scheduler import Job, is_active, waits_here
 from negbench.records import RunFolder, read_json
 
 TAIL_BYTES = 1 << 16
@@ -23,9 +23,10 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red",
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead or new.
+    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
 
-    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started.
+    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
+    could not be asked, and the run's folder does not tell.
     """
 
     run_id: str
@@ -59,8 +60,8 @@ def find_runs(output: Path) -> list[Path]:
     return sorted(path for path in output.iterdir() if is_run(path))
 
 
-def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
-    """`known` are the jobs that Slurm shows. Damaged or half-written files count as absent."""
+def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
+    """`known` are the jobs that Slurm shows, None if it was not to be asked. Damaged files count as absent."""
     folder = RunFolder(path)
     note = read_json(path / "job.json")
     config = _config(folder)
@@ -69,8 +70,12 @@ def status_of(path: Path, known: dict[str, Job]) -> RunStatus:
     rows = _last_rows(folder.metrics)
     train: dict[str, Any] = next((row for row in reversed(rows) if row.get("kind") == "train"), {})
     newest: dict[str, Any] = {key: value for row in rows for key, value in row.items()}
-    job = known.get(str(note.get("job_id"))) if note.get("launcher") == "slurm" else None
-    state, detail = _state(folder, note, job, known, summary)
+    is_slurm = note.get("launcher") == "slurm"
+    job = known.get(str(note.get("job_id"))) if known and is_slurm else None
+    state, detail = _state(folder, note, job, known or {}, summary)
+    if known is None and is_slurm and state not in ("done", "running", "stalled"):
+        state = "unknown" if state == "dead" else state
+        detail = "; ".join(filter(None, (detail if state != "unknown" else "", "Slurm could not be asked")))
     epochs, epoch = config.get("epochs"), newest.get("epoch")
     active = state in ("running", "stalled")
     left = None
@@ -150,6 +155,8 @@ def _state(
         return "done", ""
     if job is not None and job.state == "PENDING":
         return "pending", f"{job.reason}; the same command releases it" if job.is_held_by_slurm else job.reason
+    if is_active(note, known) and waits_here(note):
+        return "pending", "for set-up lines, or for another job's end (--max-parallel)"
     if is_active(note, known) or is_locked(folder.path / "run.lock"):
         stalled = _first_line(folder.path / "stalled")
         return ("stalled", stalled) if stalled else ("running", "")

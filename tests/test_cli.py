@@ -92,6 +92,9 @@ def test_run_shows_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) ->
         (["--config", "quikstart"], "unknown study 'quikstart', did you mean 'quickstart'?"),
         (["--set", "optimizer.learnig_rate=1"], "unknown key optimizer.learnig_rate (--set)"),
         (["--set", "batch_size=100000"], "batch_size 100000 exceeds"),
+        (["--set", "views=foo"], "views (--set): unknown view policy 'foo'"),
+        (["--cluster", "local", "--json"], "--json belongs to a run here"),
+        (["--cluster", "local", "--quiet"], "--quiet belongs to a run here"),
         (["--device", "tpu"], "--device must be one of auto, cpu, cuda"),
         (["--set", "batch_norm=shuffled"], "use batch_norm: split"),
         (["--set", "batch_norm_splits=5"], "choose batch_size"),
@@ -112,6 +115,26 @@ def test_mistakes_get_one_sentence_and_exit_code_2(extra: list[str], sentence: s
     assert len(stderr.strip().splitlines()) == 1
     assert sentence in stderr
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--seed", "abc"], "invalid value for '--seed': "),
+        (["run", "--methd", "moco"], "no such option: --methd, did you mean '--method'?"),
+        (["rnu"], "no such command 'rnu'"),
+        (["evaluate"], "missing argument 'path'"),
+    ],
+)
+def test_mistakes_in_options_get_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"negbench: {sentence}") and done.stderr.count("\n") == 1
+
+
+def test_help_without_a_command() -> None:
+    done = subprocess.run(COMMAND, capture_output=True, text=True)
+    assert done.returncode == 2 and "Usage:" in done.stdout + done.stderr and "negbench:" not in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")

@@ -48,9 +48,11 @@ def build(config, encoder, facts):
 '''
 
 
-def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+def start(*arguments: str, new_group: bool = False, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "negbench.cli", *arguments]
-    return subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    group = 0 if new_group else None
+    return subprocess.Popen(command, env=os.environ | env, stdout=pipe, stderr=pipe, text=True, process_group=group)
 
 
 def finished(*arguments: str, **env: str) -> tuple[int, str, str]:
@@ -87,6 +89,20 @@ def test_layers_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     site.write_text("partitoin: a\n")
     with pytest.raises(ValueError, match=rf"cluster.partitoin \({site}\), did you mean"):
         layers.resolve_cluster({}, {}, {})
+
+
+def test_a_run_here_has_the_size_that_was_asked_for_not_the_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "negbench").mkdir()
+    (tmp_path / "negbench" / "cluster.yaml").write_text("nodes: 2\ngpus_per_node: h100:8\nqos: q\n")
+    here = layers.resolve_cluster({}, {}, {})
+    assert (here.nodes, here.world_size, here.qos) == (1, 1, "q")
+    assert layers.resolve_cluster({}, {}, {"launcher": "slurm"}).world_size == 16
+    assert layers.resolve_cluster({"launcher": "slurm"}, {}, {}).world_size == 16
+    assert layers.resolve_cluster({"gpus_per_node": 2}, {}, {}).world_size == 2
+    assert layers.resolve_cluster({}, {}, {"gpus_per_node": "4"}).world_size == 4
 
 
 def test_the_batch_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +165,12 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     method = tmp_path / "faulty.py"
     method.write_text(FAULTY)
     out = ["--output", str(tmp_path / "out"), "--device", "cpu"]
-    code, _, err = finished("run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    arguments = ["run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS]
+    code, _, err = finished(*arguments, TMPDIR=str(temporary))
     assert code == 1
+    assert not list(temporary.iterdir())
     assert err.count("Traceback") == 1 and "negbench: rank 1: Traceback" in err and "KeyError: 'a defect'" in err
     (path,) = (tmp_path / "out").iterdir()
     assert RunFolder(path).read_summary()["status"] == "failed"
@@ -365,6 +385,25 @@ def test_a_sweep_here(tmp_path: Path) -> None:
     assert code == 0 and "2 of 2 runs are done" in err and "starts" not in out
     code, _, err = finished(*arguments, "--then", "reprot")
     assert code == 2 and "no command 'reprot'" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--output", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--set", "data.name=imagefolder", "--set", "data.root=/nowhere"], "/nowhere"),
+        (["--grid", "batch_size=16,100000"], "batch_size 100000 exceeds"),
+        (["--processes-per-node", "3"], "batch_size 16 is not divisible by the 3 processes"),
+        (["--gpus-per-node", "99"], "--gpus-per-node 99: PyTorch sees"),
+        (["--device", "tpu"], "--device must be one of"),
+    ],
+)
+def test_a_sweep_here_is_checked_before_its_first_run(options: list[str], sentence: str, tmp_path: Path) -> None:
+    arguments = ["sweep", "--methods", "moco,byol", "--device", "cpu", "--output", str(tmp_path / "out"), *ARGUMENTS]
+    code, out, err = finished(*arguments, *options)
+    assert (code, out) == (2, "")
+    assert sentence in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

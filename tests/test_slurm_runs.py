@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from negbench.records import RunFolder, without_timings
+from negbench.launch.snapshot import take_snapshot
+from negbench.records import RunFolder
 from tests import runs
 from tests.slurm import Cluster
 
@@ -50,8 +51,8 @@ def negbench(cluster: Cluster, *arguments: str, check: bool = True, **env: str) 
 class Run:
     """A submitted run of two nodes."""
 
-    def __init__(self, cluster: Cluster, folder: Path, step_s: float, *options: str) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, folder: Path, step_s: float, *options: str, **env: str) -> None:
+        self.cluster, self.env = cluster, env
         method = folder / "slow.py"
         method.write_text(SLOW_METHOD)
         self.arguments = ["run", "--method", str(method), "--output", str(folder / "out"), "--device", "cpu"]
@@ -61,7 +62,7 @@ class Run:
         self.submit()
 
     def submit(self) -> None:
-        negbench(self.cluster, *self.arguments, SLOW_STEP_S=str(self.step_s))
+        negbench(self.cluster, *self.arguments, SLOW_STEP_S=str(self.step_s), **self.env)
         (path,) = Path(self.arguments[4]).glob("*-s0-*")
         self.folder = RunFolder(path)
         self.job: str = json.loads((path / "job.json").read_text())["job_id"]
@@ -220,11 +221,22 @@ def test_srun_starts_a_run(cluster: Cluster, tmp_path: Path) -> None:
     assert RunFolder(path).done.exists() and RunFolder(path).read_summary()["world_size"] == 2
 
 
-def test_a_job_runs_the_code_that_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
-    run = Run(cluster, tmp_path, 0, "--slurm", "hold")
-    checkout = tmp_path / "slow.py"
-    checkout.write_text("raise RuntimeError('edited after submission')\n")
+def test_a_job_runs_the_code_that_was_submitted(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submitted from a copy of the checkout whose trainer, methods and study, and the user's file, break afterwards."""
+    checkout = tmp_path / "checkout"
+    take_snapshot(checkout)
+    telling = "import negbench.methods.moco, negbench.trainer\n"
+    telling += "for module in (negbench.trainer, negbench.methods.moco):\n    print('code:', module.__file__)\n"
+    monkeypatch.setattr("tests.test_slurm_runs.SLOW_METHOD", SLOW_METHOD + telling)
+    run = Run(cluster, tmp_path, 0, "--slurm", "hold", PYTHONPATH=str(checkout))
+    package = checkout / "negbench"
+    for path in (package / "trainer.py", package / "methods" / "moco.py", tmp_path / "slow.py"):
+        path.write_text("raise RuntimeError('edited after submission')\n")
+    (package / "configs" / "quickstart.yaml").write_text("edited: after submission\n")
     cluster.run("scontrol", "release", run.job)
     run.finish()
-    rows = [without_timings(row) for row in run.folder.read_metrics()]
-    assert rows
+    files = [Path(line.removeprefix("code: ")) for line in run.log.splitlines() if line.startswith("code: ")]
+    (snapshot,) = run.folder.path.glob("submissions/*/code/negbench")
+    assert set(files) == {snapshot / "trainer.py", snapshot / "methods" / "moco.py"}

@@ -67,6 +67,19 @@ def test_a_sweep_is_one_array_and_its_second_call_makes_what_is_missing(cluster:
     assert follow_up_log.read_text().count("quickstart") == 8
 
 
+def test_what_follows_a_sweep_waits_for_the_jobs_of_an_earlier_call(cluster: Cluster, tmp_path: Path) -> None:
+    arguments = [*SWEEP, "--cluster", "slurm", "--output", str(tmp_path / "out"), "--slurm", "hold"]
+    negbench(cluster, *arguments)
+    note = json.loads(next((tmp_path / "out").glob("*/job.json")).read_text())
+    array = note["job_id"].partition("_")[0]
+    again = negbench(cluster, *arguments, "--then", f"status --output {tmp_path / 'out'}")
+    assert "8 of 8 runs are pending" in again.stderr
+    follow_up = again.stdout.removeprefix("Slurm job ").partition(":")[0]
+    shown = cluster.run("scontrol", "show", "job", follow_up)
+    cluster.run("scancel", follow_up, array)
+    assert f"Dependency=afterany:{array}" in shown
+
+
 REFUSED = [
     (["--partition", "gpu"], "--partition gpu: there is no 'gpu'; known: high, main"),
     (["--gpus-per-node", "3"], "GPUs a node: 2"),

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli import app
-from negbench.launch.scheduler import Job, SchedulerError, jobs, release_held
+from negbench.launch.scheduler import Job, SchedulerError, _warn, jobs, release_held
 from negbench.status import RunStatus, find_runs, short_labels, status_of
 from tests.slurm import Cluster
 
@@ -122,6 +122,63 @@ def test_squeue_that_is_missing_or_fails_is_told(tmp_path: Path, monkeypatch: py
     (tmp_path / "squeue").chmod(0o755)
     with pytest.raises(SchedulerError, match="squeue: Unable to contact"):
         jobs()
+
+
+@pytest.mark.parametrize(
+    ("files", "state", "detail"),
+    [
+        ({"done": ""}, "done", ""),
+        ({}, "unknown", "Slurm could not be asked"),
+        ({"environment": {}}, "unknown", "Slurm could not be asked"),
+        ({"summary": {"status": "failed", "error": "KeyError"}}, "failed", "KeyError; Slurm could not be asked"),
+    ],
+)
+def test_where_slurm_cannot_be_asked_the_folders_speak(
+    make: Make, files: dict[str, Any], state: str, detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(job=slurm_job(), **files)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _warn.cache_clear()
+    result = CliRunner().invoke(app, ["status", "--output", str(path.parent), "--json"])
+    (shown,) = json.loads(result.stdout)
+    assert (result.exit_code, shown["state"], shown["detail"]) == (0, state, detail)
+    assert result.stderr.count("\n") == 1 and "squeue is not on PATH" in result.stderr
+
+
+def test_watching_and_following_outlast_a_silence_of_slurm(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _warn.cache_clear()
+    path = make(job=slurm_job() | {"folder": str(tmp_path)})
+    (tmp_path / "12").mkdir()
+    log = tmp_path / "12" / "12_0_log.out"
+    log.write_text("first\n")
+    monkeypatch.setattr("negbench.launch.logs.JOB_POLL_SECONDS", 0.0)
+    monkeypatch.setattr("negbench.launch.logs.POLL_SECONDS", 0.0)
+    looks = iter(["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING", "COMPLETED"])
+
+    def squeue() -> dict[str, Job]:
+        look = next(looks)
+        if isinstance(look, SchedulerError):
+            log.write_text("first\nsecond\n")
+            raise look
+        return {"12": Job("12", look, "", "t1", 0)}
+
+    monkeypatch.setattr("negbench.launch.scheduler.jobs", squeue)
+    result = CliRunner().invoke(app, ["logs", str(path), "-f"])
+    assert (result.exit_code, result.stdout) == (0, "first\nsecond\n")
+    assert result.stderr == "negbench: squeue has not answered for 60 s; going on from the run folders\n"
+    looks = iter(["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING"])
+    seen: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        seen.append("look")
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("negbench.cli_jobs.time.sleep", sleep)
+    result = CliRunner().invoke(app, ["status", "--output", str(path.parent), "--watch"])
+    assert len(seen) == 3, result.output
 
 
 def test_what_slurm_holds_after_a_failed_launch_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from negbench.config import Section, setting
 from negbench.study import read_yaml, validate
 
+SIZE = ("nodes", "gpus_per_node", "processes_per_node")
 GPU = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<count>\d+)")
 
 
@@ -58,7 +59,7 @@ class ClusterConfig(Section):
         if self.launcher != "slurm" and self.nodes > 1:
             raise ValueError(f"{self.nodes} nodes need --cluster slurm, or torchrun or srun around the command")
         minutes = self.time_min
-        if self.launcher == "slurm" and 60 * minutes <= self.signal_before_end_s:
+        if self.launcher != "none" and 60 * minutes <= self.signal_before_end_s:
             raise ValueError(
                 f"a time limit of {self.time} leaves nothing: a job saves {self.signal_before_end_s} s before its "
                 "limit (cluster.signal_before_end_s)"
@@ -110,11 +111,14 @@ def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dic
     """Join the layers; `flags` that are None were not given. ValueError of one sentence for the user's mistakes.
 
     The groups (`slurm`, `environment`) are joined key by key, `setup` lines one layer after another.
+    How many nodes and processes a site's jobs have says nothing about a run here and now.
     """
     site = read_yaml(site_file()) if site_file().exists() else {}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     given = {key: value for key, value in flags.items() if value is not None}
+    if (site | study | overrides | given).get("launcher", "none") == "none":
+        site = {key: value for key, value in site.items() if key not in SIZE}
     for layer, name in (
         (site, str(site_file())),
         (study, "study"),

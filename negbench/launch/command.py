@@ -3,17 +3,19 @@
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from negbench.launch import preflight
 from negbench.launch.cluster import ClusterConfig
 from negbench.launch.local import check_gpus
-from negbench.launch.logs import follow_log, log_of
-from negbench.launch.scheduler import is_active, jobs_of, release_held
+from negbench.launch.logs import JOB_POLL_SECONDS, follow_log, log_of, may_go_on
+from negbench.launch.scheduler import is_active, jobs_if_asked, jobs_of, release_held
 from negbench.launch.snapshot import take_snapshot
 from negbench.launch.submit import Submission, stamp_folder
 from negbench.records import RunFolder, read_json
+from negbench.status import status_of
 from negbench.study import Resolved
 
 Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
@@ -31,8 +33,8 @@ def submit_runs(
     smoke: bool = False,
     name: str | None = None,
     max_parallel: int | None = None,
-) -> list[str]:
-    """Submit all of `runs` at once; the ids of their jobs. ValueError, and nothing submitted, if a check fails.
+) -> None:
+    """Submit all of `runs` at once. ValueError, and nothing submitted, if a check fails.
 
     A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
     """
@@ -44,10 +46,10 @@ def submit_runs(
     submission = Submission(resolved, texts, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
     if dry_run:
         print(submission.script(stamp_folder(parent)), end="")
-        return []
+        return
     if not (name or fresh) and (parent / "done").exists():
         print(f"{parent} is finished; --fresh runs it again")
-        return []
+        return
     if cluster.launcher == "slurm":
         preflight.check_cluster(cluster, output)
     else:
@@ -65,7 +67,6 @@ def submit_runs(
     _tell(resolved, job_ids, cluster, output)
     if wait:
         _wait(resolved[0], output)
-    return job_ids
 
 
 def submit_command(
@@ -101,11 +102,41 @@ def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
 
 
 def _wait(run: Resolved, output: Path) -> None:
-    """Follow the log to the job's end; exits with 1 if the run is not finished then."""
+    """Follow the log to the job's end; exits with 1 if the run is not finished then, with 130 after Ctrl-C."""
     path = output / run.run_id
-    follow_log(path, log_of(path))
+    try:
+        follow_log(path, log_of(path))
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
+        sys.exit(130)
     if not (path / "done").exists():
         print(f"{path} is not finished; the same command goes on")
+        sys.exit(1)
+
+
+def wait_for_all(runs: Sequence[Resolved], output: Path) -> None:
+    """Tell each run's state when it changes, until none waits or runs any more.
+
+    Exits with 1 if a run is not done then, with 130 after Ctrl-C.
+    """
+    paths = [output / run.run_id for run in runs]
+    told: dict[str, str] = {}
+    try:
+        while True:
+            known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+            states = {path.name: status_of(path, known).state for path in paths}
+            for name, state in states.items():
+                if told.get(name) != state:
+                    print(f"{name}: {state}", flush=True)
+            told = states
+            if not any(may_go_on(state, known is not None) for state in states.values()):
+                break
+            time.sleep(JOB_POLL_SECONDS)
+    except KeyboardInterrupt:
+        print(f"\nthe jobs go on; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them")
+        sys.exit(130)
+    if set(states.values()) != {"done"}:
+        print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")
         sys.exit(1)
 
 

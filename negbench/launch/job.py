@@ -9,12 +9,11 @@ from types import FrameType
 from typing import NoReturn
 
 import submitit
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from negbench.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
 from negbench.outcome import recorded
 from negbench.records import read_json
-
-LOCAL_AGAIN = 144  # what submitit's local controller takes for a request to start the processes again
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class RunJob:
     def _take_signals(self) -> None:
         os.environ[LAUNCHER_VARIABLE] = self.launcher
         if self.launcher == "local":
-            os.environ[AGAIN_VARIABLE] = str(LOCAL_AGAIN)
+            os.environ[AGAIN_VARIABLE] = str(LOCAL_REQUEUE_RETURN_CODE)
+            signal.signal(signal.SIGTERM, _interrupt)  # `negbench cancel`; submitit's handler would pass over it
         else:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until training, which saves
         signal.signal(signal.SIGCONT, signal.SIG_DFL)

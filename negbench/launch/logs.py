@@ -5,9 +5,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-from negbench.launch.scheduler import is_active, jobs_of
+from negbench.launch.scheduler import is_active, jobs_if_asked
 from negbench.records import read_json
-from negbench.status import is_locked
+from negbench.status import is_locked, status_of
 
 POLL_SECONDS = 0.5
 JOB_POLL_SECONDS = 5.0
@@ -48,6 +48,16 @@ def follow_log(run: Path, path: Path, lines: int | None = None) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def may_go_on(state: str, slurm_was_asked: bool) -> bool:
+    """Whether a run in `state` waits or runs; unless Slurm was asked, also whether it may have been requeued."""
+    if slurm_was_asked:
+        return state in ("pending", "running", "stalled")
+    return state not in ("done", "failed", "cancelled")
+
+
 def _is_alive(run: Path) -> bool:
     note = read_json(run / "job.json")
-    return is_active(note, jobs_of([note])) or is_locked(run / "run.lock")
+    known = jobs_if_asked([note])
+    if known is None:
+        return may_go_on(status_of(run, known).state, slurm_was_asked=False)
+    return is_active(note, known) or is_locked(run / "run.lock")

@@ -36,6 +36,7 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
     from negbench.data.sets import load_splits, steps_per_epoch
     from negbench.setup import check_batch
 
+    _check_writable(output)
     checked: dict[str, int] = {}
     for run in runs:
         RunFolder(output / run.run_id).check_writable()
@@ -44,6 +45,20 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
         if data not in checked:
             checked[data] = len(load_splits(run.config.data).train)  # downloads here, not in every job
         steps_per_epoch(checked[data], run.config.batch_size)
+
+
+def _check_writable(output: Path) -> None:
+    """ValueError if nothing can be made there. Tried: for root, permissions alone say nothing."""
+    existing = _existing(output)
+    try:
+        with tempfile.TemporaryDirectory(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
+
+
+def _existing(output: Path) -> Path:
+    return next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
 
 
 def check_cluster(cluster: ClusterConfig, output: Path) -> None:
@@ -106,7 +121,7 @@ def _check_gpus(cluster: ClusterConfig, nodes: Sequence[Node], where: str) -> No
 
 
 def _check_shared(output: Path) -> None:
-    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    existing = _existing(output)
     kind = filesystem(existing) or "unknown"
     if not SHARED_FILESYSTEMS.match(kind):
         raise ValueError(

@@ -1,12 +1,15 @@
 """What Slurm and this machine know about jobs, without accounting. Imports no torch."""
 
+import functools
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 60
+STARTED = "started"  # in a background job's folder: it has its turn
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
@@ -51,6 +54,20 @@ def jobs_of(notes: Iterable[dict[str, Any]]) -> dict[str, Job]:
     return jobs() if any(note.get("launcher") == "slurm" for note in notes) else {}
 
 
+def jobs_if_asked(notes: Iterable[dict[str, Any]]) -> dict[str, Job] | None:
+    """As `jobs_of`; None, and a line on standard error the first time, if Slurm cannot be asked."""
+    try:
+        return jobs_of(notes)
+    except SchedulerError as error:
+        _warn(f"{error}; going on from the run folders")
+        return None
+
+
+@functools.cache  # once
+def _warn(text: str) -> None:
+    print(f"negbench: {text}", file=sys.stderr, flush=True)
+
+
 def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
     """Whether the job of a run's `job.json` waits or runs."""
     if note.get("launcher") == "slurm":
@@ -60,11 +77,16 @@ def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
 
 
 def is_controller(pid: str) -> bool:
-    """Whether process `pid` of this machine is submitit's controller of a background job."""
+    """Whether process `pid` of this machine is the controller of a background job, or its shell before."""
     try:
-        return "submitit.local._local" in (Path("/proc") / pid / "cmdline").read_text()
+        return "negbench.launch.background" in (Path("/proc") / pid / "cmdline").read_text()
     except OSError:
         return False
+
+
+def waits_here(note: dict[str, Any]) -> bool:
+    """Whether a background job that is active has not started its processes yet."""
+    return note.get("launcher") == "local" and not (Path(note["folder"]) / note["job_id"] / STARTED).exists()
 
 
 def release_held(notes: Iterable[dict[str, Any]], known: dict[str, Job]) -> list[str]:

@@ -17,6 +17,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from negbench.failure import AGAIN
 from negbench.launch import local
+from negbench.launch.background import BackgroundExecutor
 from negbench.launch.cluster import ClusterConfig
 from negbench.launch.job import RunJob
 from negbench.launch.snapshot import copy_request, take_snapshot
@@ -63,9 +64,9 @@ class Submission:
                 shutil.rmtree(folder)
                 raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
         else:
-            executor = submitit.LocalExecutor(folder / "%j", python=self.cluster.python)
-            executor.update_parameters(**self._local_parameters())
-            with _environment(self._variables(folder) | local.threads(self.cluster.num_processes)):
+            executor = BackgroundExecutor(folder / "%j", self.cluster, self.max_parallel)
+            threads = local.threads((self.max_parallel or 1) * self.cluster.num_processes)
+            with _environment(self._variables(folder) | threads):
                 submitted = [executor.submit(job) for job in jobs]
         job_ids = [str(job.job_id) for job in submitted]
         for run, job_id in zip(self.runs, job_ids, strict=True):
@@ -117,16 +118,6 @@ class Submission:
                 *([f"--cpus-per-task={cluster.cpus_per_gpu}"] if cluster.cpus_per_gpu else []),
             ],
             "additional_parameters": {key: value for key, value in further.items() if value is not None},
-        }
-
-    def _local_parameters(self) -> dict[str, Any]:
-        return {
-            "timeout_min": self.cluster.time_min,
-            "tasks_per_node": self.cluster.num_processes,
-            "gpus_per_node": self.cluster.num_gpus,
-            "signal_delay_s": self.cluster.signal_before_end_s,
-            "stderr_to_stdout": True,
-            "setup": self.cluster.setup,
         }
 
     def _variables(self, folder: Path) -> dict[str, str]:

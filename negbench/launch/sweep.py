@@ -19,9 +19,10 @@ import yaml
 
 from negbench.display import duration
 from negbench.launch.cluster import ClusterConfig
-from negbench.launch.local import threads
+from negbench.launch.local import check_gpus, devices, threads
 from negbench.launch.logs import RUN_LOG
-from negbench.launch.scheduler import jobs_of, release_held
+from negbench.launch.preflight import check_runs
+from negbench.launch.scheduler import is_active, jobs_of, release_held
 from negbench.records import read_json
 from negbench.status import status_of
 from negbench.study import Resolved, resolve
@@ -78,6 +79,13 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
     return chosen, Counter(state for state in states if state in left_alone)
 
 
+def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
+    """Ids of the jobs of these runs that wait or run, whichever call submitted them."""
+    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    known = jobs_of(notes)
+    return [note["job_id"] for note in notes if is_active(note, known)]
+
+
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
     """`key=value` texts of every point of the grid. ValueError if an axis is not KEY=VALUE,VALUE..."""
     axes = []
@@ -126,6 +134,15 @@ class Pool:
     _stopped_by: int | None = field(default=None, init=False)
     _active: dict[int, Active] = field(default_factory=dict, init=False)  # by slot
 
+    def check(self, runs: Sequence[Planned]) -> None:
+        """ValueError if one of them could not start here: before the first starts, and with nothing written."""
+        check_gpus(self.cluster)
+        if self.device == "cuda":
+            from negbench.environment import choose_device
+
+            choose_device(self.device)
+        check_runs([run.resolved for run in runs], self.cluster, self.output)
+
     def make(self, runs: Sequence[Planned]) -> int | None:
         """Make all; the signal that stopped it, or None. A run that fails does not stop the others."""
         titles = [f"[{number}/{len(runs)}] {run.resolved.run_id}" for number, run in enumerate(runs, 1)]
@@ -162,12 +179,7 @@ class Pool:
         """GPUs of its own for each of the runs beside each other, as long as there are enough."""
         if self.device == "cpu" or self.max_parallel == 1:
             return {}
-        import torch
-
-        count, each = torch.cuda.device_count(), max(1, self.cluster.num_gpus)
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = named.split(",") if named else [str(number) for number in range(count)]
-        chosen = [devices[(slot * each + number) % count] for number in range(each)] if count else []
+        chosen = devices(slot, max(1, self.cluster.num_gpus))
         return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if chosen else {}
 
     @contextmanager

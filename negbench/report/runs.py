@@ -13,7 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from negbench.failure import OUT_OF_MEMORY
-from negbench.launch.scheduler import Job, SchedulerError, jobs_of
+from negbench.launch.scheduler import Job, jobs_if_asked
 from negbench.records import SCHEMA_VERSION, RunFolder, read_json
 from negbench.status import find_runs, is_run, status_of
 from negbench.study import Flat, flatten_raw
@@ -107,10 +107,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
 def load(paths: Sequence[Path]) -> list[Run]:
     """Every run, in the order of `paths`; never raises for what is in a folder."""
     notes = {path: read_json(path / "job.json") for path in paths if not (path / "done").exists()}
-    try:
-        jobs = jobs_of(notes.values())
-    except SchedulerError:
-        jobs = {}
+    jobs = jobs_if_asked(notes.values())
     runs: list[Run] = []
     seen: dict[str, Path] = {}
     for path in paths:
@@ -122,7 +119,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _load(path: Path, jobs: dict[str, Job]) -> Run:
+def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
     folder = RunFolder(path)
     settings, damage = _settings(folder.config)
     summary, environment = folder.read_summary(), folder.read_environment()
