@@ -67,7 +67,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's folder and start again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, result only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="First 20 steps, an evaluation, a save and a resume.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="First 20 steps, a save, a resume and evaluations.")] = False,
     dry_run: DryRun = False,
     wait: Wait = False,
 ) -> None:
