@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,5 +85,6 @@ def sweep(
         if unfinished:
             print(f"{len(unfinished)} of {len(runs)} runs are not finished: {', '.join(unfinished)}; see their run.log")
         if follow_up:
-            app(follow_up, standalone_mode=False)
+            sys.stdout.flush()
+            subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
         raise typer.Exit(1 if unfinished else 0)

@@ -1,0 +1,33 @@
+"""The published report is what its records say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from negbench.report import build
+from negbench.report.runs import find, load
+
+QUICKSTART = Path(__file__).parent.parent / "results" / "reference" / "quickstart"
+
+
+def test_the_quickstart_report_follows_from_its_records() -> None:
+    runs = load(find([str(QUICKSTART / "runs")], QUICKSTART))
+    assert len(runs) == 20 and all(run.is_used for run in runs)
+    _assert_close(build._facts(build.build(runs)), json.loads((QUICKSTART / "report" / "report.json").read_text()))
+
+
+def _assert_close(ours: Any, published: Any) -> None:
+    if isinstance(published, dict):
+        assert ours.keys() == published.keys()
+        for key, value in published.items():
+            _assert_close(ours[key], value)
+    elif isinstance(published, list):
+        assert len(ours) == len(published)
+        for a, b in zip(ours, published, strict=True):
+            _assert_close(a, b)
+    elif isinstance(published, float):
+        assert ours == pytest.approx(published, rel=1e-9, abs=1e-12)
+    else:
+        assert ours == published
