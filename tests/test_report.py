@@ -325,6 +325,22 @@ def test_the_same_records_give_the_same_bytes(golden: Path, tmp_path: Path) -> N
             assert path.read_bytes() == (pages[1] / path.relative_to(pages[0])).read_bytes(), path
 
 
+def test_odd_names_can_be_drawn_and_written(tmp_path: Path) -> None:
+    method = tmp_path / "a&b_$x^{<i>}%#~.py"
+    method.write_text(Path(runs.short("moco").method_file.path).read_text())
+    study, output = records.study(tmp_path), tmp_path / "results"
+    for value in (0.1, 0.2):
+        records.write(
+            output, study, str(method), 0, 0.8, f"method.temperature={value}", curve=(0.1, 0.2, 0.3, 0.4, 0.5)
+        )
+    page = build.write(_report(output), tmp_path / "report", lambda text: None)
+    assert "a&amp;b_$x^{&lt;i&gt;}%#~" in page.read_text() and "<i>" not in page.read_text()
+    picture = (page.parent / "figures" / "accuracy-golden.svg").read_text()
+    assert "<!-- a&amp;b_$x^{&lt;i&gt;}%#~ (temperature=0.1) -->" in picture  # drawn as it stands, not as mathematics
+    latex = (page.parent / "tables" / "accuracy-golden.tex").read_text()
+    assert r"a\&b\_\$x\textasciicircum \{<i>\}\%\#\textasciitilde" in latex
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     text = 'note: "<script>alert(1)</script> 50% & {x_y} $5 #1 | [link](x)"\n'
     study, output = records.study(tmp_path, text=text), tmp_path / "results"

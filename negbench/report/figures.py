@@ -122,7 +122,7 @@ _RC = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "negbench",  # the same records give the same bytes
     "pdf.fonttype": 42,
-    "axes.titlesize": "medium",
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "legend.frameon": False,
     "legend.fontsize": "small",
 }
@@ -248,6 +248,7 @@ def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
         axes.errorbar(x, means, yerr=bars, **look)
     if logarithmic:
         axes.set_xscale("log", base=2 if all(place.is_integer() for place in places.values()) else 10)
+        axes.xaxis.set_major_formatter(lambda place, _: _tick(place))
     if len(values) <= 12:
         axes.set_xticks(list(places.values()), [_tick(value) for value in values])
         axes.minorticks_off()
