@@ -267,9 +267,12 @@ def test_the_same_run_twice_counts_once(golden: Path, tmp_path: Path) -> None:
     study = records.study(tmp_path)
     for name in ("a", "b"):
         records.write(tmp_path / name, study, "moco", 0, 0.8)
-    loaded = load([*find([str(tmp_path / "a")], tmp_path), *find([str(tmp_path / "b")], tmp_path)])
+    paths = [*find([str(tmp_path / "a")], tmp_path), *find([str(tmp_path / "b")], tmp_path)]
+    loaded = load(paths)
     assert [run.state for run in loaded] == ["done", "damaged"]
-    assert "the same run as" in loaded[1].reason
+    assert loaded[1].reason == f"the same run as {paths[0]}, which stands for both"
+    (paths[0] / "metrics.jsonl").write_text('{"kind"')
+    assert [run.state for run in load(paths)] == ["damaged", "done"]  # the whole one
 
 
 def test_mixed_versions_are_told(tmp_path: Path) -> None:

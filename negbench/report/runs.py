@@ -108,15 +108,20 @@ def load(paths: Sequence[Path]) -> list[Run]:
     """Every run, in the order of `paths`; never raises for what is in a folder."""
     notes = {path: read_json(path / "job.json") for path in paths if not (path / "done").exists()}
     jobs = jobs_if_asked(notes.values())
-    runs: list[Run] = []
-    seen: dict[str, Path] = {}
-    for path in paths:
-        run = _load(path, jobs)
-        first = seen.setdefault(str(run.summary.get("run_id") or path.absolute()), path)
-        if first != path:
-            run = Run(path, "damaged", f"the same run as {first}, which is used")
-        runs.append(run)
-    return runs
+    runs = [_load(path, jobs) for path in paths]
+    chosen: dict[str, Path] = {}
+    for run in sorted(runs, key=lambda run: not run.is_used):
+        chosen.setdefault(_identity(run), run.path)
+    return [
+        run
+        if chosen[_identity(run)] == run.path
+        else Run(run.path, "damaged", f"the same run as {chosen[_identity(run)]}, which stands for both")
+        for run in runs
+    ]
+
+
+def _identity(run: Run) -> str:
+    return str(run.summary.get("run_id") or run.path.absolute())
 
 
 def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
@@ -126,11 +131,12 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
     status = None if folder.done.exists() else status_of(path, jobs)
     match = RUN_ID.fullmatch(str(summary.get("run_id") or path.name))
     method = str(settings.get("method.name") or (status.method if status else ""))
+    seed = settings.get("seed", status.seed if status else 0)
     known: dict[str, Any] = {
         "study": str(settings.get("study") or (status.study if status else "")),
         "track": str(settings.get("track", "")),
         "method": method,
-        "seed": int(settings.get("seed") or (status and status.seed) or 0),
+        "seed": seed if isinstance(seed, int) else 0,
         "digest": match["digest"] if match else "",
         "settings": settings,
         "summary": summary,
