@@ -65,8 +65,8 @@ def report(
         if tables_only:
             return
         progress = Console(stderr=True)
-        with progress.status("figures"):
-            page = build.write(made, folder, lambda text: None)
+        with progress.status("figures") as status:
+            page = build.write(made, folder, status.update)
         wide.print(f"written to {folder}: {page.name}, {build.MANIFEST}, runs.csv, tables/, figures/", markup=False)
 
 

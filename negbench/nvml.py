@@ -30,7 +30,10 @@ class Gpu:
         return None if milliwatts is None else milliwatts / 1000
 
     def driver_version(self) -> str | None:
-        return None if self._handle is None else str(pynvml.nvmlSystemGetDriverVersion())
+        try:
+            return None if self._handle is None else str(pynvml.nvmlSystemGetDriverVersion())
+        except pynvml.NVMLError:
+            return None
 
     def _ask(self, function: str) -> int | None:
         if self._handle is None:

@@ -28,7 +28,8 @@ def summarize(
     resolved, method, config = setup.resolved, setup.method, setup.config
     seconds = trainer.clock.seconds if trainer else {}
     images_per_second = config.batch_size / statistics.median(step_seconds) if step_seconds else None
-    data_wait_share = seconds["data_wait"] / seconds["train"] if seconds.get("train") else None
+    waited = sum(row["data_wait_seconds"] for row in epochs)  # the rank that waited longest
+    data_wait_share = waited / epochs[-1]["train_seconds"] if epochs else None
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": resolved.run_id,
@@ -50,7 +51,8 @@ def summarize(
         "views_per_step": config.batch_size * len(method.query_views),
         **top1_figures(evaluations),
         "knn_top1_validation": curve[-1] if curve else None,
-        **{f"{kind}_seconds": seconds.get(kind) for kind in ("train", "eval", "checkpoint", "data_wait")},
+        **{f"{kind}_seconds": seconds.get(kind) for kind in ("train", "eval", "checkpoint")},
+        "data_wait_seconds": waited,
         "lost_seconds": trainer.lost_seconds if trainer else None,
         "device_hours": seconds["device"] / 3600 if seconds else None,
         "energy_joules": epochs[-1]["energy_joules"] if epochs else None,

@@ -138,12 +138,12 @@ class Trainer:
         self.scaler.scale(output.loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.negatives_per_query is None:  # before the sources take this step's keys in
+            self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         self.method.after_step(output, self.step)
         bad = ~torch.isfinite(output.metrics["loss"])
         self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
         self.communicated_bytes = dict(received_bytes - received)
-        if self.negatives_per_query is None:
-            self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         return output
 
     def _measure(self, output: StepOutput) -> None:
@@ -281,6 +281,7 @@ class Trainer:
         train_seconds = self.clock.read()
         spent = {kind: seconds - self.epoch_start_seconds[kind] for kind, seconds in self.clock.seconds.items()}
         self.epoch_start_seconds = dict(self.clock.seconds)
+        spent["data_wait"] = max(gather_objects(spent["data_wait"]))
         num_images = self.steps_per_epoch * self.config.batch_size
         row: dict[str, Any] = {
             "kind": "epoch",

@@ -60,7 +60,7 @@ def write(
         "status": "done" if state == "done" else "failed",
         "error": error,
         "torch_version": "2.14",
-        "num_images": 1000,
+        "num_images": 50_000,
         "num_classes": 10,
         "knn_top1": knn if state == "done" else None,
         "knn200_top1": None,

@@ -59,6 +59,12 @@ def test_negatives_per_query(name: str, settings: dict[str, Any], negatives: int
     assert method.negatives_per_query(method(*tiny.batch(0), 0).encoded) == negatives
 
 
+def test_negatives_are_counted_before_the_queue_takes_the_step_in(tmp_path: Path) -> None:
+    """Else a queue that leaves out the query's own image would seem one shorter than what the step used."""
+    resolved = runs.short("moco", "method.mask_own_image=true")
+    assert runs.start(resolved, tmp_path)["negatives_per_query"] == 40
+
+
 def _received(rank_settings: tuple[str, dict[str, Any]]) -> dict[str, int]:
     name, settings = rank_settings
     from negbench.distributed import rank, world_size

@@ -47,16 +47,22 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
         columns += [f"{METRICS[metric]}, %", *([f"{METRICS[metric]} − {baseline}"] if has_difference else [])]
         for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
             line.append(Cell(text.percent(interval), interval.centre))
-            facts.append(about(comparison, row) | {"metric": metric} | facts_of(interval))
+            fact = about(comparison, row) | {"metric": metric} | facts_of(interval)
+            facts.append(
+                fact | {"without_result": len(row.unused), "states": " ".join(run.state for run in row.unused)}
+            )
             if not has_difference:
                 continue
             if row.label not in differences:
                 line.append(Cell("baseline" if baseline in (row.label, row.method) else text.NOTHING))
                 continue
             difference, p_holm = differences[row.label]
-            line.append(Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm)))
             other = comparison.baseline_of(row, baseline)
-            facts[-1] |= {"baseline": other.label if other else None} | facts_of(difference, "difference")
+            assert other is not None
+            which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
+            shown = text.points(difference) + which
+            line.append(Cell(shown, difference.centre, is_beyond_chance(difference, p_holm)))
+            facts[-1] |= {"baseline": other.label} | facts_of(difference, "difference")
             facts[-1] |= {"p": difference.p, "p_holm": p_holm}
     note = (
         "Top-1 accuracy, mean ± half of the 95% t interval over seeds. Differences in points, paired by seed, with "

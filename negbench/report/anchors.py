@@ -28,16 +28,17 @@ def anchor_table(comparison: Comparison) -> Table | None:
     anchors = [a for a in published()["anchors"] if a["data"] == data and a["method"] in methods]
     if not anchors:
         return None
-    columns = ["method", "by", "backbone", "epochs", "batch", "kNN, %", "linear, %", "protocol"]
+    columns = ["method", "by", "backbone", "epochs", "batch", "kNN, %", "kNN, k = 200, %", "linear, %", "protocol"]
     cells, facts = [], []
     settings = comparison.settings
     for row in comparison.rows:
         if not row.runs:
             continue
-        knn, linear = (t_interval(list(row.by_seed(name).values())) for name in ("knn_top1", "linear_top1"))
+        names = ("knn_top1", "knn200_top1", "linear_top1")
+        knn, knn200, linear = (t_interval(list(row.by_seed(name).values())) for name in names)
         own = {**settings, **row.settings}
         numbers = [_count(own.get("epochs")), _count(own.get("batch_size"))]
-        results = [Cell(text.percent(figure), figure.centre) for figure in (knn, linear)]
+        results = [Cell(text.percent(figure), figure.centre) for figure in (knn, knn200, linear)]
         model = Cell(str(own.get("model.name")))
         cells.append(
             [Cell(row.label, bold=True), Cell("this report"), model, *numbers, *results, Cell("this report's")]
@@ -48,6 +49,7 @@ def anchor_table(comparison: Comparison) -> Table | None:
         name = f"{anchor['method']} ({anchor['variant']})" if "variant" in anchor else anchor["method"]
         numbers = [_count(anchor.get("epochs")), _count(anchor.get("batch_size"))]
         results = [Cell(_figure(anchor, metric), anchor.get(metric)) for metric in ("knn", "linear")]
+        results.insert(1, Cell(text.NOTHING))  # their k is in their protocol
         by, protocol = Cell(source["title"]), Cell(f"theirs: {source['protocol']}")
         cells.append([Cell(name), by, Cell(anchor["model"]), *numbers, *results, protocol])
         facts.append(_facts(anchor) | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]})
@@ -66,8 +68,9 @@ def _dataset(comparison: Comparison) -> str | None:
         return None
     own = runs[0].summary
     for name, facts in published()["datasets"].items():
-        classes, images = facts.get("classes", own["num_classes"]), facts.get("images", own["num_images"])
-        same_size = own["num_classes"] == classes and math.isclose(own["num_images"], images, rel_tol=IMAGES_TOLERANCE)
+        same_size = own["num_classes"] == facts["classes"] and math.isclose(
+            own["num_images"], facts["images"], rel_tol=IMAGES_TOLERANCE
+        )
         if runs[0].settings.get("data.name") == facts["name"] and same_size:
             return str(name)
     return None

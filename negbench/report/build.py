@@ -15,7 +15,7 @@ from negbench.report.accuracy import accuracy
 from negbench.report.anchors import anchor_table
 from negbench.report.cautions import cautions
 from negbench.report.comparisons import Comparison, compare
-from negbench.report.cost import cost, time_to_target
+from negbench.report.cost import cost, default_target, time_to_target
 from negbench.report.findings import Finding, findings
 from negbench.report.runs import Run
 from negbench.report.table import Table
@@ -57,10 +57,10 @@ def build(runs: Sequence[Run], baseline: str | None = None, targets: Sequence[fl
     comparisons = compare(runs)
     chosen = _baseline(comparisons, baseline)
     sections = [Section(c, findings(c, chosen), cautions(c, chosen), _tables(c, chosen, targets)) for c in comparisons]
-    swept: dict[tuple[str, str], list[Ablation]] = {}
+    swept: dict[str, list[Ablation]] = {}
     for ablation in ablations(comparisons):
-        swept.setdefault((ablation.study, ablation.key), []).append(ablation)
-    tables = [(ablation_table(study, key, members), members) for (study, key), members in swept.items()]
+        swept.setdefault(ablation.title, []).append(ablation)
+    tables = [(ablation_table(members), members) for members in swept.values()]
     return Report(chosen, sections, tables, runs)
 
 
@@ -99,20 +99,24 @@ def check_output(output: Path) -> None:
 
 def _tables(comparison: Comparison, baseline: str, targets: Sequence[float]) -> list[Table]:
     tables: list[Table | None] = [accuracy(comparison, baseline)]
+    own, whose = default_target(comparison, baseline), ""
+    if not targets and own is not None:
+        targets, whose = [own], f"The target is what {baseline} has at the end, in the median over its seeds."
     for part in comparison.by_hardware():
-        tables += [cost(part, baseline), time_to_target(part, targets, baseline)]
+        tables += [cost(part, baseline), time_to_target(part, targets, whose)]
     tables.append(anchor_table(comparison))
     return [table for table in tables if table is not None]
 
 
 def _baseline(comparisons: Sequence[Comparison], wanted: str | None) -> str:
     rows = [row for comparison in comparisons for row in comparison.rows]
+    finished = {row.method for row in rows if row.runs}
     names = list(dict.fromkeys([row.method for row in rows] + [row.label for row in rows]))
     if wanted is not None:
         if names and wanted not in names:
             raise ValueError(f"--baseline {wanted}: there is no such row; there are {', '.join(names[:20])}")
         return wanted
-    return PREFERRED_BASELINE if PREFERRED_BASELINE in names or not names else min(row.method for row in rows)
+    return PREFERRED_BASELINE if PREFERRED_BASELINE in finished or not finished else min(finished)
 
 
 def _replace(new: Path, old: Path) -> None:

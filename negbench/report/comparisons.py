@@ -77,24 +77,31 @@ class Comparison:
         parts = []
         kinds = sorted({run.hardware for run in self.runs})
         for number, hardware in enumerate(kinds, 1):
-            rows = [
-                dataclasses.replace(row, runs=runs)
-                for row in self.rows
-                if (runs := tuple(run for run in row.runs if run.hardware == hardware))
-            ]
+            rows = []
+            for row in self.rows:
+                runs = tuple(run for run in row.runs if run.hardware == hardware)
+                unused = tuple(run for run in row.unused if run.hardware == hardware or run.hardware not in kinds)
+                if runs or unused:
+                    rows.append(dataclasses.replace(row, runs=runs, unused=unused))
             slug = f"{self.slug}-hardware-{number}" if len(kinds) > 1 else self.slug
             parts.append(dataclasses.replace(self, slug=slug, rows=tuple(rows), hardware=hardware))
         return parts
 
     def baseline_of(self, row: Row, baseline: str) -> Row | None:
-        """The row of the method (or with the label) `baseline` that shares most settings with `row`.
+        """The first of `baselines_of`, None where there is none."""
+        return next(iter(self.baselines_of(row, baseline)), None)
 
-        None for a row of the baseline itself, and where there is no such row.
+    def baselines_of(self, row: Row, baseline: str) -> list[Row]:
+        """The rows of the method (or with the label) `baseline` that share most settings with `row`, by label.
+
+        None for a row of the baseline itself. Results play no part in the choice.
         """
         candidates = [other for other in self.rows if baseline in (other.label, other.method)]
-        if row in candidates or not candidates:
-            return None
-        return max(candidates, key=lambda other: sum(row.settings.get(k) == v for k, v in other.settings.items()))
+        if any(other.label == row.label for other in candidates):
+            return []
+        shared = {other.label: sum(row.settings.get(k) == v for k, v in other.settings.items()) for other in candidates}
+        nearest = [other for other in candidates if shared[other.label] == max(shared.values())]
+        return sorted(nearest, key=lambda other: other.label)
 
 
 def compare(runs: Iterable[Run]) -> list[Comparison]:
@@ -132,7 +139,7 @@ def told(settings: Flat, keys: Iterable[str]) -> str:
 def _circumstances(run: Run) -> Flat:
     """What can change a result and is no setting."""
     precision = run.environment.get("precision", run.settings.get("precision"))
-    return {"precision": precision, "processes": run.environment.get("world_size", 1)}
+    return {"precision": precision, "processes": run.environment.get("world_size") or 1}
 
 
 def _row(runs: Sequence[Run]) -> Row:
@@ -164,7 +171,7 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
             both_tracks = sum(name == study for name, _ in studies) > 1
             parts = [study, *(["recipe track"] if track == "recipe" or both_tracks else []), told(settings, keys)]
             title = ", ".join(part for part in parts if part)
-            slug = _unique(_slug(title), [comparison.slug for comparison in comparisons])
+            slug = _unique(slug_of(title), [comparison.slug for comparison in comparisons])
             comparisons.append(Comparison(study, track, title, slug, settings, tuple(_labelled(group))))
     return comparisons
 
@@ -198,7 +205,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _slug(title: str) -> str:
+def slug_of(title: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-")[:80] or "study"
 
 

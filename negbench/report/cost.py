@@ -12,7 +12,7 @@ from negbench.report import text
 from negbench.report.comparisons import Comparison, Row
 from negbench.report.runs import Run, cumulative
 from negbench.report.statistics import Interval, median_interval, paired_ratio
-from negbench.report.table import Cell, Facts, Table, about, facts_of
+from negbench.report.table import Cell, Facts, Table, about, facts_of, seeds
 
 RESOURCES = {  # what a run's curve is drawn and a target is reached in: the title, and one shown unit
     "train_seconds": ("training, min", 60),
@@ -24,6 +24,7 @@ _FIGURES: dict[
 ] = {  # of summary.json: the title, one shown unit, and what is made of several runs
     "images_per_second": ("images/s", 1, np.median),
     "views_per_second": ("views/s", 1, np.median),
+    "views_per_step": ("views a step", 1, np.median),
     "device_hours": ("device-hours", 1, np.median),
     "end_to_end_seconds": ("end to end, min", 60, np.median),
     "energy_joules": ("energy, kJ", 1000, np.median),
@@ -37,15 +38,15 @@ _FIGURES: dict[
 
 def cost(comparison: Comparison, baseline: str) -> Table:
     """What each row takes; `comparison` is of one kind of hardware."""
-    columns = ["method", "runs", "s an epoch", f"time / {baseline}", *(title for title, _, _ in _FIGURES.values())]
+    columns = ["method", "seeds", "s an epoch", f"time / {baseline}", *(title for title, _, _ in _FIGURES.values())]
     cells, facts = [], []
     for row in comparison.rows:
-        seconds = np.concatenate([_epoch_seconds(run) for run in row.runs])
+        seconds = np.concatenate([np.array([]), *(_epoch_seconds(run) for run in row.runs)])
         quartiles = np.percentile(seconds, (25, 50, 75)).tolist() if len(seconds) else [math.nan] * 3
         against = time_ratio(comparison, row, baseline)
         figures = {name: _joined(row.runs, name) for name in _FIGURES}
         wait = max((float(run.summary["data_wait_share"] or 0) for run in row.runs), default=0.0)
-        bound = any(run.summary["loader_bound"] for run in row.runs)
+        bound = any(run.summary.get("loader_bound") for run in row.runs)
         names = [f"epoch_seconds_{name}" for name in ("q1", "median", "q3")]
         fact: Facts = about(comparison, row) | {"hardware": comparison.hardware, "runs": len(row.runs)}
         fact |= {"epochs": len(seconds), **dict(zip(names, quartiles, strict=True)), **figures}
@@ -56,19 +57,19 @@ def cost(comparison: Comparison, baseline: str) -> Table:
         cells.append(
             [
                 Cell(row.label),
-                Cell(str(len(row.runs)), len(row.runs)),
-                Cell(f"{middle} [{first}, {third}]", quartiles[1]),
+                seeds(row),
+                Cell(f"{middle} [{first}, {third}]" if len(seconds) else text.NOTHING, quartiles[1]),
                 Cell(text.ratio(against), against.centre) if against else Cell(nothing),
                 *(Cell(text.number(figures[name] / unit), figures[name]) for name, (_, unit, _) in _FIGURES.items()),
-                Cell(f"{wait:.1%}" + (" loader-bound" if bound else ""), wait),
+                Cell(f"{wait:.1%}" + (" loader-bound" if bound else "") if row.runs else text.NOTHING, wait),
             ]
         )
     note = (
-        f"{comparison.hardware}. Seconds an epoch: median [quartiles] over all epochs but each run's first, without "
-        "evaluations and checkpoints; the ratio of medians is the geometric mean over seeds, with its 95% interval. "
-        "Speeds, device-hours, energy and the time end to end (with evaluations, checkpoints and repeated steps): "
-        "median over runs; memory: the largest. Views are those back-propagated. "
-        "Received: by one process, for the negatives alone. Loader-bound: over 5% of the time spent waiting for data."
+        f"{comparison.hardware}. Seconds an epoch: median [quartiles] over the epochs after each run's first, without "
+        "evaluations and checkpoints; their ratio: geometric mean over seeds, with its 95% interval. Speeds, "
+        "device-hours, energy and the time end to end (with evaluations, checkpoints and repeated steps): median over "
+        "runs; memory: the largest. Views are those back-propagated. Received: by one process, for the negatives "
+        "alone. Loader-bound: over 5% of the time spent waiting for data."
     )
     columns.append("data wait")
     table = Table(f"cost-{comparison.slug}", f"Cost: {comparison.title}", note, columns, cells, pd.DataFrame(facts))
@@ -82,31 +83,36 @@ def default_target(comparison: Comparison, baseline: str) -> float | None:
     return median_interval(final).centre if final else None
 
 
-def time_to_target(comparison: Comparison, targets: Sequence[float], baseline: str) -> Table | None:
-    """What each row took until its curve first reached an accuracy; None if there is no curve or no target."""
-    own = default_target(comparison, baseline)
-    wanted = list(targets) or ([own] if own is not None else [])
-    if not wanted or not any(run.curve for run in comparison.runs):
+def time_to_target(comparison: Comparison, targets: Sequence[float], whose: str) -> Table | None:
+    """What each row took until its curve first reached an accuracy; None if there is no curve or no target.
+
+    A run that failed, as one that diverged, is a miss. `whose` says where targets come from, for the note.
+    """
+    if not targets or not any(run.curve for run in comparison.runs):
         return None
     columns = ["method", "target, %", "reached", *(title for title, _ in RESOURCES.values())]
     cells, facts = [], []
-    for target in wanted:
+    for target in targets:
         for row in comparison.rows:
             runs = [run for run in row.runs if run.curve]
-            spent = {name: median_interval([first_reached(run, target, name) for run in runs]) for name in RESOURCES}
+            failed = [math.inf for run in row.unused if run.state == "failed"]
+            spent = {
+                name: median_interval([first_reached(run, target, name) for run in runs] + failed) for name in RESOURCES
+            }
             reached = sum(math.isfinite(first_reached(run, target, "views")) for run in runs)
-            line = [Cell(row.label), Cell(f"{100 * target:.1f}", target), Cell(f"{reached} of {len(runs)}", reached)]
+            tried, unknown = len(runs) + len(failed), len(row.unused) - len(failed)
+            told = f"{reached} of {tried}" + (f", {unknown} without a result" if unknown else "")
+            line = [Cell(row.label), Cell(f"{100 * target:.1f}", target), Cell(told, reached)]
             line += [Cell(text.amount(spent[name], unit), spent[name].centre) for name, (_, unit) in RESOURCES.items()]
             cells.append(line)
             fact: Facts = about(comparison, row) | {"hardware": comparison.hardware, "target": target}
-            fact |= {"reached": reached, "runs": len(runs)}
+            fact |= {"reached": reached, "runs": tried, "without_result": unknown}
             facts.append(fact | {k: v for name, i in spent.items() for k, v in facts_of(i, name, "median").items()})
     note = (
         f"{comparison.hardware}. Until the kNN accuracy on held-out images first reached the target: median over "
-        "seeds, with its 95% bootstrap interval; ∞: not reached. "
+        "seeds [95% percentile bootstrap interval: up to five seeds their range, which holds the true median 75% of "
+        f"the time with three and 94% with five]; ∞: not reached, or failed. {whose}"
     )
-    if not targets:
-        note += f"The target is what {baseline} has at the end, in the median over its seeds. "
     title = f"Time to target: {comparison.title}"
     return Table(f"targets-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
 

@@ -4,9 +4,11 @@ A method has one colour in all of them; rows of one method differ in marker and 
 """
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,37 +75,39 @@ def drawings(comparison: Comparison, style: Style) -> list[Drawing]:
         return []
     name, title = METRICS[metric], comparison.title
     rows = [row for row in comparison.rows if row.by_seed(metric)]
-    caption = f"{name} accuracy: every seed a point, and the mean with its 95% t interval.{_left_out(rows)}"
-    draw = _later(_seeds, rows[:ROWS], metric, style)
+    caption = (
+        f"{name} accuracy: every seed a point, and the mean with its 95% t interval, cut at the axis.{_left_out(rows)}"
+    )
+    draw = partial(_seeds, rows[:ROWS], metric, style)
     found = [Drawing(f"accuracy-{comparison.slug}", f"Accuracy by seed: {title}", caption, draw)]
     for part in comparison.by_hardware():
         where = f" {part.hardware}."
         rows = [row for row in part.rows if any(run.curve for run in row.runs)]
-        spread = ", band: 95% t interval, thin lines: seeds" if len(rows) <= BANDS else ""
+        spread = ", band: 95% t interval (cut at the axis), thin lines: seeds" if len(rows) <= BANDS else ""
         if rows:
             caption = f"kNN accuracy on held-out images: mean over seeds{spread}.{where}{_left_out(rows)}"
-            draw = _later(_curves, rows[:ROWS], style)
+            draw = partial(_curves, rows[:ROWS], style)
             found.append(Drawing(f"curves-{part.slug}", f"Training curves: {title}", caption, draw))
         rows = [row for row in part.rows if row.by_seed(metric)]
         if rows:
             caption = (
                 f"{name} accuracy against what training took: every seed a small mark, the mean of a row a large one, "
-                f"with its 95% t interval. The line joins the rows that none beats in both.{where}{_left_out(rows)}"
+                f"with its 95% t interval, cut at the axis. {_front_told(rows, metric)}{where}{_left_out(rows)}"
             )
-            draw = _later(_cost, rows[:ROWS], metric, style)
+            draw = partial(_cost, rows[:ROWS], metric, style)
             found.append(Drawing(f"pareto-{part.slug}", f"Accuracy against cost: {title}", caption, draw))
     return found
 
 
-def ablation_drawing(study: str, key: str, members: Sequence[Ablation], style: Style) -> Drawing:
-    """All ablations of one setting in one study."""
+def ablation_drawing(members: Sequence[Ablation], style: Style) -> Drawing:
+    """Those of one title."""
     name = members[0].name
     caption = (
         f"{METRICS[members[0].metric]} accuracy by {name}, all other settings equal within a line: every seed a point, "
     )
     caption += "the mean with its 95% t interval."
-    draw = _later(_ablation, name, members[:ROWS], style)
-    return Drawing(f"ablation-{study}-{name}", f"Ablation: {study}, {name}", caption, draw)
+    draw = partial(_ablation, name, members[:ROWS], style)
+    return Drawing(members[0].slug, f"Ablation: {members[0].title}", caption, draw)
 
 
 def write(drawing: Drawing, folder: Path) -> dict[str, Path]:
@@ -128,8 +132,19 @@ _RC = {
 }
 
 
-def _later(draw: Any, *arguments: Any) -> Any:
-    return lambda: draw(*arguments)
+def _front_told(rows: Sequence[Row], metric: str) -> str:
+    front = pareto_front([_mean_point(row, metric) for row in rows])
+    if len(front) > 1:
+        return "The line joins the rows that none beats in both, by their means alone."
+    best = next(row.label for row in rows if _mean_point(row, metric) == front[0])
+    return f"By the means no row beats {best} in either."
+
+
+def _mean_point(row: Row, metric: str) -> tuple[float, float]:
+    """Device-hours and accuracy in percent, means over the seeds."""
+    by_seed = row.by_seed(metric)
+    hours = [float(run.summary["device_hours"]) for run in row.runs if run.seed in by_seed]
+    return float(np.mean(hours)), 100 * float(np.mean(list(by_seed.values())))
 
 
 def _left_out(rows: Sequence[Row]) -> str:
@@ -200,9 +215,8 @@ def _cost(rows: Sequence[Row], metric: str, style: Style) -> Canvas:
         x = [float(run.summary["device_hours"]) for run in runs]
         y = [100 * by_seed[run.seed] for run in runs]
         axes.plot(x, y, marker, color=colour, alpha=0.4, markersize=4)
-        interval = t_interval(y)
-        means.append((float(np.mean(x)), interval.centre))
-        axes.errorbar(*means[-1], yerr=_bars(interval), label=row.label, **_mean(colour, marker))
+        means.append(_mean_point(row, metric))
+        axes.errorbar(*means[-1], yerr=_bars(t_interval(y)), label=row.label, **_mean(colour, marker))
     front = pareto_front(means)
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color="0.35", linestyle=":", zorder=0, label="Pareto front")
@@ -223,6 +237,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
+    members = [replace(a, points=[(_hashable(value), row) for value, row in a.points]) for a in members]
     values = list(dict.fromkeys(value for ablation in members for value, _ in ablation.points))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     places: Mapping[Any, float] = {value: float(value) if numeric else i for i, value in enumerate(values)}
@@ -257,6 +272,10 @@ def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
     axes.set_ylim(*_within_percents(axes.get_ylim()))
     _legend(canvas, axes, len(members))
     return canvas
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _mean(colour: Any, marker: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The page: one file that holds everything, for a browser without a network."""
 
 import base64
+import itertools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +29,12 @@ ENVIRONMENT = (
 def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> None:
     """Draw all figures into `folder/figures` and write `folder/index.html`."""
     style = Style([run.method for run in report.runs if run.method])
-    waiting = [drawing for section in report.sections for drawing in drawings(section.comparison, style)]
-    swept = [ablation_drawing(members[0].study, members[0].key, members, style) for _, members in report.swept]
+    of_section = [drawings(section.comparison, style) for section in report.sections]
+    swept = [ablation_drawing(members, style) for _, members in report.swept]
+    waiting = [*itertools.chain(*of_section), *swept]
     pictures: dict[str, str] = {}
-    for number, drawing in enumerate([*waiting, *swept], 1):
-        tell(f"figure {number} of {len(waiting) + len(swept)}")
+    for number, drawing in enumerate(waiting, 1):
+        tell(f"figure {number} of {len(waiting)}")
         pictures[drawing.slug] = _embedded(write_figure(drawing, folder / "figures"))
 
     def shown(drawing: Drawing) -> dict[str, str]:
@@ -46,11 +48,11 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
             "findings": section.findings,
             "cautions": section.cautions,
             "tables": section.tables,
-            "figures": [shown(drawing) for drawing in drawings(section.comparison, style)],
+            "figures": [shown(drawing) for drawing in figures],
             "settings": sorted(section.comparison.settings.items()),
             "runs": [_run(run, row.label) for row in section.comparison.rows for run in (*row.runs, *row.unused)],
         }
-        for section in report.sections
+        for section, figures in zip(report.sections, of_section, strict=True)
     ]
     ablations = [
         {"title": table.title, "table": table, "figure": shown(drawing)}
@@ -67,7 +69,7 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
         baseline=report.baseline,
         version=negbench.__version__,
     )
-    (folder / "index.html").write_text(page)
+    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def _run(run: Run, label: str) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _run(run: Run, label: str) -> dict[str, Any]:
         "reason": run.reason,
         "settings": told(run.settings, own),
         "environment": [(name, run.environment[name]) for name in ENVIRONMENT if run.environment.get(name) is not None],
-        "command": shlex.join(run.environment.get("reproduce", [])),
+        "command": shlex.join(run.environment.get("reproduce") or []),
     }
 
 

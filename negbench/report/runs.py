@@ -1,6 +1,7 @@
 """Runs as a report reads them: from their folders alone. What is damaged or unfinished comes with its reason."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from negbench.study import Flat, flatten_raw
 
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
 USED = "done"  # the state of the runs that tables and figures are made of
-NEEDED = (  # of summary.json
-    *("run_id", "status", "num_images", "num_classes", "negatives_per_query", "views_per_step", "train_seconds"),
-    *("eval_seconds", "checkpoint_seconds", "lost_seconds", "device_hours", "energy_joules", "data_wait_share"),
-    *("loader_bound", "images_per_second", "views_per_second", "peak_memory_bytes", "peak_reserved_bytes"),
-    *("source_state_bytes", "communicated_bytes_per_step"),
+NUMBERS = (  # of summary.json, always known
+    *("num_images", "num_classes", "views_per_step", "source_state_bytes"),
+    *("train_seconds", "eval_seconds", "checkpoint_seconds", "lost_seconds", "device_hours"),
+)
+MAY_BE_NONE = (
+    *("knn_top1", "knn200_top1", "linear_top1", "knn_top1_validation", "negatives_per_query", "energy_joules"),
+    *("images_per_second", "views_per_second", "peak_memory_bytes", "peak_reserved_bytes", "data_wait_share"),
 )
 CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
 SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
@@ -64,7 +67,7 @@ class Run:
     @property
     def hardware(self) -> str:
         """What must be equal where times are compared."""
-        processes = self.environment.get("world_size", 1)
+        processes = self.environment.get("world_size") or 1
         shared = f", {processes} processes" if processes > 1 else ""
         return f"{self.environment.get('device')}{shared}, torch {self.environment.get('torch_version')}"
 
@@ -156,18 +159,36 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
     if not environment or not match:
         what = "environment.json cannot be read" if match else "neither its name nor its summary holds a run id"
         return Run(path, "damaged", what, **known)
-    if lacking := [name for name in NEEDED if name not in summary]:
-        return Run(path, "damaged", f"summary.json lacks {', '.join(lacking)}", **known)
     rows, damage = _read_rows(folder.metrics)
-    if damage:
+    if damage := _damage_of(summary) or damage:
         return Run(path, "damaged", damage, **known)
     try:
         evaluations = [row for row in rows if row["kind"] == "evaluation"]
         epoch_seconds = np.array([row["epoch_seconds"] for row in rows if row["kind"] == "epoch"], float)
         curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
-    except (KeyError, TypeError) as error:
-        return Run(path, "damaged", f"metrics.jsonl: a record lacks {error}", **known)
+    except (KeyError, TypeError):
+        return Run(path, "damaged", "metrics.jsonl: a record lacks what a record needs", **known)
+    last = rows[-1]["epoch"] if rows else 0
+    if not np.isfinite(epoch_seconds).all() or not all(np.isfinite(column).all() for column in curve.values()):
+        return Run(path, "damaged", "metrics.jsonl: a record holds a number that is not finite", **known)
+    if last != settings.get("epochs"):
+        return Run(path, "damaged", f"metrics.jsonl ends at epoch {last} of {settings.get('epochs')}", **known)
     return Run(path, USED, "", **known, curve=curve, epoch_seconds=epoch_seconds)
+
+
+def _damage_of(summary: dict[str, Any]) -> str:
+    """What makes a summary unfit for figures, or nothing."""
+    for name in (*NUMBERS, *MAY_BE_NONE):
+        if name not in summary:
+            return f"summary.json lacks {name}"
+        value = summary[name]
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if not is_number and (value is not None or name in NUMBERS):
+            return f"summary.json: {name} is {value}"
+    communicated = summary.get("communicated_bytes_per_step")
+    if not isinstance(communicated, dict) or "negatives" not in communicated:
+        return "summary.json lacks communicated_bytes_per_step"
+    return ""
 
 
 def _settings(path: Path) -> tuple[Flat, str]:

@@ -54,3 +54,13 @@ def number(value: float) -> str:
 def listed(parts: list[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def some(parts: list[str], most: int) -> str:
+    """As `listed`, the first `most` and how many more."""
+    return listed(parts if len(parts) <= most else [*parts[:most], f"{len(parts) - most} more"])
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -23,8 +23,8 @@ _SYMBOLS = {"−": "$-$", "±": r"$\pm$", "∞": r"$\infty$", "–": "--"}  # th
 def write_table(table: Table, folder: Path) -> None:
     """`SLUG.csv`, the numbers; `SLUG.md` and `SLUG.tex`, what a reader sees."""
     table.data.to_csv(folder / f"{table.slug}.csv", index=False)
-    (folder / f"{table.slug}.md").write_text(to_markdown(table))
-    (folder / f"{table.slug}.tex").write_text(to_latex(table))
+    (folder / f"{table.slug}.md").write_text(to_markdown(table), encoding="utf-8")
+    (folder / f"{table.slug}.tex").write_text(to_latex(table), encoding="utf-8")
 
 
 def to_markdown(table: Table) -> str:
@@ -45,11 +45,14 @@ def to_latex(table: Table) -> str:
     latex: str = styler.apply(lambda _: bold, axis=None).to_latex(
         hrules=True,
         column_format="l" + "r" * (len(frame.columns) - 1),
-        caption=f"{table.title}. {table.note.strip()}".translate(_LATEX),
+        caption=table.title.translate(_LATEX),
         label=f"tab:{table.slug}",
         position="t",
         environment="table*" if len(frame.columns) > WIDE else None,
     )
+    note = f"\\par\\smallskip\\footnotesize {table.note.strip().translate(_LATEX)}"
+    latex = latex.replace("\\begin{tabular}", "\\footnotesize\n\\begin{tabular}")
+    latex = latex.replace("\\end{tabular}", f"\\end{{tabular}}\n{note}")
     for symbol, command in _SYMBOLS.items():
         latex = latex.replace(symbol, command)
     return latex
