@@ -7,7 +7,7 @@ import pandas as pd
 
 from negbench.report.table import Table
 
-WIDE = 8  # columns from which on a table spans both columns of a page
+WIDE = 6  # columns from which on a table spans both columns of a page
 _MARKDOWN = re.compile(r"([\\`*<>|\[\]])")
 _LATEX = str.maketrans(
     {
