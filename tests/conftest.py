@@ -1,11 +1,12 @@
 """One thread: the tensors are tiny, and tests that start several processes would otherwise fight over the cores."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests import slurm
+from tests import records, slurm
 
 torch.set_num_threads(1)
 
@@ -17,3 +18,24 @@ def cluster() -> Iterator[slurm.Cluster]:
         pytest.skip(reason)
     with slurm.Cluster(num_nodes=3) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ties, a missing seed, one seed only, a failed run, one out of memory, a target that is never reached."""
+    folder = tmp_path_factory.mktemp("golden")
+    study, output = records.study(folder), folder / "results"
+    for seed, knn in enumerate((0.80, 0.82, 0.81)):
+        curve = (0.2, 0.5, 0.7, 0.78, knn - 0.01)
+        records.write(output, study, "moco", seed, knn, linear=knn + 0.05, curve=curve)
+        without = ("method.in_batch_negatives=false",)
+        better = knn + (0.05, 0.06, 0.055)[seed]
+        records.write(output, study, "adco", seed, knn + 0.04, linear=knn + 0.04, curve=curve, epoch_seconds=11)
+        curve = (0.2, 0.6, 0.82, 0.84, better - 0.01)
+        records.write(output, study, "adco", seed, better, *without, linear=knn + 0.07, curve=curve, epoch_seconds=12)
+        if seed < 2:
+            records.write(output, study, "simclr", seed, knn, linear=knn, curve=(0.2, 0.6, 0.7, 0.75, 0.795))
+    records.write(output, study, "byol", 0, 0.70, linear=0.72, curve=(0.2, 0.3, 0.5, 0.6, 0.69), negatives=0)
+    records.write(output, study, "byol", 1, 0, state="failed", error="the loss is not finite from step 3 on")
+    records.write(output, study, "byol", 2, 0, state="failed", error="out of memory: CUDA out of memory; choose ...")
+    return output
