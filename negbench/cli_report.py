@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table as Grid
+    from rich.console import Console
 
     from negbench.report.build import Report
     from negbench.report.table import Table
@@ -70,10 +70,7 @@ def report(
         wide.print(f"written to {folder}: {page.name}, {build.MANIFEST}, runs.csv, tables/, figures/", markup=False)
 
 
-def _show(made: "Report", console: "object") -> None:
-    from rich.console import Console
-
-    assert isinstance(console, Console)
+def _show(made: "Report", console: "Console") -> None:
     for section in made.sections:
         console.print(f"\n{section.comparison.title}\n", style="bold underline", markup=False)
         for caution in section.cautions:
@@ -82,9 +79,9 @@ def _show(made: "Report", console: "object") -> None:
             console.print(finding.question, style="bold", markup=False)
             console.print(f"{finding.answer}\n", markup=False)
         for table in section.tables:
-            console.print(_grid(table))
+            _print_table(console, table)
     for table, _ in made.swept:
-        console.print(_grid(table))
+        _print_table(console, table)
     if made.unused:
         console.print(f"{len(made.unused)} of {len(made.runs)} runs are without a result:", markup=False)
         for run in made.unused:
@@ -92,15 +89,15 @@ def _show(made: "Report", console: "object") -> None:
             console.print(f"  {run.name} ({run.state}{reason})", markup=False)
 
 
-def _grid(table: "Table") -> "Grid":
+def _print_table(console: "Console", table: "Table") -> None:
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left", caption=Text(table.note))
-    grid.caption_justify = "left"
+    grid = Grid(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left")
     for number, column in enumerate(table.columns):
         grid.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row))
-    return grid
+    console.print(grid)
+    console.print(f"{table.note}\n", style="dim", markup=False)
