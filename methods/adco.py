@@ -42,6 +42,7 @@ class Adversaries(NegativeSource):
     to the query encoder after them.
     """
 
+    learned = True
     vectors_KD: Tensor  # not normalised, as in the authors' code
     velocity_KD: Tensor
 

@@ -3,6 +3,8 @@
 He et al., CVPR 2020, arXiv:1911.05722; Chen et al. 2020, arXiv:2003.04297
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,9 @@ class Queue(NegativeSource):
         self.register_buffer("vectors_KD", start_KD)
         self.register_buffer("index_K", torch.full((num_negatives,), -1))
         self.register_buffer("cursor", torch.tensor(0))
+
+    def oldest_age(self, keys_per_step: int) -> int:
+        return math.ceil(len(self.vectors_KD) / keys_per_step)
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
         return [Columns(self.vectors_KD, index_M=self.index_K, mask_own=self.mask_own_image)]

@@ -218,6 +218,9 @@ class RunConfig(Section, Generic[M]):
     evaluate_every_epochs: int = setting(
         10, "epochs between kNN evaluations on the held-out images; 0: never", scientific=False, ge=0
     )
+    diagnostics: bool = setting(
+        True, "describe negatives and representation at these evaluations (docs/diagnostics.md)", scientific=False
+    )
     log_every_steps: int = setting(50, "steps between records of loss and speed", scientific=False, ge=1)
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     method: M

@@ -5,6 +5,7 @@ Shape suffixes: N images on this rank, D embedding, M columns, V views.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ class Columns:
         None  # int64 dataset index behind each column; -1 where there is none (learned, or still random)
     )
     mask_own: bool = False  # leave out the columns whose dataset index is the query's
+
+    @property
+    def num_columns(self) -> int:
+        return len(self.vectors_MD) if self.vectors_MD is not None else cast(Tensor, self.scores_NM).shape[1]
 
     def scores(self, query_ND: Tensor, index_N: Tensor) -> Tensor:
         """Cosines [N, M] of each query to each column, -inf where a masked column shows the query's own image."""

@@ -8,7 +8,7 @@ Shape suffixes: N images on this rank, D embedding.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -55,6 +55,18 @@ class Encoded:
         return replace(self, queries=detached(self.queries), keys=detached(self.keys), all_keys=detached(self.all_keys))
 
 
+@dataclass(frozen=True)
+class Probe:
+    """One global batch in evaluation mode, as a step would contrast it: the first pair, and what it is held against."""
+
+    query_ND: Tensor
+    key_ND: Tensor
+    embeddings: tuple[Tensor, Tensor]  # [N, D] of the query and the key view by the query encoder, before a predictor
+    columns: "list[tuple[NegativeSource, Columns]]"
+    index_N: Tensor
+    temperature: float
+
+
 Contrast = Callable[[Encoded, float], Tensor]
 
 
@@ -69,6 +81,11 @@ class NegativeSource(nn.Module):
     """Where negatives come from. All state is in buffers: `state_dict()` is the checkpoint."""
 
     reads_keys = False  # True: keys and indices are gathered over ranks before `columns`
+    learned = False  # True: its columns are free vectors; no image is behind them
+
+    def oldest_age(self, keys_per_step: int) -> int:
+        """Steps since the oldest of its keys was encoded, where `keys_per_step` come a step; 0: it keeps none."""
+        return 0
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
         """The negatives of this step's queries. Writes nothing."""
@@ -106,7 +123,7 @@ class Method(nn.Module):
         self.batch_norm, self.seed = "process", 0  # the policy, and the seed of its shuffling of keys
 
     @property
-    def _sources(self) -> list[NegativeSource]:
+    def all_sources(self) -> list[NegativeSource]:
         return cast(list[NegativeSource], list(self.sources))
 
     @property
@@ -130,24 +147,48 @@ class Method(nn.Module):
             keys, gather = {view: queries[view] for view in self.key_views}, all_gather_with_gradient
         else:
             keys, gather = {view: self.embed_key(views[view], view, step) for view in self.key_views}, all_gather
-        if not any(source.reads_keys for source in self._sources):
+        if not any(source.reads_keys for source in self.all_sources):
             return Encoded(queries, keys, {}, index, index)
         return Encoded(queries, keys, {view: gather(key) for view, key in keys.items()}, index, all_gather(index))
 
     def embed_query(self, images: Tensor) -> Tensor:
-        with self._autocast(images):
-            embedding = self.query_encoder(images)
-            if self.predictor is not None:
-                embedding = self.predictor(embedding)
-        return unit_norm(embedding)
+        return unit_norm(self._predict(self._embed(self.query_encoder, images)))
 
     @torch.no_grad()
     def embed_key(self, images: Tensor, view: int, step: int) -> Tensor:
         assert self.key_encoder is not None
         images, restore = shuffle(images, self.batch_norm, (self.seed, "shuffle", step, view))
-        with self._autocast(images):
-            embedding = self.key_encoder(images)
-        return unit_norm(restore(embedding))
+        return unit_norm(restore(self._embed(self.key_encoder, images)))
+
+    @torch.no_grad()
+    def probe(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Probe:
+        """What a step would contrast, in evaluation mode, for diagnostics. Writes nothing, and needs no other rank.
+
+        `chunks` are the parts of one global batch as `forward` takes them: views [n, 3, H, W] and index [n].
+        """
+        training = self.training
+        self.eval()
+        parts = [(self._probe_chunk(views), index) for views, index in chunks]
+        self.train(training)
+        index_N = torch.cat([index for _, index in parts])
+        embeddings, queries, keys = (
+            {view: torch.cat([part[i][view] for part, _ in parts]) for view in parts[0][0][i]} for i in range(3)
+        )
+        encoded = Encoded(queries, keys, keys, index_N, index_N)
+        query, key = self.pairs[0]
+        columns = [(s, c) for s in self.all_sources for c in s.columns(queries[query], encoded, query, key)]
+        both = embeddings[query], embeddings[key]
+        return Probe(queries[query], keys[key], both, columns, index_N, self.temperature)
+
+    def _probe_chunk(self, views: Sequence[Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
+        """By view: the query encoder's embeddings, the queries, the keys."""
+        raw = {view: self._embed(self.query_encoder, views[view]) for view in {*self.query_views, *self.key_views}}
+        embeddings = {view: unit_norm(embedding) for view, embedding in raw.items()}
+        queries = {view: unit_norm(self._predict(raw[view])) for view in self.query_views}
+        if self.key_encoder is None:
+            return embeddings, queries, {view: queries[view] for view in self.key_views}
+        keys = {view: unit_norm(self._embed(self.key_encoder, views[view])) for view in self.key_views}
+        return embeddings, queries, keys
 
     def contrast(self, encoded: Encoded, temperature: float) -> Tensor:
         losses = torch.stack([self.pair_loss(encoded, query, key, temperature) for query, key in self.pairs])
@@ -157,7 +198,7 @@ class Method(nn.Module):
         query_ND = encoded.queries[query_view]
         positive_N1 = (query_ND * encoded.keys[key_view]).sum(1, keepdim=True)
         columns = [
-            column for source in self._sources for column in source.columns(query_ND, encoded, query_view, key_view)
+            column for source in self.all_sources for column in source.columns(query_ND, encoded, query_view, key_view)
         ]
         return info_nce(query_ND, positive_N1, columns, encoded.index, temperature)
 
@@ -177,7 +218,7 @@ class Method(nn.Module):
         """
         query, key = self.pairs[0]
         query_ND = encoded.queries[query]
-        columns = [c for source in self._sources for c in source.columns(query_ND, encoded, query, key)]
+        columns = [c for source in self.all_sources for c in source.columns(query_ND, encoded, query, key)]
         counts = [c.scores(query_ND, encoded.index).isfinite().sum(1).double().mean() for c in columns]
         return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.float64)
 
@@ -187,11 +228,33 @@ class Method(nn.Module):
         if self.key_encoder is not None:
             assert self.key_momentum is not None
             follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
-        for source in self._sources:
+        for source in self.all_sources:
             source.refresh(output.encoded, self.contrast, step)
 
-    def _autocast(self, images: Tensor) -> torch.autocast:
-        return torch.autocast(images.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+    @torch.no_grad()
+    def embed_features(self, features_NF: Tensor) -> Tensor:
+        """Query embeddings [N, D] of the backbone's features [N, F], in evaluation mode."""
+        training = self.training
+        self.eval()
+        parts = [self._embed(self.query_encoder.projector, part_nF) for part_nF in features_NF.split(4096)]
+        queries_ND = unit_norm(torch.cat([self._predict(part_nD) for part_nD in parts]))
+        self.train(training)
+        return queries_ND
+
+    def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        with self._autocast(images):
+            embedding: Tensor = encoder(images)
+        return embedding
+
+    def _predict(self, embedding: Tensor) -> Tensor:
+        if self.predictor is None:
+            return embedding
+        with self._autocast(embedding):
+            predicted: Tensor = self.predictor(embedding)
+        return predicted
+
+    def _autocast(self, input: Tensor) -> torch.autocast:
+        return torch.autocast(input.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
 
 def unit_norm(embedding_ND: Tensor) -> Tensor:

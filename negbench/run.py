@@ -14,8 +14,8 @@ import torch
 from negbench import checkpoint, environment
 from negbench.data.folder import BadImageError
 from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
-from negbench.evaluate.protocol import knn
-from negbench.evaluate.test_set import encode, evaluate_on_test, protocols_of, write_evaluations
+from negbench.evaluate.curve import Curve
+from negbench.evaluate.test_set import evaluate_on_test, protocols_of, write_evaluations
 from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
 from negbench.optim import build_optimizer
 from negbench.outcome import outcome_of
@@ -109,17 +109,9 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
 def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
     """A trainer at the newest whole checkpoint, or at the start."""
     config, splits, method = setup.config, setup.splits, setup.method
-
-    def curve() -> dict[str, float]:
-        backbone = method.query_encoder.backbone
-        assert splits.validation is not None
-        bank, queries = encode(setup, backbone, splits.train), encode(setup, backbone, splits.validation)
-        top1 = knn(bank, queries, config, len(splits.classes))
-        return {"knn_top1": top1[20], "knn200_top1": top1[200]}
-
     optimizer = build_optimizer(method, config.optimizer)
-    evaluate = curve if splits.validation is not None else None
-    trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, display, evaluate, setup.skipped)
+    curve = Curve(setup) if splits.validation is not None and config.evaluate_every_epochs else None
+    trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, display, curve, setup.skipped)
     newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
     if newest is None:
         trainer.discard_records(0)

@@ -5,7 +5,7 @@ logs. What must survive a kill is in `state()`; everything random is derived fro
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -48,14 +48,24 @@ class Display(Protocol):
     def note(self, text: str) -> None: ...
 
 
-Evaluate = Callable[[], dict[str, float]]
+class Curve(Protocol):
+    """What is evaluated while a run trains."""
+
+    def rows(self, step: int) -> dict[str, dict[str, Any]]: ...
+    def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool: ...
+    def remember(self, step: int) -> None: ...
+    def forget(self, evaluated: Collection[int]) -> None: ...
+    def state_dict(self) -> dict[int, dict[str, Any]]: ...
+    def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None: ...
+
+
 CHECKPOINT_SHARE = 50  # training goes on at least this many times as long as the last checkpoint took
 
 
 class Trainer:
     """Trains `method` from the newest state to the last step.
 
-    `evaluate()` gives the figures of the validation curve, `display` is told of progress, the paths of undecodable
+    `curve` gives the records of evaluations on the way, `display` is told of progress, the paths of undecodable
     files are added to `skipped`. Raises `Interrupted` after a signal and FloatingPointError at a non-finite loss.
     """
 
@@ -68,14 +78,16 @@ class Trainer:
         folder: RunFolder,
         device: torch.device,
         display: Display,
-        evaluate: Evaluate | None,
+        curve: Curve | None,
         skipped: set[str],
     ) -> None:
         self.config, self.method, self.optimizer = config, method, optimizer
         self.train_set, self.folder, self.device = train_set, folder, device
-        self.display, self.evaluate = display, evaluate
+        self.display, self.curve = display, curve
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
+        every = config.evaluate_every_epochs * self.steps_per_epoch
+        self.evaluated_steps = {*range(0, self.num_steps, every), self.num_steps} if curve and every else set()
         self.step = 0
         self.world_sizes: list[int] = []  # numbers of processes that have trained the present state
         self.clock = Clock(device, world_size())
@@ -104,6 +116,7 @@ class Trainer:
         self.method.train()
         if is_distributed():
             self._rehearse()
+        self._remember_if_due()
         self._evaluate_if_due()
         batches = training_batches(
             self.train_set,
@@ -189,6 +202,7 @@ class Trainer:
             "lost_seconds": self.lost_seconds,
             "epoch_start_seconds": self.epoch_start_seconds,
             "evaluated_step": self.evaluated_step,
+            "curve": self.curve.state_dict() if self.curve else {},
             "skipped": sorted(set().union(*gather_objects(self.skipped))),
             "metrics_bytes": self.folder.metrics_length(),
         }
@@ -206,6 +220,8 @@ class Trainer:
         self.clock.joules = _share_of_sum(state["joules"])
         self.epoch_start_seconds = state["epoch_start_seconds"]
         self.evaluated_step = state["evaluated_step"]
+        if self.curve:
+            self.curve.load_state_dict(state.get("curve", {}))  # earlier versions had none
         self.lost_seconds = state["lost_seconds"]
         self.peak_memory.allocated, self.peak_memory.reserved = state["peak_memory_bytes"], state["peak_reserved_bytes"]
         self.negatives_per_query = state["negatives_per_query"]
@@ -235,6 +251,7 @@ class Trainer:
         if self.step % self.config.log_every_steps == 0:
             self._log()
         row = self._log_epoch() if epoch_ends else None
+        self._remember_if_due()
         self._settle(self.agreement.settle(self._request()))
         self._evaluate_if_due()
         if row is not None:
@@ -301,25 +318,36 @@ class Trainer:
         self.display.progress(**row)
         return row
 
+    def _remember_if_due(self) -> None:
+        if self.curve is not None and self.curve.looks_back_at(self.step, self.evaluated_steps):
+            with self._off_the_clock():
+                self.curve.remember(self.step)
+
     def _evaluate_if_due(self) -> None:
-        every = self.config.evaluate_every_epochs * self.steps_per_epoch
-        due = every and (self.step % every == 0 or self.step == self.num_steps)
-        if self.evaluate is None or not due or self.evaluated_step == self.step:
+        if self.curve is None or self.step not in self.evaluated_steps or self.evaluated_step == self.step:
             return
         self._check_finite(weights_too=True)
         if self.step:
             self.save()
         self._settle(self.agreement.at_the_end(self._request()))  # rather now than in the midst of it
-        self.peak_memory.update()
-        with self.clock.paused("eval"), self.monitor.paused(), self.stopping_at_once():
+        with self._off_the_clock(), self.stopping_at_once():
             self.synchronize_statistics()
-            figures = self.evaluate()
-        self.peak_memory.start()
+            rows = self.curve.rows(self.step)
+        self.curve.forget({step for step in self.evaluated_steps if step > self.step})
         self.evaluated_step, self.saved_step = self.step, -1  # a checkpoint of this step would miss the evaluation
-        row = {"kind": "evaluation", "step": self.step, "epoch": self.step // self.steps_per_epoch, **figures}
-        seconds = self.clock.seconds
-        self._write(row | {"train_seconds": seconds["train"], "device_hours": seconds["device"] / 3600})
-        self.display.progress(step=self.step, **figures)
+        now: dict[str, Any] = {"step": self.step, "epoch": self.step // self.steps_per_epoch}
+        spent = {"train_seconds": self.clock.seconds["train"], "device_hours": self.clock.seconds["device"] / 3600}
+        for kind, figures in rows.items():
+            self._write({"kind": kind} | now | figures | spent)
+        self.display.progress(step=self.step, **rows["evaluation"])
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """Around what is no training: neither its time nor its memory counts as such."""
+        self.peak_memory.update()
+        with self.clock.paused("eval"), self.monitor.paused():
+            yield
+        self.peak_memory.start()
 
     @contextmanager
     def stopping_at_once(self) -> Iterator[None]:

@@ -232,7 +232,7 @@ def test_a_finished_run_is_reported_at_once_and_fresh_starts_anew(tmp_path: Path
     assert runs.start(resolved, tmp_path, notes) == first
     assert "is finished" in notes.texts[0]
     assert runs.start(resolved, tmp_path, fresh=True)["restarts"] == 0
-    assert len(runs.folder(resolved, tmp_path).read_metrics()) == 13
+    assert len(runs.folder(resolved, tmp_path).read_metrics()) == 17
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""The fixed images that a run's diagnostics are made on, and what the method made of them some steps ago.
+
+Every rank computes all of it: the images are few, and so the figures do not depend on the number of ranks.
+
+Shape suffixes: P probe images, N training images, M columns, K vectors of a source, D embedding, F features.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negbench import diagnostics
+from negbench.config import RunConfig
+from negbench.data.batches import training_batches
+from negbench.data.folder import FolderSet
+from negbench.data.sets import ResidentSet
+from negbench.diagnostics import Figures
+from negbench.losses import Columns
+from negbench.method import Method, NegativeSource, Probe
+from negbench.seeding import stream
+
+NUM_IMAGES = 512  # at least, in whole batches, if the training set has them
+_CHUNK = 512  # images at a time through the encoder
+
+
+class Prober:
+    """Diagnostics of one run. The probe images are training images, in batches as large as those of training.
+
+    Which ones they are, and their views, is the same for every method and seed.
+    """
+
+    def __init__(
+        self, config: RunConfig[Any], method: Method, train_set: ResidentSet | FolderSet, device: torch.device
+    ) -> None:
+        batch = config.batch_size
+        self.method, self.device = method, device
+        self.config = config.model_copy(update={"seed": 0})
+        self.num_batches = min(math.ceil(NUM_IMAGES / batch), len(train_set) // batch)
+        self.num_chunks = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= _CHUNK)
+        order_N = torch.randperm(len(train_set), generator=stream("probe"))
+        position_P = order_N[: self.num_batches * batch].sort().values
+        self.images, self.position_P = train_set.subset(position_P), position_P.to(device)
+        self.labels_N = train_set.labels_N.to(device)
+        self.keys_per_step = len(method.key_views) * batch
+        self.ages = sorted({age for source in method.all_sources for age in self._ages(source)})
+        self.remembered: dict[int, dict[str, Any]] = {}  # by step
+
+    def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool:
+        """Whether an evaluation after one of the steps `evaluated` needs what the method makes of the images now."""
+        return any(step + age in evaluated for age in self.ages)
+
+    def remember(self, step: int) -> None:
+        """Keep what the method makes of the probe images after `step`: on the CPU, apart from what training takes."""
+        probes = list(self._probes())
+        vectors = {
+            name: diagnostics.sampled(torch.cat(vectors)).cpu()
+            for name, (source, vectors) in _vectors(probes[0]).items()
+            if source.learned
+        }
+        self.remembered[step] = {"keys": torch.cat([probe.key_ND for probe in probes]).cpu(), "vectors": vectors}
+
+    def forget(self, evaluated: Collection[int]) -> None:
+        """Drop what no evaluation after one of the steps `evaluated` looks back at."""
+        self.remembered = {step: kept for step, kept in self.remembered.items() if self.looks_back_at(step, evaluated)}
+
+    def figures(self, step: int, features_NF: Tensor, labels_N: Tensor) -> Figures:
+        """All figures after `step`: of the representation, and in `sources` of each source's columns and of `all`.
+
+        `features_NF` are the backbone's of training images with `labels_N`, to look learned vectors up in.
+        """
+        probes = list(self._probes())
+        first_PD, second_PD = (torch.cat([probe.embeddings[i] for probe in probes]) for i in (0, 1))
+        found: Figures = diagnostics.of_representation(first_PD, second_PD)
+        names = _names(probes[0])
+        if not names:
+            return found
+        groups = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+        groups |= {"all": list(range(len(names)))} if len(groups) > 1 else {}
+        looked_up = {
+            name: diagnostics.nearest_labels(torch.cat(vectors), self.method.embed_features(features_NF), labels_N)
+            for name, (source, vectors) in _vectors(probes[0]).items()
+            if source.learned
+        }
+        of_batches = []
+        for probe in probes:
+            labels_M = [
+                looked_up[name] if name in looked_up else self._labels(columns)
+                for name, (_, columns) in zip(names, probe.columns, strict=True)
+            ]
+            of_batches.append(diagnostics.of_columns(probe, groups, labels_M, self.labels_N[probe.index_N]))
+        sources = {name: _averaged([figures[name] for figures in of_batches]) for name in groups}
+        keys_PD = torch.cat([probe.key_ND for probe in probes])
+        for name, (source, vectors) in _vectors(probes[0]).items():
+            sources[name] |= self._of_vectors(step, name, source, torch.cat(vectors), keys_PD)
+        for name, (source, _) in zip(names, probes[0].columns, strict=True):
+            sources[name] |= self._staleness(step, source, keys_PD)
+        return found | {"sources": sources}
+
+    def _probes(self) -> Iterator[Probe]:
+        for number in range(self.num_batches):
+            yield self.method.probe(self._chunks(number))
+
+    def _chunks(self, number: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """The parts of a probe batch, as ranks would share it; positions are those in the training set."""
+        for chunk in range(self.num_chunks):
+            batches = training_batches(
+                self.images, self.config, self.device, number, number + 1, chunk, self.num_chunks, set()
+            )
+            for views, index in batches:
+                yield views, self.position_P[index]
+
+    def _labels(self, columns: Columns) -> Tensor:
+        """The labels [M] behind columns, -1 where there is none."""
+        if columns.index_M is None:
+            return self.labels_N.new_full((columns.num_columns,), -1)
+        return torch.where(columns.index_M >= 0, self.labels_N[columns.index_M], -1)
+
+    def _of_vectors(self, step: int, name: str, source: NegativeSource, vectors_KD: Tensor, keys_PD: Tensor) -> Figures:
+        figures: Figures = {"tracking": diagnostics.tracking(vectors_KD, keys_PD)}
+        if source.learned:
+            figures["duplicates"] = diagnostics.duplicates(vectors_KD)
+            if before := self.remembered.get(step - 1):
+                now_KD = diagnostics.sampled(vectors_KD).cpu()
+                figures["angle_degrees"] = diagnostics.mean_angle(before["vectors"][name], now_KD)
+        return figures
+
+    def _staleness(self, step: int, source: NegativeSource, keys_PD: Tensor) -> Figures:
+        cosines = {
+            age: diagnostics.mean_cosine(keys_PD.cpu(), self.remembered[step - age]["keys"])
+            for age in self._ages(source)
+            if source.oldest_age(self.keys_per_step) and step - age in self.remembered
+        }
+        if not cosines:
+            return {}
+        by_age = {str(age): cosine for age, cosine in cosines.items()}
+        return {"oldest_age": max(cosines), "staleness": diagnostics.over_ages(cosines), "staleness_by_age": by_age}
+
+    def _ages(self, source: NegativeSource) -> list[int]:
+        """1, 2, 4 ... and the age of the oldest key, steps; 1 for learned vectors; none if nothing is kept."""
+        oldest = source.oldest_age(self.keys_per_step) or int(source.learned)
+        return sorted({oldest, *(1 << power for power in range(oldest.bit_length()))} - {0})
+
+
+def _names(probe: Probe) -> list[str]:
+    """For each of the probe's columns its source's name: the class's, with a number where that is not enough."""
+    sources = list(dict.fromkeys(source for source, _ in probe.columns))
+    kinds = [type(source).__name__ for source in sources]
+    names = [f"{k} {kinds[: i + 1].count(k)}" if kinds.count(k) > 1 else k for i, k in enumerate(kinds)]
+    return [names[sources.index(source)] for source, _ in probe.columns]
+
+
+def _vectors(probe: Probe) -> dict[str, tuple[NegativeSource, list[Tensor]]]:
+    """The vectors behind each source's columns, where they are the same for all queries."""
+    found: dict[str, tuple[NegativeSource, list[Tensor]]] = {}
+    for name, (source, columns) in zip(_names(probe), probe.columns, strict=True):
+        if columns.vectors_MD is not None:
+            found.setdefault(name, (source, []))[1].append(columns.vectors_MD)
+    return found
+
+
+def _averaged(figures: Sequence[Figures]) -> Figures:
+    """Means over batches, of what is known."""
+    known = {name: [f[name] for f in figures if f[name] is not None] for name in figures[0]}
+    return {name: sum(values) / len(values) if values else None for name, values in known.items()}

@@ -1,0 +1,191 @@
+"""Diagnostics of real methods on fixed images: what they say, and that they leave no trace."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from negbench import diagnostics, probing
+from negbench.data.batches import training_batches
+from negbench.distributed import rank, replicate, world_size
+from negbench.models import Encoder
+from negbench.optim import build_optimizer
+from negbench.probing import Prober
+from negbench.run import execute
+from negbench.setup import Setup, set_up
+from tests import runs, tiny
+from tests.ranks import on_ranks
+from tests.test_methods import clone, equal
+
+BANK = 30
+
+
+def prober_of(method: str, *settings: str) -> tuple[Setup, Prober]:
+    setup = set_up(runs.short(method, *settings), runs.CPU)
+    setup.method.train()
+    return setup, Prober(setup.config, setup.method, setup.splits.train, runs.CPU)
+
+
+def steps(setup: Setup, first: int, last: int) -> None:
+    replica = replicate(setup.method, runs.CPU) if world_size() > 1 else setup.method
+    optimizer = build_optimizer(setup.method, setup.config.optimizer)
+    train_set = setup.splits.train
+    batches = training_batches(train_set, setup.config, runs.CPU, first, last, rank(), world_size())
+    for step, (views, index) in enumerate(batches, first):
+        output = replica(views, index, step)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        setup.method.after_step(output, step)
+
+
+def figures(setup: Setup, prober: Prober, step: int) -> dict[str, Any]:
+    images, labels_N = setup.splits.train.images_NCHW[:BANK], setup.splits.train.labels_N[:BANK]
+    setup.method.eval()
+    features_NF = setup.method.query_encoder.backbone(images.float() / 255).detach()
+    setup.method.train()
+    return prober.figures(step, features_NF, labels_N)
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_a_probe_writes_nothing(name: str) -> None:
+    setup, prober = prober_of(name)
+    steps(setup, 0, 3)
+    before, generator = clone(setup.method), torch.random.get_rng_state()
+    prober.remember(2)
+    figures(setup, prober, 3)
+    assert equal(clone(setup.method), before)
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert all(module.training for module in setup.method.modules())
+
+
+@pytest.mark.parametrize("name", ["adco", "moco"])
+def test_parts_of_a_batch_make_the_figures_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, prober = prober_of(name)
+    whole = figures(setup, prober, 0)
+    monkeypatch.setattr(probing, "_CHUNK", 4)
+    parts = Prober(setup.config, setup.method, setup.splits.train, runs.CPU)
+    assert (prober.num_chunks, parts.num_chunks) == (1, 4)
+    assert flat(figures(setup, parts, 0)) == pytest.approx(flat(whole), rel=1e-3)
+
+
+def test_a_frozen_encoder_has_a_staleness_of_exactly_1() -> None:
+    setup, prober = prober_of("moco", "method.symmetric=false")
+    assert prober.ages == [1, 2, 3]  # 40 entries, 16 a step
+    steps(setup, 0, 4)
+    for step in (1, 2, 3):
+        prober.remember(step)
+    queue = figures(setup, prober, 4)["sources"]["Queue"]
+    assert (queue["staleness"], queue["oldest_age"]) == (1.0, 3)
+    assert queue["staleness_by_age"] == {"1": 1.0, "2": 1.0, "3": 1.0}
+    steps(setup, 4, 6)
+    moved = figures(setup, prober, 4)["sources"]["Queue"]
+    assert moved["staleness"] < 1
+
+
+def test_adversaries_that_are_copies_of_keys_track_in_full() -> None:
+    setup, prober = prober_of("adco", "method.num_negatives=64")
+    adversaries = setup.method.sources[1]
+    keys_PD = torch.cat([probe.key_ND for probe in prober._probes()])
+    adversaries.vectors_KD.copy_(keys_PD[:64])
+    prober.remember(6)
+    still = figures(setup, prober, 7)["sources"]["Adversaries"]
+    assert (still["tracking"], still["angle_degrees"]) == (1.0, 0.0)
+    adversaries.vectors_KD.copy_(-keys_PD[:64])
+    turned = figures(setup, prober, 7)["sources"]["Adversaries"]
+    assert turned["tracking"] < 0.5 and turned["angle_degrees"] == pytest.approx(180, abs=0.1)
+    adversaries.vectors_KD.copy_(keys_PD[0].expand(64, -1))
+    alike = figures(setup, prober, 7)["sources"]["Adversaries"]
+    assert (alike["duplicates"], alike["effective_negatives"]) == (1.0, pytest.approx(64, rel=1e-5))
+
+
+def test_the_queue_tells_images_that_are_the_querys_own() -> None:
+    setup, prober = prober_of("moco")
+    queue = setup.method.sources[0]
+    probe = next(prober._probes())
+    queue.index_K.copy_(probe.index_N.repeat(3)[:40])
+    assert figures(setup, prober, 0)["sources"]["Queue"]["own_image_share"] > 0
+    queue.index_K.fill_(-1)
+    unknown = figures(setup, prober, 0)["sources"]["Queue"]
+    assert unknown["own_image_share"] is None and unknown["false_negative_rate"] is None
+
+
+def test_probe_images_are_training_images_under_their_numbers() -> None:
+    setup, prober = prober_of("moco")
+    for probe in prober._probes():
+        assert probe.index_N.unique().numel() == 16
+    numbers = torch.cat([probe.index_N for probe in prober._probes()])
+    assert len(numbers) == 64 and numbers.unique().numel() == 64
+    assert torch.equal(numbers.sort().values, prober.position_P)
+    assert torch.equal(setup.splits.train.labels_N[prober.position_P], prober.images.labels_N)
+
+
+def test_sources_are_told_apart_and_together() -> None:
+    setup, prober = prober_of("adco")
+    sources = figures(setup, prober, 0)["sources"]
+    assert list(sources) == ["InBatch", "Adversaries", "all"]
+    assert sources["InBatch"]["mass_share"] + sources["Adversaries"]["mass_share"] == pytest.approx(1)
+    assert sources["all"]["negatives"] == sources["InBatch"]["negatives"] + sources["Adversaries"]["negatives"] == 55
+    assert "sources" not in figures(*prober_of("byol"), 0)
+
+
+class ToDouble(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.double()
+
+
+def figures_on_ranks(name: str) -> dict[str, float]:
+    """In float64 without BatchNorm, so that ranks differ from one process by rounding alone."""
+    setup = set_up(runs.short(name), runs.CPU)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Flatten(), ToDouble(), nn.Linear(3 * 8 * 8, 10), nn.Tanh())
+        encoder = Encoder(backbone, nn.Linear(10, tiny.DIM), 10)
+    setup.method = tiny.build(name, encoder)
+    prober = Prober(setup.config, setup.method, setup.splits.train, runs.CPU)
+    for step in range(4):
+        prober.remember(step)
+        steps(setup, step, step + 1)
+    return flat(figures(setup, prober, 4))
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_two_ranks_have_the_figures_of_one_process(name: str) -> None:
+    alone = figures_on_ranks(name)
+    for of_rank in on_ranks(2, figures_on_ranks, name):
+        assert of_rank == pytest.approx(alone, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adco", "moco"])
+def test_a_run_with_diagnostics_has_the_weights_of_one_without(name: str, tmp_path: Path) -> None:
+    outcomes = []
+    for setting in ("true", "false"):
+        resolved = runs.short(name, f"diagnostics={setting}")
+        execute(resolved, tmp_path / setting, runs.CPU, runs.Quiet())
+        state, rows = runs.outcome(runs.folder(resolved, tmp_path / setting))
+        assert any(row["kind"] == "diagnostics" for row in rows) == (setting == "true")
+        del state["curve"]
+        outcomes.append((state, [row for row in rows if row["kind"] != "diagnostics"]))
+    runs.assert_same(outcomes[0], outcomes[1])
+
+
+def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> None:
+    resolved = runs.short("moco", "method.symmetric=false")
+    execute(resolved, tmp_path, runs.CPU, runs.Quiet())
+    rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
+    assert [row["step"] for row in rows] == [0, 4, 8, 12]
+    assert "staleness" not in rows[0]["sources"]["Queue"]
+    for row in rows[1:]:
+        by_age = row["sources"]["Queue"]["staleness_by_age"]
+        assert list(by_age) == ["1", "2", "3"]
+        assert by_age["1"] > by_age["2"] > by_age["3"]
+        assert diagnostics.over_ages({int(age): c for age, c in by_age.items()}) == row["sources"]["Queue"]["staleness"]
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, value in figures.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value or 0.0}
+    return found
