@@ -78,7 +78,7 @@ def _show(made: "Report", console: "Console") -> None:
         for finding in section.findings:
             console.print(finding.question, style="bold", markup=False)
             console.print(f"{finding.answer}\n", markup=False)
-        for table in section.tables:
+        for table in (*section.tables, *section.diagnostics):
             _print_table(console, table)
     for table, _ in made.swept:
         _print_table(console, table)

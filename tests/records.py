@@ -33,10 +33,11 @@ def write(
     state: str = "done",
     error: str | None = None,
     negatives: float = 4096.0,
+    diagnostics: Sequence[dict[str, Any]] = (),
     summary: dict[str, Any] | None = None,
     environment: dict[str, Any] | None = None,
 ) -> RunFolder:
-    """A run in `output`. `curve` is the held-out accuracy after each epoch, from the untrained encoder on."""
+    """A run in `output`. `curve` and `diagnostics` are by epoch, from the untrained encoder on."""
     resolved: Resolved = resolve(method, str(study_file), settings, seed)
     folder = RunFolder(output / resolved.run_id)
     folder.path.mkdir(parents=True)
@@ -94,6 +95,8 @@ def write(
             rows.append({"kind": "epoch", "loss": 1.0, "epoch_seconds": epoch_seconds} | now)
         if curve:
             rows.append({"kind": "evaluation", "knn_top1": curve[epoch], "knn200_top1": curve[epoch]} | now)
+        if epoch < len(diagnostics):
+            rows.append({"kind": "diagnostics"} | now | diagnostics[epoch])
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if state == "done":
         folder.done.touch()

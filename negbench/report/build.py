@@ -16,6 +16,7 @@ from negbench.report.anchors import anchor_table
 from negbench.report.cautions import cautions
 from negbench.report.comparisons import Comparison, compare
 from negbench.report.cost import cost, default_target, time_to_target
+from negbench.report.diagnostics import diagnostic_tables
 from negbench.report.findings import Finding, findings
 from negbench.report.runs import Run
 from negbench.report.table import Table
@@ -34,6 +35,7 @@ class Section:
     findings: Sequence[Finding]
     cautions: Sequence[str]
     tables: Sequence[Table]
+    diagnostics: Sequence[Table]
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,18 @@ class Report:
 
     @property
     def tables(self) -> list[Table]:
-        return [table for section in self.sections for table in section.tables] + [table for table, _ in self.swept]
+        of_sections = [table for section in self.sections for table in (*section.tables, *section.diagnostics)]
+        return of_sections + [table for table, _ in self.swept]
 
 
 def build(runs: Sequence[Run], baseline: str | None = None, targets: Sequence[float] = ()) -> Report:
     """Everything but the figures. ValueError if there is no row `baseline`."""
     comparisons = compare(runs)
     chosen = _baseline(comparisons, baseline)
-    sections = [Section(c, findings(c, chosen), cautions(c, chosen), _tables(c, chosen, targets)) for c in comparisons]
+    sections = [
+        Section(c, findings(c, chosen), cautions(c, chosen), _tables(c, chosen, targets), diagnostic_tables(c))
+        for c in comparisons
+    ]
     swept: dict[str, list[Ablation]] = {}
     for ablation in ablations(comparisons):
         swept.setdefault(ablation.title, []).append(ablation)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from negbench.report import text
 from negbench.report.comparisons import Comparison, Row, differing
+from negbench.report.diagnostics import has_collapsed
 from negbench.report.runs import Run
 
 FEWEST_SEEDS = 3
@@ -24,6 +25,7 @@ def cautions(comparison: Comparison, baseline: str) -> list[str]:
     for told, some_runs in {
         "waited for data over 5% of the time, so that times are the loader's": _loader_bound(runs),
         "went on with another number of processes, so not bitwise as undisturbed": _on_other_ranks(runs),
+        "ended with nearly equal embeddings for all images, a collapse": [run for run in runs if has_collapsed(run)],
         "skipped images that could not be decoded": [run for run in runs if run.summary.get("skipped_files")],
         f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": _short(runs),
         "started on a machine with more work than cores, so that times may be disturbed": _crowded(runs),

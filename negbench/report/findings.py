@@ -11,6 +11,7 @@ from negbench.report import text
 from negbench.report.accuracy import METRICS, is_beyond_chance, main_metric
 from negbench.report.comparisons import Comparison, Row
 from negbench.report.cost import time_ratio
+from negbench.report.diagnostics import told
 from negbench.report.runs import cumulative
 from negbench.report.statistics import Difference, holm, paired_difference, t_interval
 
@@ -59,6 +60,9 @@ def findings(comparison: Comparison, baseline: str) -> list[Finding]:
         where = f" on {part.hardware}" if len(parts) > 1 else ""
         if answer := _time(part, baseline):
             found.append(Finding(f"What does each source cost{where}?", answer))
+    sentences = [sentence for row in comparison.rows[:SHOWN] for sentence in told(row)]
+    if sentences:
+        found.append(Finding("What are the negatives like at the end?", " ".join(sentences)))
     return found
 
 

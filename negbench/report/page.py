@@ -11,6 +11,7 @@ import jinja2
 
 import negbench
 from negbench.report.comparisons import told
+from negbench.report.diagnostic_figures import diagnostic_drawings
 from negbench.report.figures import Drawing, Style, ablation_drawing, drawings
 from negbench.report.figures import write as write_figure
 from negbench.report.runs import Run
@@ -30,8 +31,9 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
     """Draw all figures into `folder/figures` and write `folder/index.html`."""
     style = Style([run.method for run in report.runs if run.method])
     of_section = [drawings(section.comparison, style) for section in report.sections]
+    described = [diagnostic_drawings(section.comparison, style) for section in report.sections]
     swept = [ablation_drawing(members, style) for _, members in report.swept]
-    waiting = [*itertools.chain(*of_section), *swept]
+    waiting = [*itertools.chain(*of_section, *described), *swept]
     pictures: dict[str, str] = {}
     for number, drawing in enumerate(waiting, 1):
         tell(f"figure {number} of {len(waiting)}")
@@ -49,10 +51,12 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
             "cautions": section.cautions,
             "tables": section.tables,
             "figures": [shown(drawing) for drawing in figures],
+            "diagnostics": section.diagnostics,
+            "diagnostic_figures": [shown(drawing) for drawing in diagnostic_figures],
             "settings": sorted(section.comparison.settings.items()),
             "runs": [_run(run, row.label) for row in section.comparison.rows for run in (*row.runs, *row.unused)],
         }
-        for section, figures in zip(report.sections, of_section, strict=True)
+        for section, figures, diagnostic_figures in zip(report.sections, of_section, described, strict=True)
     ]
     ablations = [
         {"title": table.title, "table": table, "figure": shown(drawing)}

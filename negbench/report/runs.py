@@ -54,6 +54,7 @@ class Run:
     curve: Columns = field(
         default_factory=dict
     )  # of the evaluations: step, epoch, knn_top1, train_seconds, device_hours
+    diagnostics: Sequence[dict[str, Any]] = ()  # the records of that kind, in order
     epoch_seconds: Floats = field(default_factory=lambda: np.array([]))
 
     @property
@@ -164,6 +165,7 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
         return Run(path, "damaged", damage, **known)
     try:
         evaluations = [row for row in rows if row["kind"] == "evaluation"]
+        diagnostics = [row for row in rows if row["kind"] == "diagnostics"]
         epoch_seconds = np.array([row["epoch_seconds"] for row in rows if row["kind"] == "epoch"], float)
         curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
     except (KeyError, TypeError):
@@ -173,7 +175,7 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
         return Run(path, "damaged", "metrics.jsonl: a record holds a number that is not finite", **known)
     if last != settings.get("epochs"):
         return Run(path, "damaged", f"metrics.jsonl ends at epoch {last} of {settings.get('epochs')}", **known)
-    return Run(path, USED, "", **known, curve=curve, epoch_seconds=epoch_seconds)
+    return Run(path, USED, "", **known, curve=curve, diagnostics=diagnostics, epoch_seconds=epoch_seconds)
 
 
 def _damage_of(summary: dict[str, Any]) -> str:
@@ -212,7 +214,7 @@ def _parsed(text: str) -> Flat:
 
 
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of epochs and evaluations, or where the file is damaged."""
+    """The rows but those of training steps, or where the file is damaged."""
     try:
         text = path.read_text()
     except (OSError, ValueError):
