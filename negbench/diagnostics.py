@@ -189,8 +189,8 @@ def over_ages(cosine_by_age: Mapping[int, float]) -> float:
 def of_representation(first_PD: Tensor, second_PD: Tensor) -> dict[str, float]:
     """Figures of two views' embeddings of the same images, in that order.
 
-    - alignment: mean |x - y|^2 of the two views, in [0, 4] (Wang and Isola, arXiv:2005.10242, eq. 1, alpha = 2);
-    - uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of images; 0 if all are equal (eq. 2, t = 2);
+    - alignment: mean |x - y|^2 of the two views, in [0, 4] (Wang and Isola, arXiv:2005.10242, section 4.1, alpha = 2);
+    - uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of images; 0 if all are equal (the same, t = 2);
     - spread: mean over dimensions of the standard deviation, times sqrt(D), in [0, 1]; 0 if all are equal, 1 if every
       dimension varies as on the whole sphere (SimSiam, arXiv:2011.10566, section 4.1);
     - effective_rank: exp of the entropy of the singular values (RankMe, arXiv:2210.02885, eq. 1); 1 if all are equal.

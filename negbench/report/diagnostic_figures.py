@@ -59,6 +59,8 @@ def _panels(lines: Lines, figures: Mapping[str, Figure], style: Style) -> Canvas
     looks = {row.label: (colour, marker) for row, colour, marker, _ in style.of(list(rows.values()))}
     for axes, (name, figure) in zip(panels, figures.items(), strict=False):
         for row, source in lines:
+            if name == "mass_share" and len(sources_of(row)) == 1:
+                continue  # 1 by definition
             colour, marker = looks[row.label]
             own = [other for other_row, other in lines if other_row.label == row.label]
             look = {"color": colour, "marker": marker, "linestyle": LINES[own.index(source)]}
