@@ -100,17 +100,14 @@ class Prober:
         return found | {"sources": sources}
 
     def _probes(self) -> Iterator[Probe]:
-        for number in range(self.num_batches):
-            yield self.method.probe(self._chunks(number))
-
-    def _chunks(self, number: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """The parts of a probe batch, as ranks would share it; positions are those in the training set."""
-        for chunk in range(self.num_chunks):
-            batches = training_batches(
-                self.images, self.config, self.device, number, number + 1, chunk, self.num_chunks, set()
-            )
-            for views, index in batches:
-                yield views, self.position_P[index]
+        """Of each batch, its parts taken one after another, as ranks would share it."""
+        stop, chunks = self.num_batches, range(self.num_chunks)
+        shares = [
+            training_batches(self.images, self.config, self.device, 0, stop, chunk, self.num_chunks) for chunk in chunks
+        ]
+        for _ in range(stop):
+            parts = (next(share) for share in shares)
+            yield self.method.probe((views, self.position_P[index]) for views, index in parts)
 
     def _labels(self, columns: Columns) -> Tensor:
         """The labels [M] behind columns, -1 where there is none."""
