@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from negbench.config import setting
-from negbench.distributed import all_gather, all_reduce_mean, world_size
+from negbench.distributed import all_gather, all_reduce_mean_, world_size
 from negbench.losses import Columns
 from negbench.method import Contrast, Encoded, Facts, Method, MomentumConfig, NegativeSource, unit_norm
 from negbench.methods.simclr import InBatch
 from negbench.models import Encoder
 from negbench.seeding import stream
+
+_BLOCK = 1 << 16  # adversaries moved at a time, so that temporaries stay small
 
 
 class Config(MomentumConfig):
@@ -53,10 +55,12 @@ class Adversaries(NegativeSource):
         self.register_buffer("vectors_KD", start_KD)
         if config.update != "none":
             self.register_buffer("velocity_KD", torch.zeros_like(start_KD))
+        self._directions_KD: Tensor | None = None  # while they climb, what the contrast is differentiated by
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
         index_K = encoded.index.new_full((len(self.vectors_KD),), -1)
-        return [Columns(unit_norm(self.vectors_KD), index_M=index_K)]
+        directions_KD = unit_norm(self.vectors_KD) if self._directions_KD is None else self._directions_KD
+        return [Columns(directions_KD, index_M=index_K)]
 
     def refresh(self, encoded: Encoded, contrast: Contrast, step: int) -> None:
         num_keys = len(encoded.keys) * len(encoded.index) * world_size()
@@ -69,15 +73,20 @@ class Adversaries(NegativeSource):
 
     def _climb(self, encoded: Encoded, contrast: Contrast) -> None:
         with torch.enable_grad():
-            self.vectors_KD.requires_grad_(True)
+            self._directions_KD = unit_norm(self.vectors_KD).requires_grad_(True)
             loss = contrast(encoded, self.config.adversary_temperature)
-            (gradient_KD,) = torch.autograd.grad(loss, self.vectors_KD)
-            self.vectors_KD.requires_grad_(False)
-        gradient_KD = all_reduce_mean(gradient_KD)
-        uphill_KD = gradient_KD if self.config.update == "ascend" else -gradient_KD
-        force_KD = uphill_KD.sub_(self.vectors_KD, alpha=self.config.adversary_weight_decay)
-        self.velocity_KD.mul_(self.config.adversary_momentum).add_(force_KD)
-        self.vectors_KD.add_(self.velocity_KD, alpha=self.config.adversary_lr)
+            (slope_KD,) = torch.autograd.grad(loss, self._directions_KD)
+        directions_KD, self._directions_KD = self._directions_KD.detach(), None
+        all_reduce_mean_(slope_KD)
+        # The gradient by the vectors: the part of the slope across each vector, over its length.
+        for vectors, direction, slope, velocity in zip(
+            *(t.split(_BLOCK) for t in (self.vectors_KD, directions_KD, slope_KD, self.velocity_KD)), strict=True
+        ):
+            slope.sub_(direction * (slope * direction).sum(1, keepdim=True)).div_(vectors.norm(dim=1, keepdim=True))
+            uphill = slope if self.config.update == "ascend" else slope.neg_()
+            force = uphill.sub_(vectors, alpha=self.config.adversary_weight_decay)
+            velocity.mul_(self.config.adversary_momentum).add_(force)
+            vectors.add_(velocity, alpha=self.config.adversary_lr)
 
 
 def build(config: Config, encoder: Encoder, facts: Facts) -> Method:

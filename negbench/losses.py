@@ -1,14 +1,17 @@
 """InfoNCE over columns offered by sources of negatives.
 
-Shape suffixes: N images on this rank, D embedding, M columns, V views.
+Shape suffixes: N images on this rank, D embedding, M columns, B columns of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+DENSE = 1 << 25  # logits of one source up to which they are held at once
+_BLOCK = 1 << 23  # logits at a time beyond
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,17 @@ class Columns:
     def num_columns(self) -> int:
         return len(self.vectors_MD) if self.vectors_MD is not None else cast(Tensor, self.scores_NM).shape[1]
 
+    def is_dense(self, num_queries: int) -> bool:
+        """Whether the logits of so many queries are held at once."""
+        return self.scores_NM is not None or num_queries * self.num_columns <= DENSE
+
+    def count(self, index_N: Tensor) -> Tensor:
+        """Mean over queries of the columns that are not left out, a float64 scalar."""
+        if self.scores_NM is not None:
+            return self.scores(self.scores_NM, index_N).isfinite().sum(1).double().mean()
+        left_out = self._is_own(index_N, slice(None)).sum(1).double().mean() if self.mask_own else 0.0
+        return index_N.new_full((), self.num_columns, dtype=torch.float64) - left_out
+
     def scores(self, query_ND: Tensor, index_N: Tensor) -> Tensor:
         """Cosines [N, M] of each query to each column, -inf where a masked column shows the query's own image."""
         if self.scores_NM is not None:
@@ -33,10 +47,17 @@ class Columns:
         else:
             assert self.vectors_MD is not None
             scores_NM = query_ND @ self.vectors_MD.T
-        if self.mask_own:
-            assert self.index_M is not None
-            scores_NM = scores_NM.masked_fill(index_N[:, None] == self.index_M, -torch.inf)
-        return scores_NM
+        return self.masked(scores_NM, index_N, slice(None))
+
+    def masked(self, scores_NB: Tensor, index_N: Tensor, columns: slice) -> Tensor:
+        """Scores of the `columns`, -inf where one is left out."""
+        if not self.mask_own:
+            return scores_NB
+        return scores_NB.masked_fill(self._is_own(index_N, columns), -torch.inf)
+
+    def _is_own(self, index_N: Tensor, columns: slice) -> Tensor:
+        assert self.index_M is not None
+        return index_N[:, None] == self.index_M[columns]
 
 
 def info_nce(
@@ -46,9 +67,61 @@ def info_nce(
 
     `positive_N1` holds cosines; column 0 of the logits is the positive and appears once. van den Oord et al. 2018,
     arXiv:1807.03748, eq. 4; with other views of the batch as columns it is SimCLR's NT-Xent (arXiv:2002.05709, eq. 1).
+    Of columns with more than 2^25 logits only a block exists at a time, and gradients compute it again.
     """
-    logits = torch.cat([positive_N1, *(c.scores(query_ND, index_N) for c in columns)], dim=1) / temperature
-    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
+    few = [c for c in columns if c.is_dense(len(query_ND))]
+    logits = torch.cat([positive_N1, *(c.scores(query_ND, index_N) for c in few)], dim=1) / temperature
+    many = [_logsumexp(query_ND, c, index_N, temperature) for c in columns if not c.is_dense(len(query_ND))]
+    all_logits = torch.cat([logits, *many], dim=1)
+    return (torch.logsumexp(all_logits, dim=1) - logits[:, 0]).mean()
+
+
+def _logsumexp(query_ND: Tensor, columns: Columns, index_N: Tensor, temperature: float) -> Tensor:
+    """logsumexp [N, 1] of the columns' logits, block by block, with gradients to queries and vectors."""
+    total_N = cast(Tensor, _Blockwise.apply(query_ND, columns.vectors_MD, columns, index_N, temperature))
+    return total_N[:, None]
+
+
+class _Blockwise(torch.autograd.Function):
+    """Forward keeps one number a query; backward makes each block's probabilities from it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_ND: Tensor, vectors_MD: Tensor, columns: Columns, index_N: Tensor, temperature: float
+    ) -> Tensor:
+        ctx.columns, ctx.temperature = columns, temperature
+        total_N = query_ND.new_full((len(query_ND),), -torch.inf)
+        for block in _blocks(query_ND, vectors_MD):
+            logits_NB = _logits(query_ND, vectors_MD, columns, index_N, temperature, block)
+            total_N = torch.logaddexp(total_N, torch.logsumexp(logits_NB, dim=1))
+        ctx.save_for_backward(query_ND, vectors_MD, index_N, total_N)
+        return total_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        query_ND, vectors_MD, index_N, total_N = ctx.saved_tensors
+        weight_N1 = (grads[0] / ctx.temperature)[:, None]
+        of_query_ND = torch.zeros_like(query_ND) if ctx.needs_input_grad[0] else None
+        of_vectors_MD = torch.empty_like(vectors_MD) if ctx.needs_input_grad[1] else None
+        for block in _blocks(query_ND, vectors_MD):
+            logits_NB = _logits(query_ND, vectors_MD, ctx.columns, index_N, ctx.temperature, block)
+            slope_NB = logits_NB.sub_(total_N[:, None]).exp_().mul_(weight_N1)
+            if of_query_ND is not None:
+                of_query_ND.addmm_(slope_NB, vectors_MD[block])
+            if of_vectors_MD is not None:
+                torch.mm(slope_NB.T, query_ND, out=of_vectors_MD[block])
+        return of_query_ND, of_vectors_MD, None, None, None
+
+
+def _blocks(query_ND: Tensor, vectors_MD: Tensor) -> Iterator[slice]:
+    width = max(1, _BLOCK // len(query_ND))
+    return (slice(start, start + width) for start in range(0, len(vectors_MD), width))
+
+
+def _logits(
+    query_ND: Tensor, vectors_MD: Tensor, columns: Columns, index_N: Tensor, temperature: float, block: slice
+) -> Tensor:
+    return columns.masked(query_ND @ vectors_MD[block].T, index_N, block).div_(temperature)
 
 
 def negative_cosine(query_ND: Tensor, key_ND: Tensor) -> Tensor:

@@ -219,7 +219,7 @@ class Method(nn.Module):
         query, key = self.pairs[0]
         query_ND = encoded.queries[query]
         columns = [c for source in self.all_sources for c in source.columns(query_ND, encoded, query, key)]
-        counts = [c.scores(query_ND, encoded.index).isfinite().sum(1).double().mean() for c in columns]
+        counts = [c.count(encoded.index) for c in columns]
         return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()

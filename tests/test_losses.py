@@ -1,11 +1,14 @@
 """The losses against references written as their papers' sums, in float64."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from negbench import losses
 from negbench.losses import Columns, info_nce, negative_cosine
 from negbench.method import Encoded, unit_norm
 from tests import tiny
@@ -95,3 +98,50 @@ def test_scores_stand_for_columns_that_differ_by_query() -> None:
     index = torch.arange(3)
     by_vectors = info_nce(query, positive, [Columns(vectors)], index, T)
     assert torch.equal(by_vectors, info_nce(query, positive, [Columns(scores_NM=query @ vectors.T)], index, T))
+
+
+@pytest.mark.parametrize("block", [1, 7, 24, 1000])
+def test_block_by_block_is_the_same_loss_with_the_same_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_BLOCK", block)
+    index = torch.arange(3)
+    results = []
+    for dense in (losses.DENSE, 0):
+        monkeypatch.setattr(losses, "DENSE", dense)
+        query, key, queue, batch = (embeddings(n, 5, seed=n).requires_grad_() for n in (3, 4, 11, 9))
+        positive = (query * key[:3]).sum(1, keepdim=True)
+        own = torch.tensor([0, 2, 1, -1, 2, 17, 0, 1, 2])
+        columns = [Columns(queue), Columns(batch, index_M=own, mask_own=True), Columns(scores_NM=query @ key.T)]
+        loss = info_nce(query, positive, columns, index, T)
+        results.append([loss, *torch.autograd.grad(3 * loss, [query, key, queue, batch])])
+    for dense_result, blockwise_result in zip(*results, strict=True):
+        torch.testing.assert_close(blockwise_result, dense_result, rtol=1e-13, atol=1e-15)
+
+
+def test_block_by_block_needs_no_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "DENSE", 0)
+    monkeypatch.setattr(losses, "_BLOCK", 3 * 50)
+    query, vectors = embeddings(3, 5).requires_grad_(), embeddings(1000, 5, seed=1).requires_grad_()
+    with Largest() as largest:
+        info_nce(query, torch.zeros(3, 1, dtype=torch.float64), [Columns(vectors)], torch.arange(3), T).backward()
+    assert largest.num_logits == 3 * 50
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that has a row for each of three queries."""
+
+    num_logits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dim() == 2 and len(result) == 3:
+            self.num_logits = max(self.num_logits, result.numel())
+        return result
+
+
+def test_columns_are_counted_without_their_scores() -> None:
+    index, own = torch.tensor([5, 6, 7]), torch.tensor([5, 5, 6, -1])
+    vectors = embeddings(4, 5)
+    assert Columns(vectors, index_M=own).count(index).item() == 4
+    assert Columns(vectors, index_M=own, mask_own=True).count(index).item() == (2 + 3 + 4) / 3
+    by_query = Columns(scores_NM=torch.zeros(3, 4), index_M=own, mask_own=True)
+    assert by_query.count(index).item() == (2 + 3 + 4) / 3
