@@ -4,7 +4,7 @@ Shape suffixes: N images on this rank, D embedding, M columns, B columns of a bl
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -89,7 +89,8 @@ class _Blockwise(torch.autograd.Function):
     def forward(
         ctx: Any, query_ND: Tensor, vectors_MD: Tensor, columns: Columns, index_N: Tensor, temperature: float
     ) -> Tensor:
-        ctx.columns, ctx.temperature = columns, temperature
+        ctx.columns = replace(columns, vectors_MD=None)  # what is saved below is freed by backward, this is not
+        ctx.temperature = temperature
         total_N = query_ND.new_full((len(query_ND),), -torch.inf)
         for block in _blocks(query_ND, vectors_MD):
             logits_NB = _logits(query_ND, vectors_MD, columns, index_N, temperature, block)
