@@ -13,7 +13,7 @@ import pytest
 from negbench.launch.background import BackgroundController
 from negbench.launch.scheduler import is_controller
 from negbench.records import RunFolder, read_json
-from tests.test_launch import ARGUMENTS, finished, start
+from tests.processes import ARGUMENTS, finished, start
 
 BROKEN = '''"""BYOL that fails in its first step."""
 from negbench.methods.byol import BYOL, Config, build
