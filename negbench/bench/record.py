@@ -1,5 +1,6 @@
 """A bench's folder: `bench.json`, written anew after each group. Imports no torch."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,20 @@ class BenchFolder:
         except OSError as error:
             raise storage_error(self.path / RECORD, error, f"{self.num_groups} groups are whole in it") from None
         self.num_groups = len(groups)
+
+
+def is_bench(path: Path) -> bool:
+    return (path / RECORD).exists()
+
+
+def benches_in(folder: Path) -> list[Path]:
+    """By name."""
+    return sorted(path for path in folder.iterdir() if is_bench(path)) if folder.is_dir() else []
+
+
+def study_of(path: Path) -> str:
+    """The study of a bench; empty if its record cannot be read."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

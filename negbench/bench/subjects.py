@@ -107,10 +107,10 @@ class BareSubject:
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
         with span("query_forward"), autocast:
             queries = [self.encoder(view) for view in self.query_views]
-        with span("key_forward"), autocast, torch.no_grad():
-            for view in self.key_views:
-                assert self.key_encoder is not None
-                self.key_encoder(view)
+        if self.key_encoder is not None:
+            with span("key_forward"), autocast, torch.no_grad():
+                for view in self.key_views:
+                    self.key_encoder(view)
         with span("loss"):
             loss = torch.stack([query.float().square().sum(1).mean() for query in queries]).mean()
         descend(loss, self.optimizer, self.scaler)

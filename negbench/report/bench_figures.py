@@ -1,0 +1,191 @@
+"""Figures of a bench. Nothing is told by colour alone."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+
+from negbench.report.bench_tables import MIB, PART_TITLES, part_median
+from negbench.report.benches import Bench, Subject
+from negbench.report.figures import LINES, MARKERS, Drawing, Style, add_legend
+
+HATCHES = ("", "//", "..", "xx", "", "\\\\", "++", "oo", "--", "")  # by part
+READABLE = 0.065  # of the axis: the narrowest bar that a number is written into
+GREY = "0.35"
+Point = tuple[int, float, float, float]  # size, median, quartiles
+
+
+def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
+    """Those that the bench has points for."""
+    where = f" {bench.device}, medians of {bench.rounds} rounds."
+    stepped = [s for s in bench.main.subjects if s.kind != "matrices" and not s.out_of_memory]
+    found = []
+    if stepped:
+        caption = (
+            "The parts of a step, each without the parts inside it. A bare step is the encoder's a + b forward passes "
+            "of queries and keys, backward and optimizer on one fixed batch; the white number is the part's "
+            f"milliseconds.{where}{_left_out(bench.main.subjects)}"
+        )
+        draw = partial(_parts, bench, stepped)
+        found.append(Drawing(f"{slug}-parts", f"Parts of a step: {bench.study}", caption, draw))
+    sized = [subject for _, subject in bench.by_num_negatives]
+    if len({subject.num_negatives for subject in sized if not subject.out_of_memory}) > 1:
+        caption = (
+            "Time and peak memory of a step by the number of negatives K; bars: quartiles of the rounds. Methods "
+            "without K and the bare steps are level lines, at the study's own setting. Memory is of each method alone, "
+            f"over what the process held before.{where}{_left_out(sized)}"
+        )
+        draw = partial(_by_num_negatives, bench, style)
+        found.append(Drawing(f"{slug}-num-negatives", f"Cost by K: {bench.study}", caption, draw))
+    sized = [subject for _, subject in bench.by_batch_size]
+    if len({subject.batch_size for subject in sized if not subject.out_of_memory}) > 1:
+        caption = (
+            "Time a step takes for each image of its batch; bars: quartiles of the rounds. K is the study's."
+            f"{where}{_left_out(sized)}"
+        )
+        draw = partial(_by_batch_size, bench, style)
+        found.append(Drawing(f"{slug}-batch-size", f"Cost by batch size: {bench.study}", caption, draw))
+    return found
+
+
+def _left_out(subjects: Sequence[Subject]) -> str:
+    lost = [_sized_name(subject) for subject in subjects if subject.out_of_memory]
+    return f" Out of memory: {', '.join(lost)}." if lost else ""
+
+
+def _sized_name(subject: Subject) -> str:
+    return f"{subject.name} (K = {subject.num_negatives:,})" if subject.num_negatives else subject.name
+
+
+def _parts(bench: Bench, stepped: Sequence[Subject]) -> Canvas:
+    canvas, axes = plt.subplots(figsize=(10.5, 1.6 + 0.5 * len(stepped)))
+    colours = dict(zip(bench.part_names, sns.color_palette("colorblind", len(bench.part_names)), strict=True))
+    longest = max(sum(_parts_of(bench, subject).values()) for subject in stepped)
+    drawn = [part for part in bench.part_names if any(part in _parts_of(bench, subject) for subject in stepped)]
+    for place, subject in enumerate(stepped):
+        left = 0.0
+        for part, length in _parts_of(bench, subject).items():
+            hatch = HATCHES[bench.part_names.index(part) % len(HATCHES)]
+            look = {"color": colours[part], "hatch": hatch, "edgecolor": "white", "linewidth": 0.6}
+            axes.barh(place, length, left=left, height=0.7, **look)
+            if length > READABLE * longest:
+                box = {"facecolor": colours[part], "edgecolor": "none", "pad": 1.2}
+                middle = left + length / 2
+                axes.text(middle, place, _short(length), ha="center", va="center", color="white", size=9, bbox=box)
+            left += length
+        axes.text(left + 0.008 * longest, place, f"{_short(left)} ms", va="center", size=9)
+    axes.set_yticks(range(len(stepped)), [subject.name for subject in stepped])
+    axes.set_ylim(len(stepped) - 0.5, -0.5)
+    axes.set_xlim(0, 1.09 * longest)
+    axes.set_xlabel("step, ms")
+    axes.grid(axis="y", visible=False)
+    handles = [
+        Patch(facecolor=colours[part], edgecolor="white", hatch=HATCHES[bench.part_names.index(part)]) for part in drawn
+    ]
+    canvas.legend(handles, [PART_TITLES.get(part, part) for part in drawn], loc="outside upper center", ncols=5)
+    return canvas
+
+
+def _parts_of(bench: Bench, subject: Subject) -> dict[str, float]:
+    """Milliseconds by part."""
+    medians = {part: 1e3 * part_median(subject, part) for part in bench.part_names}
+    return {part: median for part, median in medians.items() if median > 0}
+
+
+def _by_num_negatives(bench: Bench, style: Style) -> Canvas:
+    canvas, (time, memory) = plt.subplots(1, 2, figsize=(12, 4.6))
+    sized = [subject for _, subject in bench.by_num_negatives]
+    names = list(dict.fromkeys(subject.name for subject in sized))
+    sizes = sorted({subject.num_negatives or 0 for subject in sized})
+    for name in names:
+        mine = [subject for subject in sized if subject.name == name]
+        _line(time, [(s.num_negatives or 0, *_quartiles(s, 1e3)) for s in mine], _look(style, name))
+        _line(memory, [(s.num_negatives or 0, _peak(s), _peak(s), _peak(s)) for s in mine], _look(style, name))
+    level = [s for s in bench.main.subjects if s.kind != "matrices" and s.name not in names and not s.out_of_memory]
+    for number, subject in enumerate(level):
+        line = LINES[1 + number % (len(LINES) - 1)]
+        colour = style.colours[subject.name] if subject.is_method else GREY
+        for axes, value in ((time, 1e3 * subject.median), (memory, _peak(subject))):
+            if math.isfinite(value):
+                axes.axhline(value, color=colour, linestyle=line, linewidth=1.4, label=subject.name)
+    for axes, title in ((time, "step, ms"), (memory, "peak memory, MiB")):
+        axes.set_yscale("log", base=2)
+        axes.set_ylabel(title)
+        _size_axis(axes, sizes, "K, number of negatives")
+        _mark_lost(axes, [subject for subject in sized if subject.out_of_memory])
+    add_legend(canvas, time, len(names) + len(level))
+    return canvas
+
+
+def _by_batch_size(bench: Bench, style: Style) -> Canvas:
+    canvas, axes = plt.subplots(figsize=(8, 4.6))
+    stepped = [s for group in bench.groups if group.kind in ("study", "batch_size") for s in group.subjects]
+    stepped = sorted((s for s in stepped if s.kind != "matrices"), key=lambda subject: subject.batch_size)
+    bares = [subject.name for subject in bench.main.subjects if subject.kind == "bare"]
+    for name in dict.fromkeys([*bench.methods, *bares]):
+        mine = [subject for subject in stepped if subject.name == name]
+        points = [(s.batch_size, *_quartiles(s, 1e6 / s.batch_size)) for s in mine]
+        if name in bares:
+            line = LINES[1 + bares.index(name) % (len(LINES) - 1)]
+            _line(axes, points, {"color": GREY, "marker": "", "linestyle": line, "label": name})
+        else:
+            _line(axes, points, _look(style, name))
+    axes.set_yscale("log", base=2)
+    axes.set_ylabel("µs an image")
+    _size_axis(axes, sorted({subject.batch_size for subject in stepped}), "batch size, images a step")
+    add_legend(canvas, axes, len(bench.methods) + len(bares))
+    return canvas
+
+
+def _look(style: Style, name: str) -> dict[str, Any]:
+    marker = MARKERS[list(style.colours).index(name) % len(MARKERS)]
+    return {"color": style.colours[name], "marker": marker, "linestyle": "-", "label": name}
+
+
+def _line(axes: Axes, points: Sequence[Point], look: dict[str, Any]) -> None:
+    known = [point for point in points if math.isfinite(point[1])]
+    if known:
+        x, y, low, high = (np.array(column, float) for column in zip(*known, strict=True))
+        axes.errorbar(x, y, yerr=[y - low, high - y], markersize=6, capsize=2, elinewidth=1, **look)
+
+
+def _quartiles(subject: Subject, unit: float) -> tuple[float, float, float]:
+    """Median, first and third quartile of the step's seconds times `unit`."""
+    if not len(subject.seconds):
+        return math.nan, math.nan, math.nan
+    first, middle, third = np.percentile(unit * subject.seconds, (25, 50, 75)).tolist()
+    return middle, first, third
+
+
+def _peak(subject: Subject) -> float:
+    """MiB; nan where it is unknown, and 0, which no logarithmic axis has, counts as unknown."""
+    return (subject.facts.get("peak_memory_bytes") or math.nan) / MIB
+
+
+def _size_axis(axes: Axes, sizes: Sequence[int], title: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.set_xlabel(title)
+
+
+def _mark_lost(axes: Axes, lost: Sequence[Subject]) -> None:
+    """A cross at the top, with the names."""
+    for size in sorted({subject.num_negatives or 0 for subject in lost}):
+        names = [subject.name for subject in lost if subject.num_negatives == size]
+        transform = axes.get_xaxis_transform()
+        axes.plot(size, 0.97, marker="X", color="black", markersize=8, transform=transform, clip_on=False)
+        told = f"out of memory:\n{', '.join(names)} "
+        axes.text(size, 0.92, told, transform=transform, ha="right", va="top", size=8)
+
+
+def _short(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 10 else f"{milliseconds:.1f}"
