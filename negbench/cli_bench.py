@@ -54,9 +54,9 @@ def bench(
             config,
             [*(settings or []), *([f"model.name={model}"] if model else [])],
             plan.parse_sizes("--num-negatives", num_negatives, 4)
-            if num_negatives
+            if num_negatives is not None
             else plan.Sizes(swept=tuple(plan.powers(256, largest, 4)), asked=False),
-            plan.parse_sizes("--batch-size", batch_size, 2) if batch_size else None,
+            plan.parse_sizes("--batch-size", batch_size, 2) if batch_size is not None else None,
         )
         folder = BenchFolder(output, chosen.config.study, where.type)
         try:

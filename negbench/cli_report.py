@@ -63,7 +63,7 @@ def report(
 
 def _beside(paths: list[Path], benches: list[Path], arguments: list[str]) -> Path:
     """Where a report goes by default: beside the runs, and into the folder of a bench that alone is named."""
-    if [Path(argument) for argument in arguments] == benches:
+    if benches and benches == [Path(argument) for argument in arguments]:
         return benches[0]
     return [*paths, *benches][0].parent
 

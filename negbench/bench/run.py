@@ -12,7 +12,7 @@ from negbench.bench.space import limited_to_free_memory, unless_out_of_memory
 from negbench.bench.subjects import MethodSubject, random_images
 from negbench.span import PARTS, REST
 
-STEPS = {"cpu": 3, "cuda": 10}  # timed ones a turn
+STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
 

@@ -11,14 +11,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 
 from negbench.report.bench_tables import MIB, PART_TITLES, part_median
 from negbench.report.benches import Bench, Subject
 from negbench.report.figures import LINES, MARKERS, Drawing, Style, add_legend
 
 HATCHES = ("", "//", "..", "xx", "", "\\\\", "++", "oo", "--", "")  # by part
-READABLE = 0.065  # of the axis: the narrowest bar that a number is written into
-GREY = "0.35"
+READABLE = 0.045  # of the axis: the narrowest bar that a number is written into
+GREY, REST = "0.35", (0.82, 0.82, 0.82)
+LIGHT = 0.6  # mean of red, green and blue from which on a bar's number is black
 Point = tuple[int, float, float, float]  # size, median, quartiles
 
 
@@ -30,7 +32,7 @@ def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
     if stepped:
         caption = (
             "The parts of a step, each without the parts inside it. A bare step is the encoder's a + b forward passes "
-            "of queries and keys, backward and optimizer on one fixed batch; the white number is the part's "
+            "of queries and keys, backward and optimizer on one fixed batch; a number in a bar is the part's "
             f"milliseconds.{where}{_left_out(bench.main.subjects)}"
         )
         draw = partial(_parts, bench, stepped)
@@ -67,6 +69,7 @@ def _sized_name(subject: Subject) -> str:
 def _parts(bench: Bench, stepped: Sequence[Subject]) -> Canvas:
     canvas, axes = plt.subplots(figsize=(10.5, 1.6 + 0.5 * len(stepped)))
     colours = dict(zip(bench.part_names, sns.color_palette("colorblind", len(bench.part_names)), strict=True))
+    colours["rest"] = REST
     longest = max(sum(_parts_of(bench, subject).values()) for subject in stepped)
     drawn = [part for part in bench.part_names if any(part in _parts_of(bench, subject) for subject in stepped)]
     for place, subject in enumerate(stepped):
@@ -78,7 +81,8 @@ def _parts(bench: Bench, stepped: Sequence[Subject]) -> Canvas:
             if length > READABLE * longest:
                 box = {"facecolor": colours[part], "edgecolor": "none", "pad": 1.2}
                 middle = left + length / 2
-                axes.text(middle, place, _short(length), ha="center", va="center", color="white", size=9, bbox=box)
+                ink = "black" if np.mean(colours[part]) > LIGHT else "white"
+                axes.text(middle, place, _short(length), ha="center", va="center", color=ink, size=9, bbox=box)
             left += length
         axes.text(left + 0.008 * longest, place, f"{_short(left)} ms", va="center", size=9)
     axes.set_yticks(range(len(stepped)), [subject.name for subject in stepped])
@@ -173,6 +177,8 @@ def _size_axis(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5) if high < 16 * low else (1.0,)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.set_xlabel(title)
 
