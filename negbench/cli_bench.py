@@ -48,15 +48,12 @@ def bench(
         from negbench.environment import choose_device
 
         where = choose_device(device)
-        largest = run.LARGEST_NUM_NEGATIVES[where.type]
         chosen = plan.make_plan(
             [name for name in methods.split(",") if name],
             config,
             [*(settings or []), *([f"model.name={model}"] if model else [])],
-            plan.parse_sizes("--num-negatives", num_negatives, 4)
-            if num_negatives is not None
-            else plan.Sizes(swept=tuple(plan.powers(256, largest, 4)), asked=False),
-            plan.parse_sizes("--batch-size", batch_size, 2) if batch_size is not None else None,
+            plan.parse_num_negatives(num_negatives, run.LARGEST_NUM_NEGATIVES[where.type]),
+            plan.parse_batch_size(batch_size),
         )
         folder = BenchFolder(output, chosen.config.study, where.type)
         try:
@@ -64,12 +61,12 @@ def bench(
                 run.execute(chosen, where, rounds, folder, tell)
         except KeyboardInterrupt:
             kept = f"{folder.num_groups} of {len(chosen.groups)} groups are kept in {folder.path}"
-            print_note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
+            _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
             raise typer.Exit(130) from None
         _show(folder.path)
 
 
-def print_note(text: str) -> None:
+def _note(text: str) -> None:
     from negbench.display import console
 
     console.print(text, markup=False, soft_wrap=True)
@@ -82,7 +79,7 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
 
     from negbench.display import console
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     told = -1
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -93,7 +90,7 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
             title = f"group {number + 1} of {len(plan.groups)}, {plan.groups[number].title}"
             bar.update(task, completed=number, description=f"{title}: {text}")
             if number > told and not console.is_terminal:
-                print_note(title)
+                _note(title)
             told = number
 
         yield tell

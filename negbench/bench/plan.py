@@ -10,6 +10,7 @@ from negbench.registry import find_method, list_methods
 from negbench.setup import check_batch
 from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, Resolved, flatten, resolve
 
+SMALLEST_NUM_NEGATIVES = 256  # of the sweep that nobody asked for
 NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
 
 
@@ -54,6 +55,19 @@ class Sizes:
     asked: bool = True  # by the user, not by default
 
 
+def parse_num_negatives(text: str | None, largest: int) -> Sizes:
+    """Of `--num-negatives`; without it a sweep up to `largest`."""
+    if text is None:
+        swept = _powers(SMALLEST_NUM_NEGATIVES, largest, NUM_NEGATIVES_FACTOR)
+        return Sizes(swept=tuple(swept), asked=False)
+    return parse_sizes("--num-negatives", text, NUM_NEGATIVES_FACTOR)
+
+
+def parse_batch_size(text: str | None) -> Sizes | None:
+    """Of `--batch-size`."""
+    return None if text is None else parse_sizes("--batch-size", text, BATCH_SIZE_FACTOR)
+
+
 def parse_sizes(option: str, text: str, factor: int) -> Sizes:
     """`N`, or `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH. ValueError for anything else."""
     parts = text.split(":")
@@ -63,10 +77,10 @@ def parse_sizes(option: str, text: str, factor: int) -> Sizes:
     if len(numbers) == 1:
         return Sizes(single=numbers[0])
     low, high = numbers
-    return Sizes(swept=tuple(powers(low, high, factor)))
+    return Sizes(swept=tuple(_powers(low, high, factor)))
 
 
-def powers(low: int, high: int, factor: int) -> list[int]:
+def _powers(low: int, high: int, factor: int) -> list[int]:
     """`low` times powers of `factor` below `high`, and `high`."""
     sizes = []
     while low < high:

@@ -195,9 +195,8 @@ def _facts(report: Report) -> dict[str, Any]:
 
 
 def _bench_facts(section: BenchSection) -> dict[str, Any]:
-    bench = section.bench
-    told = {"title": section.title, "folder": bench.path.name, "cautions": list(section.cautions)}
-    return told | {"settings": bench.settings, "environment": bench.environment}
+    told = {"title": section.title, "folder": section.bench.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.bench.settings}
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:
