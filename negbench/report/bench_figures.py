@@ -14,14 +14,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from negbench.report.bench_tables import MIB, PART_TITLES, part_median
-from negbench.report.benches import Bench, Subject
+from negbench.report.benches import Bench, Group, Subject
 from negbench.report.figures import LINES, MARKERS, Drawing, Style, add_legend
 
 HATCHES = ("", "//", "..", "xx", "", "\\\\", "++", "oo", "--", "")  # by part
 READABLE = 0.045  # of the axis: the narrowest bar that a number is written into
 GREY, REST = "0.35", (0.82, 0.82, 0.82)
 LIGHT = 0.6  # mean of red, green and blue from which on a bar's number is black
-Point = tuple[int, float, float, float]  # size, median, quartiles
+Point = tuple[float, float, float, float]  # size, median, quartiles
 
 
 def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
@@ -40,16 +40,19 @@ def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
     sized = [subject for _, subject in bench.by_num_negatives]
     if len({subject.num_negatives for subject in sized if not subject.out_of_memory}) > 1:
         caption = (
-            "Time and peak memory of a step by the number of negatives K; bars: quartiles of the rounds. Methods "
-            "without K and the bare steps are level lines, at the study's own setting. Memory is of each method alone, "
-            f"over what the process held before.{where}{_left_out(sized)}"
+            "Time and peak memory of a step by the number of negatives K. Bars: quartiles of the rounds, and of the "
+            "ratio to the bare step of the same rounds the 95% bootstrap interval. Each K was stepped at its own time: "
+            "what disturbed the machine then is in the milliseconds and hardly in the ratio. Methods without K and "
+            "the bare steps are level lines, at the study's own setting. Memory is of each method alone, over what the "
+            f"process held before.{where}{_left_out(sized)}"
         )
         draw = partial(_by_num_negatives, bench, style)
         found.append(Drawing(f"{slug}-num-negatives", f"Cost by K: {bench.study}", caption, draw))
     sized = [subject for _, subject in bench.by_batch_size]
     if len({subject.batch_size for subject in sized if not subject.out_of_memory}) > 1:
         caption = (
-            "Time a step takes for each image of its batch; bars: quartiles of the rounds. K is the study's."
+            "Time a step takes for each image of its batch, with quartiles of the rounds, and its ratio to the bare "
+            "step of the same rounds, with the 95% bootstrap interval. K is the study's."
             f"{where}{_left_out(sized)}"
         )
         draw = partial(_by_batch_size, bench, style)
@@ -104,47 +107,54 @@ def _parts_of(bench: Bench, subject: Subject) -> dict[str, float]:
 
 
 def _by_num_negatives(bench: Bench, style: Style) -> Canvas:
-    canvas, (time, memory) = plt.subplots(1, 2, figsize=(12, 4.6))
-    sized = [subject for _, subject in bench.by_num_negatives]
-    names = list(dict.fromkeys(subject.name for subject in sized))
-    sizes = sorted({subject.num_negatives or 0 for subject in sized})
+    canvas, panels = plt.subplots(1, 3, figsize=(14, 4.6))
+    names = list(dict.fromkeys(subject.name for _, subject in bench.by_num_negatives))
     for name in names:
-        mine = [subject for subject in sized if subject.name == name]
-        _line(time, [(s.num_negatives or 0, *_quartiles(s, 1e3)) for s in mine], _look(style, name))
-        _line(memory, [(s.num_negatives or 0, _peak(s), _peak(s), _peak(s)) for s in mine], _look(style, name))
+        look = _look(style, name)
+        mine = [(g, s, s.num_negatives or 0) for g, s in bench.by_num_negatives if s.name == name]
+        _line(panels[0], [(size, *_quartiles(s, 1e3)) for _, s, size in mine], look)
+        _line(panels[1], [(size, *_over_bare(g, s)) for g, s, size in mine], look)
+        _line(panels[2], [(size, _peak(s), _peak(s), _peak(s)) for _, s, size in mine], look)
     level = [s for s in bench.main.subjects if s.kind != "matrices" and s.name not in names and not s.out_of_memory]
     for number, subject in enumerate(level):
-        line = LINES[1 + number % (len(LINES) - 1)]
-        colour = style.colours[subject.name] if subject.is_method else GREY
-        for axes, value in ((time, 1e3 * subject.median), (memory, _peak(subject))):
+        look = {"color": style.colours[subject.name] if subject.is_method else GREY, "label": subject.name}
+        look |= {"linestyle": LINES[1 + number % (len(LINES) - 1)], "linewidth": 1.4}
+        for axes, value in zip(
+            panels, (1e3 * subject.median, _over_bare(bench.main, subject)[0], _peak(subject)), strict=True
+        ):
             if math.isfinite(value):
-                axes.axhline(value, color=colour, linestyle=line, linewidth=1.4, label=subject.name)
-    for axes, title in ((time, "step, ms"), (memory, "peak memory, MiB")):
-        axes.set_yscale("log", base=2)
+                axes.axhline(value, **look)
+    sizes = sorted({subject.num_negatives or 0 for _, subject in bench.by_num_negatives})
+    for axes, title in zip(panels, ("step, ms", "step / bare step", "peak memory, MiB"), strict=True):
         axes.set_ylabel(title)
         _size_axis(axes, sizes, "K, number of negatives")
-        _mark_lost(axes, [subject for subject in sized if subject.out_of_memory])
-    add_legend(canvas, time, len(names) + len(level))
+        _mark_lost(axes, [subject for _, subject in bench.by_num_negatives if subject.out_of_memory])
+    _logarithmic(panels[0])
+    _logarithmic(panels[2])
+    add_legend(canvas, panels[0], len(names) + len(level))
     return canvas
 
 
 def _by_batch_size(bench: Bench, style: Style) -> Canvas:
-    canvas, axes = plt.subplots(figsize=(8, 4.6))
-    stepped = [s for group in bench.groups if group.kind in ("study", "batch_size") for s in group.subjects]
-    stepped = sorted((s for s in stepped if s.kind != "matrices"), key=lambda subject: subject.batch_size)
+    canvas, (time, ratio) = plt.subplots(1, 2, figsize=(12, 4.6))
+    groups = [group for group in bench.groups if group.kind in ("study", "batch_size")]
+    stepped = [(g, s) for g in groups for s in g.subjects if s.kind != "matrices"]
+    stepped.sort(key=lambda pair: pair[1].batch_size)
     bares = [subject.name for subject in bench.main.subjects if subject.kind == "bare"]
-    for name in dict.fromkeys([*bench.methods, *bares]):
-        mine = [subject for subject in stepped if subject.name == name]
-        points = [(s.batch_size, *_quartiles(s, 1e6 / s.batch_size)) for s in mine]
+    names = [*bench.methods, *bares]
+    for place, name in enumerate(names):
+        mine = [(g, s, s.batch_size) for g, s in stepped if s.name == name]
+        aside = 2 ** (0.05 * (place - len(names) / 2))  # so that bars do not cover each other
+        look = _look(style, name) if name not in bares else {"color": GREY, "marker": "", "label": name}
         if name in bares:
-            line = LINES[1 + bares.index(name) % (len(LINES) - 1)]
-            _line(axes, points, {"color": GREY, "marker": "", "linestyle": line, "label": name})
-        else:
-            _line(axes, points, _look(style, name))
-    axes.set_yscale("log", base=2)
-    axes.set_ylabel("µs an image")
-    _size_axis(axes, sorted({subject.batch_size for subject in stepped}), "batch size, images a step")
-    add_legend(canvas, axes, len(bench.methods) + len(bares))
+            look["linestyle"] = LINES[1 + bares.index(name) % (len(LINES) - 1)]
+        _line(time, [(aside * size, *_quartiles(s, 1e6 / size)) for _, s, size in mine], look)
+        _line(ratio, [(aside * size, *_over_bare(g, s)) for g, s, size in mine], look)
+    for axes, title in ((time, "µs an image"), (ratio, "step / bare step")):
+        axes.set_ylabel(title)
+        _size_axis(axes, sorted({subject.batch_size for _, subject in stepped}), "batch size, images a step")
+    _logarithmic(time)
+    add_legend(canvas, time, len(names))
     return canvas
 
 
@@ -168,6 +178,12 @@ def _quartiles(subject: Subject, unit: float) -> tuple[float, float, float]:
     return middle, first, third
 
 
+def _over_bare(group: Group, subject: Subject) -> tuple[float, float, float]:
+    """The ratio to the bare step of the same rounds, and its interval; nan where there is none, as for bare steps."""
+    interval = group.ratio(subject, subject.bare_name)
+    return (interval.centre, interval.low, interval.high) if interval else (math.nan, math.nan, math.nan)
+
+
 def _peak(subject: Subject) -> float:
     """MiB; nan where it is unknown, and 0, which no logarithmic axis has, counts as unknown."""
     return (subject.facts.get("peak_memory_bytes") or math.nan) / MIB
@@ -177,10 +193,16 @@ def _size_axis(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
+    axes.tick_params(axis="x", labelsize="small")
+    axes.set_xlabel(title)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """The vertical axis."""
+    axes.set_yscale("log", base=2)
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5) if high < 16 * low else (1.0,)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-    axes.set_xlabel(title)
 
 
 def _mark_lost(axes: Axes, lost: Sequence[Subject]) -> None:
