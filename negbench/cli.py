@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import negbench
+from negbench.cli_bench import register as register_bench
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
     DEVICES,
@@ -187,6 +188,7 @@ def views(
 
 
 register_sweep(app)
+register_bench(app)
 register_jobs(app)
 register_report(app)
 

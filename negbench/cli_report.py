@@ -1,5 +1,6 @@
 """`negbench report`: tables, figures and a page from run records. Imports no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,30 +45,54 @@ def report(
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
 ) -> None:
     """Compare runs: tables here, and with figures in a page for a browser."""
-    from rich.console import Console
-
     from negbench.cli import mistakes_of_the_user
 
     with mistakes_of_the_user():
         from negbench.report import build
-        from negbench.report.runs import find, load
+        from negbench.report.benches import find_benches
+        from negbench.report.runs import find
 
         for value in target or []:
             if not 0 < value <= 1:
                 raise ValueError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
-        paths = find(runs or [], RESULTS)
-        folder = output or paths[0].parent / "report"
+        paths, benches = find(runs or [], RESULTS), find_benches(runs or [], RESULTS)
+        folder = output or _beside(paths, benches, runs or []) / "report"
         build.check_output(folder)
-        made = build.build(load(paths), baseline, target or [])
-        console = Console(highlight=False)
-        wide = console if console.is_terminal else Console(width=1000, highlight=False)
-        _show(made, wide)
-        if tables_only:
-            return
-        progress = Console(stderr=True)
-        with progress.status("figures") as status:
-            page = build.write(made, folder, status.update)
-        wide.print(f"written to {folder}: {page.name}, {build.MANIFEST}, runs.csv, tables/, figures/", markup=False)
+        show_and_write(paths, benches, folder, baseline, target or [], tables_only)
+
+
+def _beside(paths: list[Path], benches: list[Path], arguments: list[str]) -> Path:
+    """Where a report goes by default: beside the runs, and into the folder of a bench that alone is named."""
+    if benches and benches == [Path(argument) for argument in arguments]:
+        return benches[0]
+    return [*paths, *benches][0].parent
+
+
+def show_and_write(
+    paths: list[Path],
+    benches: list[Path],
+    folder: Path,
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    tables_only: bool = False,
+) -> None:
+    """The tables of run folders and benches in the terminal, and unless `tables_only` the report in `folder`."""
+    from rich.console import Console
+
+    from negbench.report import build
+    from negbench.report.benches import load_benches
+    from negbench.report.runs import load
+
+    used, unused = load_benches(benches)
+    made = build.build([*load(paths), *unused], baseline, targets, used)
+    console = Console(highlight=False)
+    wide = console if console.is_terminal else Console(width=1000, highlight=False)
+    _show(made, wide)
+    if tables_only:
+        return
+    with Console(stderr=True).status("figures") as status:
+        page = build.write(made, folder, status.update)
+    wide.print(f"written to {folder}: {page.name}, {build.MANIFEST}, runs.csv, tables/, figures/", markup=False)
 
 
 def _show(made: "Report", console: "Console") -> None:
@@ -82,6 +107,12 @@ def _show(made: "Report", console: "Console") -> None:
             _print_table(console, table)
     for table, _ in made.swept:
         _print_table(console, table)
+    for bench in made.benches:
+        console.print(f"\n{bench.title}\n", style="bold underline", markup=False)
+        for caution in bench.cautions:
+            console.print(f"! {caution}", style="yellow", markup=False)
+        for table in bench.tables:
+            _print_table(console, table)
     if made.unused:
         console.print(f"{len(made.unused)} of {len(made.runs)} runs are without a result:", markup=False)
         for run in made.unused:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from negbench.nvml import Gpu
+from negbench.span import Mark, mark, seconds_between
 
 WARMUP_STEPS = 20
 KINDS = ("train", "device", "eval", "checkpoint", "data_wait")
@@ -32,15 +33,14 @@ class Clock:
         self._gpu = Gpu(device)
         self._joules_at_start: float | None = None
         self._running_since: float | None = None
-        self._marks: list[float | torch.cuda.Event] = []
+        self._marks: list[Mark] = []
         self._durations: list[float] = []
         self._warmup_left = WARMUP_STEPS
 
     def start(self) -> None:
         self._running_since = time.perf_counter()
         self._joules_at_start = self._gpu.energy_joules()
-        self._marks = []
-        self._mark()
+        self._marks = [mark(self.device)]
 
     def read(self) -> float:
         """Training seconds until now."""
@@ -76,7 +76,7 @@ class Clock:
         self.seconds["data_wait"] += time.perf_counter() - begin
 
     def step_done(self) -> None:
-        self._mark()
+        self._marks.append(mark(self.device))
 
     def step_seconds(self) -> float | None:
         """Median seconds of the steps since the last call, the process's first 20 left out; None if there are none."""
@@ -87,24 +87,10 @@ class Clock:
     def _collect(self) -> None:
         """Turn the marks between steps into durations."""
         self._synchronize()
-        durations = [self._between(a, b) for a, b in itertools.pairwise(self._marks)]
+        durations = [seconds_between(a, b) for a, b in itertools.pairwise(self._marks)]
         self._marks = self._marks[-1:]
         self._durations += durations[self._warmup_left :]
         self._warmup_left = max(0, self._warmup_left - len(durations))
-
-    def _mark(self) -> None:
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
-
-    @staticmethod
-    def _between(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
-        if isinstance(a, float) or isinstance(b, float):
-            return float(b) - float(a)  # type: ignore[arg-type]
-        return a.elapsed_time(b) / 1000
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

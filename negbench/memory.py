@@ -37,7 +37,7 @@ class PeakMemory:
             self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
             self.reserved = _larger(self.reserved, torch.cuda.max_memory_reserved(self.device))
         else:
-            self.allocated = _larger(self.allocated, _high_water_mark())
+            self.allocated = _larger(self.allocated, process_bytes("VmHWM"))
 
     def over_ranks(self) -> dict[str, int | None]:
         """`peak_memory_bytes` and `peak_reserved_bytes`, the largest of any rank. All ranks call it."""
@@ -51,9 +51,10 @@ def _larger(a: int | None, b: int | None) -> int | None:
     return max((value for value in (a, b) if value is not None), default=None)
 
 
-def _high_water_mark() -> int | None:
+def process_bytes(field: str) -> int | None:
+    """A field of /proc/self/status, as VmRSS; None where there is none."""
     try:
-        match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
         return None
     return int(match[1]) * _KIBI if match else None

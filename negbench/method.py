@@ -21,6 +21,7 @@ from negbench.config import MethodConfig, setting
 from negbench.distributed import all_gather, all_gather_with_gradient
 from negbench.losses import Columns, info_nce
 from negbench.models import Encoder
+from negbench.span import span
 
 Pairs = tuple[tuple[int, int], ...]
 ONE_WAY: Pairs = ((0, 1),)
@@ -137,7 +138,8 @@ class Method(nn.Module):
     def forward(self, views: Sequence[Tensor], index: Tensor, step: int) -> StepOutput:
         """Loss and embeddings of one step. `views`: images [N, 3, H, W] by view number; `index`: [N] int64."""
         encoded = self.encode(views, index, step)
-        loss = self.contrast(encoded, self.temperature)
+        with span("loss"):
+            loss = self.contrast(encoded, self.temperature)
         detached = encoded.detach()
         return StepOutput(loss, detached, {"loss": loss.detach(), **self.metrics(detached)})
 
@@ -149,16 +151,25 @@ class Method(nn.Module):
             keys, gather = {view: self.embed_key(views[view], view, step) for view in self.key_views}, all_gather
         if not any(source.reads_keys for source in self.all_sources):
             return Encoded(queries, keys, {}, index, index)
-        return Encoded(queries, keys, {view: gather(key) for view, key in keys.items()}, index, all_gather(index))
+        with span("shuffle_gather"):
+            all_keys = {view: gather(key) for view, key in keys.items()}
+            return Encoded(queries, keys, all_keys, index, all_gather(index))
 
     def embed_query(self, images: Tensor) -> Tensor:
-        return unit_norm(self._predict(self._embed(self.query_encoder, images)))
+        with span("query_forward"):
+            return unit_norm(self._predict(self._embed(self.query_encoder, images)))
 
     @torch.no_grad()
     def embed_key(self, images: Tensor, view: int, step: int) -> Tensor:
         assert self.key_encoder is not None
-        images, restore = shuffle(images, self.batch_norm, (self.seed, "shuffle", step, view))
-        return unit_norm(restore(self._embed(self.key_encoder, images)))
+        with span("shuffle_gather"):
+            images, restore = shuffle(images, self.batch_norm, (self.seed, "shuffle", step, view))
+        with span("key_forward"):
+            embedding = self._embed(self.key_encoder, images)
+        with span("shuffle_gather"):
+            embedding = restore(embedding)
+        with span("key_forward"):
+            return unit_norm(embedding)
 
     @torch.no_grad()
     def probe(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Probe:
@@ -227,9 +238,11 @@ class Method(nn.Module):
         """Move the key encoder and the sources: the only place where state that the optimizer does not own changes."""
         if self.key_encoder is not None:
             assert self.key_momentum is not None
-            follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
-        for source in self.all_sources:
-            source.refresh(output.encoded, self.contrast, step)
+            with span("momentum_update"):
+                follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
+        with span("refresh"):
+            for source in self.all_sources:
+                source.refresh(output.encoded, self.contrast, step)
 
     @torch.no_grad()
     def embed_features(self, features_NF: Tensor) -> Tensor:

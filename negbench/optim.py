@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from negbench.config import OptimizerConfig, ScheduleConfig
+from negbench.span import span
 
 
 class LARS(torch.optim.Optimizer):
@@ -131,3 +132,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of all groups, from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Back-propagate `loss` and move the weights once; `scaler` is a disabled one but for fp16."""
+    with span("optimizer"):
+        optimizer.zero_grad(set_to_none=True)
+    with span("backward"):
+        scaler.scale(loss).backward()
+    with span("optimizer"):
+        scaler.step(optimizer)
+        scaler.update()

@@ -1,9 +1,10 @@
 """What a run needs before its first step: data and method on the device, checked against each other."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from negbench import environment
 from negbench.batch_norm import convert
@@ -65,8 +66,16 @@ def build_method(resolved: Resolved, num_images: int, device: torch.device, dtyp
     num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
     facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed)
     method: Method = resolved.module.build(config.method, build_encoder(config), facts)
-    convert(method, config.batch_norm, config.batch_norm_splits, device.type)
     method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
+    return prepare(method, config, device)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def prepare(module: M, config: RunConfig[Any], device: torch.device) -> M:
+    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
+    convert(module, config.batch_norm, config.batch_norm_splits, device.type)
     if config.channels_last:
-        method.to(memory_format=torch.channels_last)
-    return method.to(device)
+        module.to(memory_format=torch.channels_last)
+    return module.to(device)

@@ -35,7 +35,7 @@ from negbench.memory import PeakMemory
 from negbench.meter import Meter
 from negbench.method import Method, StepOutput
 from negbench.monitor import Monitor
-from negbench.optim import learning_rate, set_learning_rate
+from negbench.optim import descend, learning_rate, set_learning_rate
 from negbench.records import RunFolder
 
 
@@ -147,10 +147,7 @@ class Trainer:
         set_learning_rate(self.optimizer, self._lr(self.step))
         received = received_bytes.copy()
         output: StepOutput = self.replica(views, index, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(output.loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        descend(output.loss, self.optimizer, self.scaler)
         if self.negatives_per_query is None:  # before the sources take this step's keys in
             self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         self.method.after_step(output, self.step)

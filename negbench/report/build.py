@@ -13,8 +13,10 @@ import negbench
 from negbench.report.ablation import Ablation, ablation_table, ablations
 from negbench.report.accuracy import accuracy
 from negbench.report.anchors import anchor_table
+from negbench.report.bench_tables import bench_cautions, bench_tables
+from negbench.report.benches import Bench
 from negbench.report.cautions import cautions
-from negbench.report.comparisons import Comparison, compare
+from negbench.report.comparisons import Comparison, compare, slug_of
 from negbench.report.cost import cost, default_target, time_to_target
 from negbench.report.diagnostics import diagnostic_tables
 from negbench.report.findings import Finding, findings
@@ -39,11 +41,23 @@ class Section:
 
 
 @dataclass(frozen=True)
+class BenchSection:
+    """All about one bench."""
+
+    bench: Bench
+    title: str
+    slug: str
+    cautions: Sequence[str]
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
 class Report:
     baseline: str
     sections: Sequence[Section]
     swept: Sequence[tuple[Table, Sequence[Ablation]]]
     runs: Sequence[Run]
+    benches: Sequence[BenchSection] = ()
 
     @property
     def unused(self) -> list[Run]:
@@ -51,14 +65,19 @@ class Report:
 
     @property
     def tables(self) -> list[Table]:
-        of_sections = [table for section in self.sections for table in (*section.tables, *section.diagnostics)]
-        return of_sections + [table for table, _ in self.swept]
+        compared = [table for section in self.sections for table in (*section.tables, *section.diagnostics)]
+        return compared + [table for table, _ in self.swept] + [t for section in self.benches for t in section.tables]
 
 
-def build(runs: Sequence[Run], baseline: str | None = None, targets: Sequence[float] = ()) -> Report:
+def build(
+    runs: Sequence[Run],
+    baseline: str | None = None,
+    targets: Sequence[float] = (),
+    benches: Sequence[Bench] = (),
+) -> Report:
     """Everything but the figures. ValueError if there is no row `baseline`."""
     comparisons = compare(runs)
-    chosen = _baseline(comparisons, baseline)
+    chosen = _baseline(comparisons, benches, baseline)
     sections = [
         Section(c, findings(c, chosen), cautions(c, chosen), _tables(c, chosen, targets), diagnostic_tables(c))
         for c in comparisons
@@ -67,7 +86,7 @@ def build(runs: Sequence[Run], baseline: str | None = None, targets: Sequence[fl
     for ablation in ablations(comparisons):
         swept.setdefault(ablation.title, []).append(ablation)
     tables = [(ablation_table(members), members) for members in swept.values()]
-    return Report(chosen, sections, tables, runs)
+    return Report(chosen, sections, tables, runs, _bench_sections(benches, chosen))
 
 
 def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
@@ -114,10 +133,24 @@ def _tables(comparison: Comparison, baseline: str, targets: Sequence[float]) -> 
     return [table for table in tables if table is not None]
 
 
-def _baseline(comparisons: Sequence[Comparison], wanted: str | None) -> str:
+def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[BenchSection]:
+    sections = []
+    titles = [bench.title for bench in benches]
+    for number, bench in enumerate(benches):
+        slug, title = slug_of(f"bench-{bench.study}-{bench.environment.get('device_type')}"), bench.title
+        if titles.count(title) > 1:
+            title = f"{title}, {bench.environment.get('time')}"
+        if len(benches) > 1:
+            slug = f"{slug}-{number + 1}"
+        sections.append(BenchSection(bench, title, slug, bench_cautions(bench), bench_tables(bench, baseline, slug)))
+    return sections
+
+
+def _baseline(comparisons: Sequence[Comparison], benches: Sequence[Bench], wanted: str | None) -> str:
     rows = [row for comparison in comparisons for row in comparison.rows]
-    finished = {row.method for row in rows if row.runs}
-    names = list(dict.fromkeys([row.method for row in rows] + [row.label for row in rows]))
+    benched = [method for bench in benches for method in bench.methods]
+    finished = {row.method for row in rows if row.runs} or set(benched)
+    names = list(dict.fromkeys([row.method for row in rows] + [row.label for row in rows] + benched))
     if wanted is not None:
         if names and wanted not in names:
             raise ValueError(f"--baseline {wanted}: there is no such row; there are {', '.join(names[:20])}")
@@ -162,7 +195,13 @@ def _facts(report: Report) -> dict[str, Any]:
         ],
         "tables": {table.slug: [_plain(line) for line in table.data.to_dict("records")] for table in report.tables},
         "not_used": {run.name: f"{run.state}: {run.reason}" for run in report.unused},
+        **({"benches": [_bench_facts(section) for section in report.benches]} if report.benches else {}),
     }
+
+
+def _bench_facts(section: BenchSection) -> dict[str, Any]:
+    told = {"title": section.title, "folder": section.bench.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.bench.settings}
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from negbench.report.comparisons import Comparison, Row
 from negbench.report.diagnostics import ALL, OF_REPRESENTATION, OF_SOURCES, Figure, common_epochs, sources_of
-from negbench.report.figures import LINES, Drawing, Style, legend
+from negbench.report.figures import LINES, Drawing, Style, add_legend
 
 ROWS = 8  # lines beyond would cover each other
 COLUMNS = 4
@@ -77,7 +77,7 @@ def _panels(lines: Lines, figures: Mapping[str, Figure], style: Style) -> Canvas
     for axes in panels[max(0, len(figures) - width) : len(figures)]:
         axes.set_xlabel("epochs")
         axes.xaxis.set_tick_params(labelbottom=True)
-    legend(canvas, panels[0], len(lines))
+    add_legend(canvas, panels[0], len(lines))
     return canvas
 
 

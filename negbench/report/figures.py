@@ -183,7 +183,7 @@ def _curves(rows: Sequence[Row], style: Style) -> Canvas:
     limits = 100 * float(drawn.min()) - margin, 100 * float(drawn.max()) + margin
     panels[0].set_ylim(*_within_percents(limits))  # a wider band would flatten the curves
     panels[0].set_ylabel("held-out kNN accuracy, %")
-    legend(canvas, panels[0], len(rows))
+    add_legend(canvas, panels[0], len(rows))
     return canvas
 
 
@@ -223,7 +223,7 @@ def _cost(rows: Sequence[Row], metric: str, style: Style) -> Canvas:
     axes.set_ylim(*_within_percents(axes.get_ylim()))
     axes.set_xlabel("device-hours of training")
     axes.set_ylabel(f"{METRICS[metric]} accuracy, %")
-    legend(canvas, axes, len(means) + 1)
+    add_legend(canvas, axes, len(means) + 1)
     return canvas
 
 
@@ -270,7 +270,7 @@ def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
     axes.set_xlabel(name)
     axes.set_ylabel(f"{METRICS[members[0].metric]} accuracy, %")
     axes.set_ylim(*_within_percents(axes.get_ylim()))
-    legend(canvas, axes, len(members))
+    add_legend(canvas, axes, len(members))
     return canvas
 
 
@@ -303,7 +303,8 @@ def _thinned(count: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))
 
 
-def legend(canvas: Canvas, axes: Axes, count: int) -> None:
+def add_legend(canvas: Canvas, axes: Axes, count: int) -> None:
+    """Above the figure, which grows by the lines that the entries take."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = max(1, min(count, int(canvas.get_figwidth() * 12 / (longest + 6))))

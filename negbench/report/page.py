@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 import negbench
+from negbench.report.bench_figures import bench_drawings
 from negbench.report.comparisons import told
 from negbench.report.diagnostic_figures import diagnostic_drawings
 from negbench.report.figures import Drawing, Style, ablation_drawing, drawings
@@ -29,11 +30,13 @@ ENVIRONMENT = (
 
 def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> None:
     """Draw all figures into `folder/figures` and write `folder/index.html`."""
-    style = Style([run.method for run in report.runs if run.method])
+    benched = [method for section in report.benches for method in section.bench.methods]
+    style = Style([run.method for run in report.runs if run.method] + benched)
     of_section = [drawings(section.comparison, style) for section in report.sections]
     described = [diagnostic_drawings(section.comparison, style) for section in report.sections]
     swept = [ablation_drawing(members, style) for _, members in report.swept]
-    waiting = [*itertools.chain(*of_section, *described), *swept]
+    of_bench = [bench_drawings(section.bench, style, section.slug) for section in report.benches]
+    waiting = [*itertools.chain(*of_section, *described), *swept, *itertools.chain(*of_bench)]
     pictures: dict[str, str] = {}
     for number, drawing in enumerate(waiting, 1):
         tell(f"figure {number} of {len(waiting)}")
@@ -62,12 +65,24 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
         {"title": table.title, "table": table, "figure": shown(drawing)}
         for (table, _), drawing in zip(report.swept, swept, strict=True)
     ]
+    benches = [
+        {
+            "section": section,
+            "figures": [shown(drawing) for drawing in figures],
+            "settings": sorted(section.bench.settings.items()),
+            "environment": _told(section.bench.environment),
+            "command": shlex.join(section.bench.environment.get("command") or []),
+            "methods": [(s.name, told(s.settings, s.settings)) for s in section.bench.main.subjects if s.is_method],
+        }
+        for section, figures in zip(report.benches, of_bench, strict=True)
+    ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("negbench", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("page.html.j2").render(
         sections=sections,
         ablations=ablations,
+        benches=benches,
         unused=report.unused,
         num_runs=len(report.runs),
         baseline=report.baseline,
@@ -85,9 +100,13 @@ def _run(run: Run, label: str) -> dict[str, Any]:
         "state": run.state,
         "reason": run.reason,
         "settings": told(run.settings, own),
-        "environment": [(name, run.environment[name]) for name in ENVIRONMENT if run.environment.get(name) is not None],
+        "environment": _told(run.environment),
         "command": shlex.join(run.environment.get("reproduce") or []),
     }
+
+
+def _told(environment: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, environment[name]) for name in ENVIRONMENT if environment.get(name) is not None]
 
 
 def _embedded(paths: dict[str, Path]) -> str:

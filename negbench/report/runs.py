@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from negbench.bench.record import benches_in, is_bench, study_of
 from negbench.failure import OUT_OF_MEMORY
 from negbench.launch.scheduler import Job, jobs_if_asked
 from negbench.records import SCHEMA_VERSION, RunFolder, read_json
@@ -85,14 +86,14 @@ class Run:
 def find(arguments: Sequence[str], default: Path) -> list[Path]:
     """Run folders: those named, those in folders named, and those of studies named, which `default` holds.
 
-    Without arguments all in `default`. ValueError if an argument names nothing.
+    Without arguments all in `default`. ValueError if an argument names neither runs nor benches.
     """
     found: list[Path] = []
     for argument in arguments or [str(default)]:
         path = Path(argument)
         if path.is_dir():
             inside = [path] if is_run(path) else find_runs(path)
-            if not inside:
+            if not inside and not is_bench(path) and not benches_in(path):
                 raise ValueError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
         elif path.exists():
             raise ValueError(f"{path} is a file; name run folders, folders of runs, or studies")
@@ -100,10 +101,13 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
             studies: dict[str, list[Path]] = {}
             for run in find_runs(default) if default.is_dir() else []:
                 studies.setdefault(_study_of(run), []).append(run)
-            if argument not in studies:
-                known = f"it has {', '.join(sorted(studies))}" if studies else "it holds no runs"
+            benched = {study_of(bench) for bench in benches_in(default)}
+            if argument not in {*studies, *benched}:
+                known = (
+                    f"it has {', '.join(sorted({*studies, *benched}))}" if studies or benched else "it holds no runs"
+                )
                 raise ValueError(f"{argument} is neither a folder nor a study in {default}; {known}")
-            inside = studies[argument]
+            inside = studies.get(argument, [])
         found += inside
     return list(dict.fromkeys(found))
 

@@ -1,0 +1,50 @@
+"""A whole bench: its groups one after another, recorded as they are done."""
+
+from collections.abc import Callable
+
+import torch
+
+from negbench import environment
+from negbench.bench.measure import Machine, examine, measure
+from negbench.bench.plan import Plan
+from negbench.bench.record import BenchFolder
+from negbench.bench.space import limited_to_free_memory, unless_out_of_memory
+from negbench.bench.subjects import MethodSubject, random_images
+from negbench.span import PARTS, REST
+
+STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
+
+Tell = Callable[[int, str], None]  # the number of the group, and what is done
+
+
+def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell) -> None:
+    """Measure all groups and write the record after each.
+
+    ValueError for the user's mistakes; KeyboardInterrupt leaves the groups that are done.
+    """
+    config = plan.config
+    dtype = environment.autocast_dtype(config.precision, device)
+    environment.set_backends(config.precision, config.deterministic)
+    folder.check_writable()
+    images = random_images(config, plan.largest_batch, device)
+    machine = Machine(device, dtype, images, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
+    facts = {
+        "study": config.study,
+        "rounds": rounds,
+        "steps_per_turn": machine.steps,
+        "parts": [*PARTS, REST],
+        "num_groups": len(plan.groups),
+        "settings": plan.shared,
+        "environment": environment.describe(device, 1, dtype),
+    }
+    done = []
+    with limited_to_free_memory(device):
+        tell(0, "warm-up")  # what a process loads once is charged to no subject
+        first = plan.groups[0].methods[0]
+        unless_out_of_memory(lambda: examine(lambda: MethodSubject(first, images, device, dtype), device))
+        for number, group in enumerate(plan.groups):
+            subjects = measure(group, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
+            done.append({"kind": group.kind, "value": group.value, "subjects": subjects})
+            folder.write(facts, done, complete=len(done) == len(plan.groups))

@@ -1,0 +1,139 @@
+"""Memory: what a subject takes when it is alone, and how running out of it is survived."""
+
+import ctypes
+import gc
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from negbench.failure import is_out_of_memory
+from negbench.memory import PeakMemory, process_bytes
+
+T = TypeVar("T")
+_GLIBC, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = "libc.so.6", -1, -3  # malloc.h
+_CGROUPS = (  # limit, usage, and the name in memory.stat of file pages that make room: version 2, and version 1
+    ("/sys/fs/cgroup{}/memory.max", "/sys/fs/cgroup{}/memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory{}/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory{}/memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nothing refers to, so that it is not counted for whatever comes next."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        return
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(_GLIBC).malloc_trim(0)
+
+
+@contextmanager
+def without_reuse(device: torch.device) -> Iterator[None]:
+    """On a CPU blocks of 128 KiB and more are given back as soon as they are free.
+
+    Otherwise the peak would hold what glibc keeps to reuse, which was up to twice what tensors took, and varied by a
+    tenth. Afterwards glibc keeps as much as it does by itself once it has seen blocks of 32 MiB.
+    """
+    try:
+        _keep(128 * 2**10, 128 * 2**10, device)
+        yield
+    finally:
+        _keep(32 * 2**20, 64 * 2**20, device)
+
+
+def _keep(mmap_threshold: int, trim_threshold: int, device: torch.device) -> None:
+    if device.type == "cpu":
+        with suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(_GLIBC)
+            libc.mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
+            libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
+
+
+class AddedMemory:
+    """The peak over what was held when this was made, in bytes; None where that is unknown.
+
+    On a GPU of what tensors take (`allocated`) and of what the allocator holds (`reserved`); on a CPU `allocated` is of
+    the process's resident memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak = PeakMemory(device)
+        on_gpu = device.type == "cuda"
+        self.allocated_before = torch.cuda.memory_allocated(device) if on_gpu else process_bytes("VmRSS")
+        self.reserved_before = torch.cuda.memory_reserved(device) if on_gpu else None
+
+    def start(self) -> None:
+        """The peak is that of what follows."""
+        self.peak.start()
+
+    def read(self) -> dict[str, int | None]:
+        """`peak_memory_bytes`, `peak_reserved_bytes`."""
+        self.peak.update()
+        return {
+            "peak_memory_bytes": _difference(self.peak.allocated, self.allocated_before),
+            "peak_reserved_bytes": _difference(self.peak.reserved, self.reserved_before),
+        }
+
+
+def _difference(peak: int | None, before: int | None) -> int | None:
+    return None if peak is None or before is None else max(0, peak - before)
+
+
+def unless_out_of_memory(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `work` returns, or how it ran out of memory, in one line; any other exception is raised."""
+    try:
+        return work(), None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, " ".join(str(error).split()).partition(". Of the allocated memory")[0] or "out of memory"
+
+
+@contextmanager
+def limited_to_free_memory(device: torch.device) -> Iterator[None]:
+    """On a CPU a request for more than is free fails inside, where the kernel would kill the process instead."""
+    size, free = process_bytes("VmSize"), free_bytes()
+    if device.type != "cpu" or size is None or free is None:
+        yield
+        return
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [size + free, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def free_bytes() -> int | None:
+    """What this process can still take, of the machine and of its control group; None where that is unknown."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
+    if found is None:
+        return None
+    free = int(found[1]) * 1024
+    own = re.findall(r"^\d+:(?:memory)?:(/.*)$", _read("/proc/self/cgroup"), re.MULTILINE)
+    for group in ("", *(path.rstrip("/") for path in own)):
+        for limit_path, usage_path, file_pages in _CGROUPS:
+            limit, usage = _read(limit_path.format(group)).strip(), _read(usage_path.format(group)).strip()
+            if limit.isdigit() and usage.isdigit():
+                stat = _read(str(Path(usage_path.format(group)).with_name("memory.stat")))
+                cache = re.search(rf"^{file_pages} (\d+)", stat, re.MULTILINE)
+                free = min(free, int(limit) - int(usage) + (int(cache[1]) if cache else 0))
+    return max(free, 0)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

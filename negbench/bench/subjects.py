@@ -1,0 +1,146 @@
+"""What can be stepped: a method, a bare step of the encoder, a multiplication of matrices.
+
+All are stepped on images drawn at random, since what images show does not change what a step takes, and with learning
+rate 0: the arithmetic is the same, and weights neither run away nor shrink to numbers that a CPU is slow with.
+"""
+
+import copy
+import itertools
+import sys
+from typing import Any, Protocol
+
+import torch
+
+from negbench.bench.plan import size_of
+from negbench.config import RunConfig
+from negbench.data.batches import training_batches
+from negbench.data.sets import ResidentSet
+from negbench.method import Method, StepOutput
+from negbench.models import build_encoder
+from negbench.optim import build_optimizer, descend, set_learning_rate
+from negbench.seeding import stream
+from negbench.setup import build_method, prepare
+from negbench.span import span
+from negbench.study import Resolved
+
+Passes = tuple[int, int]  # forward passes a step of the query encoder, which are back-propagated, and the key encoder
+MIN_IMAGES = 1024
+
+
+class Subject(Protocol):
+    def step(self) -> None:
+        """Everything that is done again for each batch."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record holds of it besides times and memory."""
+
+
+def random_images(config: RunConfig[Any], largest_batch: int, device: torch.device) -> ResidentSet:
+    """uint8 [N, 3, S, S] on the device, for every batch size of a bench."""
+    num_images, size = max(MIN_IMAGES, 2 * largest_batch), config.data.image_size
+    shape, generator = (num_images, 3, size, size), stream("bench", "images")
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return ResidentSet(images, torch.zeros(num_images, dtype=torch.int64)).to(device)
+
+
+class MethodSubject:
+    """A method as the trainer steps it.
+
+    Steps are numbered from K on: a source that is filled at first, as AdCo's adversaries, is full by then.
+    """
+
+    def __init__(self, resolved: Resolved, images: ResidentSet, device: torch.device, dtype: torch.dtype | None):
+        config = resolved.config
+        self.method = build_method(resolved, len(images), device, dtype).train()
+        self.optimizer, self.scaler = _optimizer(self.method, config, device, dtype)
+        self.number = size_of(resolved) or 0
+        self.batches = training_batches(images, config, device, self.number, sys.maxsize)
+
+    def step(self) -> None:
+        with span("views"):
+            views, index = next(self.batches)
+        output: StepOutput = self.method(views, index, self.number)
+        descend(output.loss, self.optimizer, self.scaler)
+        self.method.after_step(output, self.number)
+        self.number += 1
+
+    def facts(self) -> dict[str, Any]:
+        views, index = next(self.batches)
+        with torch.no_grad():
+            encoded = self.method(views, index, self.number).encoded
+        self.number += 1
+        return {
+            "passes": passes_of(self.method),
+            "negatives_per_query": float(self.method.negatives_per_query(encoded)),
+            "source_state_bytes": sum(buffer.nbytes for buffer in self.method.sources.buffers()),
+            "parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+        }
+
+
+def passes_of(method: Method) -> Passes:
+    return len(method.query_views), len(method.key_views) if method.key_encoder is not None else 0
+
+
+class BareSubject:
+    """The encoder alone: `passes` as a method makes them, backward and the optimizer, on one fixed batch.
+
+    No views, momentum update, contrast, predictor or refresh. The loss is the embedding's mean square norm.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        passes: Passes,
+        images: ResidentSet,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.encoder = prepare(build_encoder(config), config, device).train()
+        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if passes[1] else None
+        self.optimizer, self.scaler = _optimizer(self.encoder, config, device, dtype)
+        self.device, self.dtype = device, dtype
+        views, _ = next(training_batches(images, config, device, 0, 1))
+        self.query_views, self.key_views = (list(itertools.islice(itertools.cycle(views), n)) for n in passes)
+        self.passes = passes
+
+    def step(self) -> None:
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        with span("query_forward"), autocast:
+            queries = [self.encoder(view) for view in self.query_views]
+        if self.key_encoder is not None:
+            with span("key_forward"), autocast, torch.no_grad():
+                for view in self.key_views:
+                    self.key_encoder(view)
+        with span("loss"):
+            loss = torch.stack([query.float().square().sum(1).mean() for query in queries]).mean()
+        descend(loss, self.optimizer, self.scaler)
+
+    def facts(self) -> dict[str, Any]:
+        return {"passes": self.passes, "parameters": sum(p.numel() for p in self.encoder.parameters())}
+
+
+class MatrixSubject:
+    """Square matrices multiplied in the encoder's precision: the rate that the encoder's work is held against."""
+
+    def __init__(self, size: int, device: torch.device, dtype: torch.dtype | None, tf32: bool) -> None:
+        generator = stream("bench", "matrices")
+        left, right = torch.randn(2, size, size, generator=generator).to(device, dtype or torch.float32)
+        self.left, self.right, self.out = left, right, torch.empty_like(left)
+        self.tf32 = tf32
+
+    def step(self) -> None:
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        torch.mm(self.left, self.right, out=self.out)
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+    def facts(self) -> dict[str, Any]:
+        return {"size": len(self.left), "dtype": str(self.left.dtype).removeprefix("torch.")}
+
+
+def _optimizer(
+    module: torch.nn.Module, config: RunConfig[Any], device: torch.device, dtype: torch.dtype | None
+) -> tuple[torch.optim.Optimizer, torch.amp.GradScaler]:
+    optimizer = build_optimizer(module, config.optimizer)
+    set_learning_rate(optimizer, 0.0)
+    return optimizer, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -1,0 +1,103 @@
+"""`negbench bench`: what a step of each method costs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from negbench.cli_options import DEVICES, Device, Settings, Study, check_choice
+
+if TYPE_CHECKING:
+    from negbench.bench.plan import Plan
+    from negbench.bench.run import Tell
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(bench)
+
+
+def bench(
+    methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py. Default: all.")] = "",
+    config: Study = "quickstart",
+    settings: Settings = None,
+    num_negatives: Annotated[
+        str | None,
+        typer.Option(metavar="N|LOW:HIGH", help="K of the methods that have it, or a sweep by factors of 4."),
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(metavar="N|LOW:HIGH", help="Images a step, or a sweep by factors of 2.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Backbone, as --set model.name.")] = None,
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="Turns of each method.")] = 11,
+    output: Annotated[Path, typer.Option(help="Parent folder of the bench's folder.")] = Path("results"),
+) -> None:
+    """Time a step of each method, its parts and its memory, in turns; no data is needed."""
+    from negbench.cli import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.launch.place import find_place
+
+        if find_place().world_size > 1:
+            raise ValueError("negbench bench measures one process on one device; start it without torchrun or srun")
+        check_choice("--device", device, DEVICES)
+        from negbench.bench import plan, run
+        from negbench.bench.record import BenchFolder
+        from negbench.environment import choose_device
+
+        where = choose_device(device)
+        chosen = plan.make_plan(
+            [name for name in methods.split(",") if name],
+            config,
+            [*(settings or []), *([f"model.name={model}"] if model else [])],
+            plan.parse_num_negatives(num_negatives, run.LARGEST_NUM_NEGATIVES[where.type]),
+            plan.parse_batch_size(batch_size),
+        )
+        folder = BenchFolder(output, chosen.config.study, where.type)
+        try:
+            with _progress(chosen) as tell:
+                run.execute(chosen, where, rounds, folder, tell)
+        except KeyboardInterrupt:
+            kept = f"{folder.num_groups} of {len(chosen.groups)} groups are kept in {folder.path}"
+            _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
+            raise typer.Exit(130) from None
+        _show(folder.path)
+
+
+def _note(text: str) -> None:
+    from negbench.display import console
+
+    console.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(plan: "Plan") -> "Iterator[Tell]":
+    """A bar on a terminal; elsewhere a line a group."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from negbench.display import console
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    told = -1
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(plan.groups))
+
+        def tell(number: int, text: str) -> None:
+            nonlocal told
+            title = f"group {number + 1} of {len(plan.groups)}, {plan.groups[number].title}"
+            bar.update(task, completed=number, description=f"{title}: {text}")
+            if number > told and not console.is_terminal:
+                _note(title)
+            told = number
+
+        yield tell
+
+
+def _show(folder: Path) -> None:
+    """The tables, and the page in `report/`."""
+    from negbench.cli_report import show_and_write
+
+    show_and_write([], [folder], folder / "report")
