@@ -9,13 +9,15 @@ import pytest
 from negbench.report import build
 from negbench.report.runs import find, load
 
-QUICKSTART = Path(__file__).parent.parent / "results" / "reference" / "quickstart"
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
 
-def test_the_quickstart_report_follows_from_its_records() -> None:
-    runs = load(find([str(QUICKSTART / "runs")], QUICKSTART))
-    assert len(runs) == 20 and all(run.is_used for run in runs)
-    _assert_close(build._facts(build.build(runs)), json.loads((QUICKSTART / "report" / "report.json").read_text()))
+@pytest.mark.parametrize(("name", "count"), [("quickstart", 20), ("diagnostics", 8)])
+def test_a_published_report_follows_from_its_records(name: str, count: int) -> None:
+    folder = REFERENCE / name
+    runs = load(find([str(folder / "runs")], folder))
+    assert len(runs) == count and all(run.is_used for run in runs)
+    _assert_close(build._facts(build.build(runs)), json.loads((folder / "report" / "report.json").read_text()))
 
 
 def _assert_close(ours: Any, published: Any) -> None:
