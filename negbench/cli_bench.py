@@ -31,7 +31,7 @@ def bench(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Backbone, as --set model.name.")] = None,
     device: Device = "auto",
-    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="Turns of each method.")] = 11,
+    rounds: Annotated[int, typer.Option(min=2, max=10_000, help="Turns of each method.")] = 9,
     output: Annotated[Path, typer.Option(help="Parent folder of the bench's folder.")] = Path("results"),
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""

@@ -46,11 +46,12 @@ class Entry:
 
 def measure(group: Group, machine: Machine, tell: Tell) -> list[Facts]:
     """The records of a group's subjects: methods, bare steps with their passes, and matrices in the study's group."""
-    entries = []
-    for entry in _methods(group, machine):
+    entries = _methods(group, machine)
+    tell("warm-up alone")
+    _examine(entries[0], machine.device)  # and again: what a process takes once is charged to no subject
+    for entry in entries:
         tell(f"{entry.facts['name']} alone")
         _examine(entry, machine.device)
-        entries.append(entry)
     for entry in _bares(group, entries, machine):
         tell(f"{entry.facts['name']} step alone")
         _examine(entry, machine.device)
@@ -106,7 +107,7 @@ def _examine(entry: Entry, device: torch.device) -> None:
     release(device)
     with without_reuse(device):
         found, reason = unless_out_of_memory(lambda: examine(entry.build, device))
-    entry.facts |= found or {"out_of_memory": reason}
+    entry.facts |= {"out_of_memory": reason} | (found or {})
     release(device)
 
 

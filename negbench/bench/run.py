@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 
 from negbench import environment
-from negbench.bench.measure import Machine, examine, measure
+from negbench.bench.measure import Machine, measure
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
-from negbench.bench.space import limited_to_free_memory, unless_out_of_memory
-from negbench.bench.subjects import MethodSubject, random_images
+from negbench.bench.space import limited_to_free_memory
+from negbench.bench.subjects import random_images
 from negbench.span import PARTS, REST
 
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
@@ -41,9 +41,6 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
     }
     done = []
     with limited_to_free_memory(device):
-        tell(0, "warm-up")  # what a process loads once is charged to no subject
-        first = plan.groups[0].methods[0]
-        unless_out_of_memory(lambda: examine(lambda: MethodSubject(first, images, device, dtype), device))
         for number, group in enumerate(plan.groups):
             subjects = measure(group, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
             done.append({"kind": group.kind, "value": group.value, "subjects": subjects})
