@@ -11,11 +11,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator
 
 from negbench.report.bench_tables import MIB, PART_TITLES, part_median
 from negbench.report.benches import Bench, Group, Subject
-from negbench.report.figures import LINES, MARKERS, Drawing, Style, add_legend
+from negbench.report.figures import LINES, MARKERS, Drawing, Style, add_legend, logarithmic
 
 HATCHES = ("", "//", "..", "xx", "", "\\\\", "++", "oo", "--", "")  # by part
 READABLE = 0.045  # of the axis: the narrowest bar that a number is written into
@@ -129,8 +128,8 @@ def _by_num_negatives(bench: Bench, style: Style) -> Canvas:
         axes.set_ylabel(title)
         _size_axis(axes, sizes, "K, number of negatives")
         _mark_lost(axes, [subject for _, subject in bench.by_num_negatives if subject.out_of_memory])
-    _logarithmic(panels[0])
-    _logarithmic(panels[2])
+    logarithmic(panels[0])
+    logarithmic(panels[2])
     add_legend(canvas, panels[0], len(names) + len(level))
     return canvas
 
@@ -153,7 +152,7 @@ def _by_batch_size(bench: Bench, style: Style) -> Canvas:
     for axes, title in ((time, "µs an image"), (ratio, "step / bare step")):
         axes.set_ylabel(title)
         _size_axis(axes, sorted({subject.batch_size for _, subject in stepped}), "batch size, images a step")
-    _logarithmic(time)
+    logarithmic(time)
     add_legend(canvas, time, len(names))
     return canvas
 
@@ -195,14 +194,6 @@ def _size_axis(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize="small")
     axes.set_xlabel(title)
-
-
-def _logarithmic(axes: Axes) -> None:
-    """The vertical axis."""
-    axes.set_yscale("log", base=2)
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5) if high < 16 * low else (1.0,)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
 
 
 def _mark_lost(axes: Axes, lost: Sequence[Subject]) -> None:

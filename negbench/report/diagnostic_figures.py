@@ -8,11 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from negbench.report.comparisons import Comparison, Row
 from negbench.report.diagnostics import ALL, OF_REPRESENTATION, OF_SOURCES, Figure, common_epochs, sources_of
-from negbench.report.figures import LINES, Drawing, Style, add_legend
+from negbench.report.figures import LINES, Drawing, Style, add_legend, logarithmic
 
 ROWS = 8  # lines beyond would cover each other
 COLUMNS = 4
@@ -68,10 +67,7 @@ def _panels(lines: Lines, figures: Mapping[str, Figure], style: Style) -> Canvas
             _line(axes, row, source, name, figure, {"label": label, **look})
         axes.set_title(figure.title, fontsize="medium")
         if name in LOGARITHMIC:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(lambda place, _: f"{place:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            logarithmic(axes)
     for axes in panels[len(figures) :]:
         axes.set_visible(False)
     for axes in panels[max(0, len(figures) - width) : len(figures)]:

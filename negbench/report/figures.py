@@ -22,6 +22,7 @@ import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from negbench.registry import list_methods
 from negbench.report.ablation import Ablation
@@ -301,6 +302,15 @@ def _along(run: Run, column: str) -> Floats:
 def _thinned(count: int) -> npt.NDArray[np.int64]:
     """At most `POINTS` places of `count`, the last one among them."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))
+
+
+def logarithmic(axes: Axes) -> None:
+    """The vertical axis, with round numbers at its ticks."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+    axes.yaxis.set_major_formatter(lambda place, _: f"{place:,.6g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(canvas: Canvas, axes: Axes, count: int) -> None:
