@@ -102,11 +102,11 @@ def test_scores_stand_for_columns_that_differ_by_query() -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 24, 1000])
 def test_block_by_block_is_the_same_loss_with_the_same_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_BLOCK", block)
+    monkeypatch.setitem(losses.BLOCK, "cpu", block)
     index = torch.arange(3)
     results = []
-    for dense in (losses.DENSE, 0):
-        monkeypatch.setattr(losses, "DENSE", dense)
+    for dense in (losses.DENSE["cpu"], 0):
+        monkeypatch.setitem(losses.DENSE, "cpu", dense)
         query, key, queue, batch = (embeddings(n, 5, seed=n).requires_grad_() for n in (3, 4, 11, 9))
         positive = (query * key[:3]).sum(1, keepdim=True)
         own = torch.tensor([0, 2, 1, -1, 2, 17, 0, 1, 2])
@@ -118,8 +118,8 @@ def test_block_by_block_is_the_same_loss_with_the_same_gradients(block: int, mon
 
 
 def test_block_by_block_needs_no_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "DENSE", 0)
-    monkeypatch.setattr(losses, "_BLOCK", 3 * 50)
+    monkeypatch.setitem(losses.DENSE, "cpu", 0)
+    monkeypatch.setitem(losses.BLOCK, "cpu", 3 * 50)
     query, vectors = embeddings(3, 5).requires_grad_(), embeddings(1000, 5, seed=1).requires_grad_()
     with Largest() as largest:
         info_nce(query, torch.zeros(3, 1, dtype=torch.float64), [Columns(vectors)], torch.arange(3), T).backward()
