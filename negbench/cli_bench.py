@@ -79,19 +79,20 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
 
     from negbench.display import console
 
+    num_groups = len(plan.groups)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    told = -1
+    told = ""
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(plan.groups))
+        task = bar.add_task("", total=num_groups)
 
-        def tell(number: int, text: str) -> None:
+        def tell(number: int | None, text: str) -> None:
             nonlocal told
-            title = f"group {number + 1} of {len(plan.groups)}, {plan.groups[number].title}"
-            bar.update(task, completed=number, description=f"{title}: {text}")
-            if number > told and not console.is_terminal:
+            title = "memory" if number is None else f"group {number + 1} of {num_groups}, {plan.groups[number].title}"
+            bar.update(task, completed=number or 0, description=f"{title}: {text}")
+            if title != told and not console.is_terminal:
                 _note(title)
-            told = number
+            told = title
 
         yield tell
 

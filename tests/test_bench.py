@@ -47,7 +47,7 @@ def _machine(rounds: int = 2, steps: int = 1) -> Machine:
 def test_subjects_take_turns() -> None:
     log: list[str] = []
     entries = [Entry(lambda name=name: Counted(name, log), {"name": name}) for name in "ABC"]  # type: ignore[misc]
-    measure._time(entries, _machine(rounds=2, steps=2), lambda text: None)
+    measure.timed(entries, _machine(rounds=2, steps=2), lambda text: None)
     assert "".join(log) == 3 * "AAABBBCCC"  # warm-up and two rounds, each turn one step untimed and two timed ones
     for entry in entries:
         assert len(entry.facts["seconds"]) == 2
@@ -144,7 +144,8 @@ def test_sizes(text: str, sizes: Sizes) -> None:
 
 def test_running_out_of_memory_is_a_fact_and_the_others_go_on() -> None:
     plan = make_plan(["moco", "simclr"], "quickstart", [*runs.SHORT], Sizes(single=2**40), NO_SIZES)
-    facts = {fact["name"]: fact for fact in measure.measure(plan.groups[0], _machine(), lambda text: None)}
+    entries = measure.examined(plan.groups[0], _machine(), lambda text: None)
+    facts = {fact["name"]: fact for fact in measure.timed(entries, _machine(), lambda text: None)}
     assert "can't allocate memory" in facts["moco"]["out_of_memory"] and "seconds" not in facts["moco"]
     assert "bare 2+2" not in facts  # of no method that could be built
     assert facts["simclr"]["out_of_memory"] is None and len(facts["simclr"]["seconds"]) == 2

@@ -64,13 +64,13 @@ def test_a_second_bench_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
 
-    def measure(*_: Any) -> list[benches.Facts]:
+    def timed(*_: Any) -> list[benches.Facts]:
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(1)
         return [benches.subject("moco", [0.1, 0.1])]
 
-    monkeypatch.setattr(run, "measure", measure)
+    monkeypatch.setattr(run, "timed", timed)
     code, _, told = invoke(*QUICK, "--methods", "moco", "--batch-size", "16", "--output", tmp_path)
     assert code == 130
     if not after:

@@ -44,11 +44,14 @@ class Entry:
     facts: Facts
 
 
-def measure(group: Group, machine: Machine, tell: Tell) -> list[Facts]:
-    """The records of a group's subjects: methods, bare steps with their passes, and matrices in the study's group."""
+def examined(group: Group, machine: Machine, tell: Tell) -> list[Entry]:
+    """A group's subjects with their memory: methods, bare steps with their passes, matrices in the study's group.
+
+    To be called for all groups before any is timed: what glibc keeps then would be counted here.
+    """
     entries = _methods(group, machine)
-    tell("warm-up alone")
-    _examine(entries[0], machine.device)  # and again: what a process takes once is charged to no subject
+    if group.kind == "study":
+        _examine(entries[0], machine.device)  # and again: what a process takes once is charged to no subject
     for entry in entries:
         tell(f"{entry.facts['name']} alone")
         _examine(entry, machine.device)
@@ -58,8 +61,7 @@ def measure(group: Group, machine: Machine, tell: Tell) -> list[Facts]:
         entries.append(entry)
     if group.kind == "study":
         entries.append(_matrices(group, machine))
-    _time(entries, machine, tell)
-    return [entry.facts for entry in entries]
+    return entries
 
 
 def _methods(group: Group, machine: Machine) -> list[Entry]:
@@ -126,8 +128,8 @@ def examine(build: Callable[[], Subject], device: torch.device) -> Facts:
     return found | {"flops": counter.get_total_flops()} | subject.facts()
 
 
-def _time(entries: list[Entry], machine: Machine, tell: Tell) -> None:
-    """Rounds of turns. A subject that runs out of memory beside the others has no times."""
+def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
+    """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
     subjects: dict[int, Subject] = {}
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
@@ -153,6 +155,7 @@ def _time(entries: list[Entry], machine: Machine, tell: Tell) -> None:
             "seconds": [sum(turn.values()) for turn in taken],
             "parts": {part: [turn.get(part, 0.0) for turn in taken] for part in parts},
         }
+    return [entry.facts for entry in entries]
 
 
 def take_turn(subject: Subject, machine: Machine) -> dict[str, float]:

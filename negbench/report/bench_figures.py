@@ -51,7 +51,7 @@ def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
     if len({subject.batch_size for subject in sized if not subject.out_of_memory}) > 1:
         caption = (
             "Time a step takes for each image of its batch, with quartiles of the rounds, and its ratio to the bare "
-            "step of the same rounds, with the 95% bootstrap interval. K is the study's."
+            "step of the same rounds, with the 95% bootstrap interval, cut at the axis. K is the study's."
             f"{where}{_left_out(sized)}"
         )
         draw = partial(_by_batch_size, bench, style)
@@ -143,7 +143,7 @@ def _by_batch_size(bench: Bench, style: Style) -> Canvas:
     names = [*bench.methods, *bares]
     for place, name in enumerate(names):
         mine = [(g, s, s.batch_size) for g, s in stepped if s.name == name]
-        aside = 2 ** (0.05 * (place - len(names) / 2))  # so that bars do not cover each other
+        aside = 2 ** (0.05 * (place - (len(names) - 1) / 2))  # so that bars do not cover each other
         look = _look(style, name) if name not in bares else {"color": GREY, "marker": "", "label": name}
         if name in bares:
             look["linestyle"] = LINES[1 + bares.index(name) % (len(LINES) - 1)]
@@ -153,6 +153,7 @@ def _by_batch_size(bench: Bench, style: Style) -> Canvas:
         axes.set_ylabel(title)
         _size_axis(axes, sorted({subject.batch_size for _, subject in stepped}), "batch size, images a step")
     logarithmic(time)
+    _around_medians(ratio, [_over_bare(group, subject)[0] for group, subject in stepped])
     add_legend(canvas, time, len(names))
     return canvas
 
@@ -194,6 +195,14 @@ def _size_axis(axes: Axes, sizes: Sequence[int], title: str) -> None:
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize="small")
     axes.set_xlabel(title)
+
+
+def _around_medians(axes: Axes, medians: Sequence[float]) -> None:
+    """A linear vertical axis that one disturbed row's interval does not stretch; it is cut there."""
+    known = [median for median in medians if math.isfinite(median)]
+    if known:
+        margin = 0.05 + 2 * (max(known) - min(known))
+        axes.set_ylim(min(known) - margin, max(known) + margin)
 
 
 def _mark_lost(axes: Axes, lost: Sequence[Subject]) -> None:
