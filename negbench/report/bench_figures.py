@@ -206,13 +206,15 @@ def _around_medians(axes: Axes, medians: Sequence[float]) -> None:
 
 
 def _mark_lost(axes: Axes, lost: Sequence[Subject]) -> None:
-    """A cross at the top, with the names."""
+    """A cross above the axes at each K, with the names of those whose first it is."""
+    transform, named = axes.get_xaxis_transform(), set[str]()
     for size in sorted({subject.num_negatives or 0 for subject in lost}):
-        names = [subject.name for subject in lost if subject.num_negatives == size]
-        transform = axes.get_xaxis_transform()
-        axes.plot(size, 0.97, marker="X", color="black", markersize=8, transform=transform, clip_on=False)
-        told = f"out of memory:\n{', '.join(names)} "
-        axes.text(size, 0.92, told, transform=transform, ha="right", va="top", size=8)
+        axes.plot(size, 1.035, marker="X", color="black", markersize=7, transform=transform, clip_on=False)
+        names = [s.name for s in lost if s.num_negatives == size and s.name not in named]
+        named.update(names)
+        if names:
+            told = f"out of memory: {', '.join(names)}  "
+            axes.text(size, 1.035, told, transform=transform, ha="right", va="center", size=9)
 
 
 def _short(milliseconds: float) -> str:
