@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from negbench.report import build
+from negbench.report.benches import load_benches
 from negbench.report.runs import find, load
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
@@ -18,6 +19,13 @@ def test_a_published_report_follows_from_its_records(name: str, count: int) -> N
     runs = load(find([str(folder / "runs")], folder))
     assert len(runs) == count and all(run.is_used for run in runs)
     _assert_close(build._facts(build.build(runs)), json.loads((folder / "report" / "report.json").read_text()))
+
+
+def test_the_published_bench_follows_from_its_record() -> None:
+    benches, unreadable = load_benches([REFERENCE / "bench" / "quickstart-cpu"])
+    assert not unreadable
+    made = build._facts(build.build([], benches=benches))
+    _assert_close(made, json.loads((REFERENCE / "bench" / "report" / "report.json").read_text()))
 
 
 def _assert_close(ours: Any, published: Any) -> None:
