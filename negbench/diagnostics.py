@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from negbench.losses import Columns
@@ -66,11 +67,14 @@ def _of_queries(
     images_M: Tensor,
     index_B: Tensor,
 ) -> dict[str, Tensor]:
-    """Each figure of `of_columns` by query; nan where it is unknown."""
+    """Each figure of `of_columns` by query; nan where it is unknown, as where no column is offered."""
+    scores_BM = F.pad(scores_BM, (0, 1), value=-torch.inf)  # one that is left out, so that there is always one
+    labels_M, images_M = F.pad(labels_M, (0, 1), value=-1), F.pad(images_M, (0, 1), value=-1)
     offered_BM = scores_BM.isfinite()
     count_B = _count(offered_BM)
     cosine_BM = scores_BM.masked_fill(~offered_BM, 0)
     top_BT = scores_BM.topk(min(TOP, scores_BM.shape[1]), dim=1).values
+    top_BT = top_BT.where(top_BT.isfinite(), torch.nan)
     logits_BM = scores_BM / temperature
     mass_B = torch.logsumexp(logits_BM, dim=1)
     probability_BM = (logits_BM - mass_B[:, None]).exp()
@@ -82,7 +86,7 @@ def _of_queries(
         "negatives": count_B,
         "mean_cosine": cosine_BM.sum(1) / count_B,
         "top1_cosine": top_BT[:, 0],
-        "top10_cosine": top_BT.where(top_BT.isfinite(), torch.nan).nanmean(1),
+        "top10_cosine": top_BT.nanmean(1),
         "effective_negatives": entropy_B.exp(),
         "mass_share": (mass_B - total_B).exp(),
         "false_negative_rate": _count(same_BM) / _count(known_BM),
@@ -138,7 +142,7 @@ def tracking(negatives_KD: Tensor, keys_PD: Tensor) -> float | None:
     """
     if min(len(negatives_KD), len(keys_PD)) < 2:
         return None
-    negatives_KD = sampled(negatives_KD)
+    negatives_KD, keys_PD = sampled(negatives_KD), sampled(keys_PD)
     cross = _potential(negatives_KD, keys_PD).mean()
     within = _mean_potential(negatives_KD) * _mean_potential(keys_PD)
     return min(1.0, (cross / within.sqrt()).item())
@@ -197,11 +201,11 @@ def of_representation(first_PD: Tensor, second_PD: Tensor) -> dict[str, float]:
     """
     first_PD, second_PD = first_PD.double(), second_PD.double()
     values = torch.linalg.svdvals(first_PD)
-    share = values / values.sum()
+    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     entropy = -(share * share.clamp(min=torch.finfo(share.dtype).tiny).log()).sum()
     return {
         "alignment": (first_PD - second_PD).square().sum(1).mean().item(),
-        "uniformity": _mean_potential(first_PD).log().item() if len(first_PD) > 1 else 0.0,
+        "uniformity": _mean_potential(sampled(first_PD)).log().item() if len(first_PD) > 1 else 0.0,
         "spread": (first_PD.std(0, correction=0).mean() * first_PD.shape[1] ** 0.5).item(),
         "effective_rank": entropy.exp().item(),
     }

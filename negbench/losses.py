@@ -103,6 +103,7 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         query_ND, vectors_MD, index_N, total_N = ctx.saved_tensors
+        total_N = total_N.clamp(min=torch.finfo(total_N.dtype).min)  # where all columns are left out
         weight_N1 = (grads[0] / ctx.temperature)[:, None]
         of_query_ND = torch.zeros_like(query_ND) if ctx.needs_input_grad[0] else None
         of_vectors_MD = torch.empty_like(vectors_MD) if ctx.needs_input_grad[1] else None
@@ -110,7 +111,8 @@ class _Blockwise(torch.autograd.Function):
             logits_NB = _logits(query_ND, vectors_MD, ctx.columns, index_N, ctx.temperature, block)
             slope_NB = logits_NB.sub_(total_N[:, None]).exp_().mul_(weight_N1)
             if of_query_ND is not None:
-                of_query_ND.addmm_(slope_NB, vectors_MD[block])
+                # Not addmm_, which torch's counter of operations does not know.
+                torch.addmm(of_query_ND, slope_NB, vectors_MD[block], out=of_query_ND)
             if of_vectors_MD is not None:
                 torch.mm(slope_NB.T, query_ND, out=of_vectors_MD[block])
         return of_query_ND, of_vectors_MD, None, None, None

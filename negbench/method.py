@@ -8,7 +8,8 @@ Shape suffixes: N images on this rank, D embedding.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -177,10 +178,8 @@ class Method(nn.Module):
 
         `chunks` are the parts of one global batch as `forward` takes them: views [n, 3, H, W] and index [n].
         """
-        training = self.training
-        self.eval()
-        parts = [(self._probe_chunk(views), index) for views, index in chunks]
-        self.train(training)
+        with self._evaluating():
+            parts = [(self._probe_chunk(views), index) for views, index in chunks]
         index_N = torch.cat([index for _, index in parts])
         embeddings, queries, keys = (
             {view: torch.cat([part[i][view] for part, _ in parts]) for view in parts[0][0][i]} for i in range(3)
@@ -198,8 +197,19 @@ class Method(nn.Module):
         queries = {view: unit_norm(self._predict(raw[view])) for view in self.query_views}
         if self.key_encoder is None:
             return embeddings, queries, {view: queries[view] for view in self.key_views}
-        keys = {view: unit_norm(self._embed(self.key_encoder, views[view])) for view in self.key_views}
-        return embeddings, queries, keys
+        return embeddings, queries, {view: self._probe_key(views[view]) for view in self.key_views}
+
+    @torch.no_grad()
+    def probe_keys(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Tensor:
+        """The keys [N, D] of `probe`, alone."""
+        _, key = self.pairs[0]
+        with self._evaluating():
+            return torch.cat([self._probe_key(views[key]) for views, _ in chunks])
+
+    def _probe_key(self, images: Tensor) -> Tensor:
+        if self.key_encoder is None:
+            return unit_norm(self._predict(self._embed(self.query_encoder, images)))
+        return unit_norm(self._embed(self.key_encoder, images))
 
     def contrast(self, encoded: Encoded, temperature: float) -> Tensor:
         losses = torch.stack([self.pair_loss(encoded, query, key, temperature) for query, key in self.pairs])
@@ -247,12 +257,16 @@ class Method(nn.Module):
     @torch.no_grad()
     def embed_features(self, features_NF: Tensor) -> Tensor:
         """Query embeddings [N, D] of the backbone's features [N, F], in evaluation mode."""
+        with self._evaluating():
+            parts = [self._embed(self.query_encoder.projector, part_nF) for part_nF in features_NF.split(4096)]
+            return unit_norm(torch.cat([self._predict(part_nD) for part_nD in parts]))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.training
         self.eval()
-        parts = [self._embed(self.query_encoder.projector, part_nF) for part_nF in features_NF.split(4096)]
-        queries_ND = unit_norm(torch.cat([self._predict(part_nD) for part_nD in parts]))
+        yield
         self.train(training)
-        return queries_ND
 
     def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
         with self._autocast(images):

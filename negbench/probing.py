@@ -39,28 +39,37 @@ class Prober:
         self.method, self.device = method, device
         self.config = config.model_copy(update={"seed": 0})
         self.num_batches = min(math.ceil(NUM_IMAGES / batch), len(train_set) // batch)
-        self.num_chunks = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= _CHUNK)
         order_N = torch.randperm(len(train_set), generator=stream("probe"))
         position_P = order_N[: self.num_batches * batch].sort().values
-        self.images, self.position_P = train_set.subset(position_P), position_P.to(device)
-        self.labels_N = train_set.labels_N.to(device)
-        self.keys_per_step = len(method.key_views) * batch
-        self.ages = sorted({age for source in method.all_sources for age in self._ages(source)})
+        self.images, self.position_P = train_set.subset(position_P), position_P
+        if isinstance(self.images, ResidentSet):
+            self.images = self.images.to("cpu")  # apart from what training takes
+        self.labels_N = train_set.labels_N
+        keys_per_step = len(method.key_views) * batch
+        self.oldest = {source: source.oldest_age(keys_per_step) for source in method.all_sources}
+        self.learned = any(source.learned for source in method.all_sources)
         self.remembered: dict[int, dict[str, Any]] = {}  # by step
 
     def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool:
         """Whether an evaluation after one of the steps `evaluated` needs what the method makes of the images now."""
-        return any(step + age in evaluated for age in self.ages)
+        reach = max([*self.oldest.values(), int(self.learned)], default=0)
+        if step == 0:  # as far back as there is, where the source would keep keys for longer
+            return any(0 < later <= reach for later in evaluated)
+        return any(step + age in evaluated for age in _ages(reach))
 
     def remember(self, step: int) -> None:
         """Keep what the method makes of the probe images after `step`: on the CPU, apart from what training takes."""
-        probes = list(self._probes())
-        vectors = {
-            name: diagnostics.sampled(torch.cat(vectors)).cpu()
-            for name, (source, vectors) in _vectors(probes[0]).items()
-            if source.learned
-        }
-        self.remembered[step] = {"keys": torch.cat([probe.key_ND for probe in probes]).cpu(), "vectors": vectors}
+        kept: dict[str, Any] = {}
+        if any(self.oldest.values()):
+            kept["keys"] = torch.cat([self.method.probe_keys(chunks) for chunks in self._batches()]).cpu()
+        if self.learned:
+            probe = self.method.probe(next(self._batches()))
+            kept["vectors"] = {
+                name: diagnostics.sampled(torch.cat(vectors)).cpu()
+                for name, (source, vectors) in _vectors(probe).items()
+                if source.learned
+            }
+        self.remembered[step] = kept
 
     def forget(self, evaluated: Collection[int]) -> None:
         """Drop what no evaluation after one of the steps `evaluated` looks back at."""
@@ -71,7 +80,7 @@ class Prober:
 
         `features_NF` are the backbone's of training images with `labels_N`, to look learned vectors up in.
         """
-        probes = list(self._probes())
+        probes = [self.method.probe(chunks) for chunks in self._batches()]
         first_PD, second_PD = (torch.cat([probe.embeddings[i] for probe in probes]) for i in (0, 1))
         found: Figures = diagnostics.of_representation(first_PD, second_PD)
         names = _names(probes[0])
@@ -79,18 +88,17 @@ class Prober:
             return found
         groups = {name: [i for i, other in enumerate(names) if other == name] for name in names}
         groups |= {"all": list(range(len(names)))} if len(groups) > 1 else {}
-        looked_up = {
-            name: diagnostics.nearest_labels(torch.cat(vectors), self.method.embed_features(features_NF), labels_N)
-            for name, (source, vectors) in _vectors(probes[0]).items()
-            if source.learned
-        }
+        bank_ND = self.method.embed_features(features_NF) if self.learned else None
+        all_labels_N = self.labels_N.to(self.device)
         of_batches = []
         for probe in probes:
-            labels_M = [
-                looked_up[name] if name in looked_up else self._labels(columns)
-                for name, (_, columns) in zip(names, probe.columns, strict=True)
-            ]
-            of_batches.append(diagnostics.of_columns(probe, groups, labels_M, self.labels_N[probe.index_N]))
+            labels_M = []
+            for source, columns in probe.columns:
+                if source.learned and bank_ND is not None and columns.vectors_MD is not None:
+                    labels_M.append(diagnostics.nearest_labels(columns.vectors_MD, bank_ND, labels_N))
+                else:
+                    labels_M.append(_labels(columns, all_labels_N))
+            of_batches.append(diagnostics.of_columns(probe, groups, labels_M, all_labels_N[probe.index_N]))
         sources = {name: _averaged([figures[name] for figures in of_batches]) for name in groups}
         keys_PD = torch.cat([probe.key_ND for probe in probes])
         for name, (source, vectors) in _vectors(probes[0]).items():
@@ -99,46 +107,43 @@ class Prober:
             sources[name] |= self._staleness(step, source, keys_PD)
         return found | {"sources": sources}
 
-    def _probes(self) -> Iterator[Probe]:
-        """Of each batch, its parts taken one after another, as ranks would share it."""
-        stop, chunks = self.num_batches, range(self.num_chunks)
-        shares = [
-            training_batches(self.images, self.config, self.device, 0, stop, chunk, self.num_chunks) for chunk in chunks
-        ]
-        for _ in range(stop):
-            parts = (next(share) for share in shares)
-            yield self.method.probe((views, self.position_P[index]) for views, index in parts)
-
-    def _labels(self, columns: Columns) -> Tensor:
-        """The labels [M] behind columns, -1 where there is none."""
-        if columns.index_M is None:
-            return self.labels_N.new_full((columns.num_columns,), -1)
-        return torch.where(columns.index_M >= 0, self.labels_N[columns.index_M], -1)
+    def _batches(self) -> Iterator[Iterator[tuple[list[Tensor], Tensor]]]:
+        """The parts of each probe batch, with positions in the training set."""
+        for views, index_N in training_batches(self.images, self.config, self.device, 0, self.num_batches):
+            index_N = self.position_P.to(self.device)[index_N]
+            parts = zip(*(view.split(_CHUNK) for view in views), index_N.split(_CHUNK), strict=True)
+            yield ((list(part[:-1]), part[-1]) for part in parts)
 
     def _of_vectors(self, step: int, name: str, source: NegativeSource, vectors_KD: Tensor, keys_PD: Tensor) -> Figures:
         figures: Figures = {"tracking": diagnostics.tracking(vectors_KD, keys_PD)}
         if source.learned:
             figures["duplicates"] = diagnostics.duplicates(vectors_KD)
-            if before := self.remembered.get(step - 1):
-                now_KD = diagnostics.sampled(vectors_KD).cpu()
-                figures["angle_degrees"] = diagnostics.mean_angle(before["vectors"][name], now_KD)
+            before_KD = self.remembered.get(step - 1, {}).get("vectors", {}).get(name)
+            if before_KD is not None:
+                figures["angle_degrees"] = diagnostics.mean_angle(before_KD, diagnostics.sampled(vectors_KD).cpu())
         return figures
 
     def _staleness(self, step: int, source: NegativeSource, keys_PD: Tensor) -> Figures:
-        cosines = {
-            age: diagnostics.mean_cosine(keys_PD.cpu(), self.remembered[step - age]["keys"])
-            for age in self._ages(source)
-            if source.oldest_age(self.keys_per_step) and step - age in self.remembered
-        }
-        if not cosines:
+        """Nothing if a step that it looks back at is not known, as after diagnostics were switched on."""
+        ages = _ages(min(step, self.oldest[source]))
+        before = {age: self.remembered[step - age] for age in ages if "keys" in self.remembered.get(step - age, {})}
+        if not ages or len(before) < len(ages):
             return {}
-        by_age = {str(age): cosine for age, cosine in cosines.items()}
-        return {"oldest_age": max(cosines), "staleness": diagnostics.over_ages(cosines), "staleness_by_age": by_age}
+        by_age = {age: diagnostics.mean_cosine(keys_PD.cpu(), then["keys"]) for age, then in before.items()}
+        told = {str(age): cosine for age, cosine in by_age.items()}
+        return {"oldest_age": ages[-1], "staleness": diagnostics.over_ages(by_age), "staleness_by_age": told}
 
-    def _ages(self, source: NegativeSource) -> list[int]:
-        """1, 2, 4 ... and the age of the oldest key, steps; 1 for learned vectors; none if nothing is kept."""
-        oldest = source.oldest_age(self.keys_per_step) or int(source.learned)
-        return sorted({oldest, *(1 << power for power in range(oldest.bit_length()))} - {0})
+
+def _ages(oldest: int) -> list[int]:
+    """1, 2, 4 ... and `oldest`, steps; none for 0."""
+    return sorted({oldest, *(1 << power for power in range(oldest.bit_length()))} - {0})
+
+
+def _labels(columns: Columns, labels_N: Tensor) -> Tensor:
+    """The labels [M] behind columns, -1 where there is none."""
+    if columns.index_M is None:
+        return labels_N.new_full((columns.num_columns,), -1)
+    return torch.where(columns.index_M >= 0, labels_N[columns.index_M], -1)
 
 
 def _names(probe: Probe) -> list[str]:

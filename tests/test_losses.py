@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from negbench import losses
 from negbench.losses import Columns, info_nce, negative_cosine
@@ -145,3 +146,19 @@ def test_columns_are_counted_without_their_scores() -> None:
     assert Columns(vectors, index_M=own, mask_own=True).count(index).item() == (2 + 3 + 4) / 3
     by_query = Columns(scores_NM=torch.zeros(3, 4), index_M=own, mask_own=True)
     assert by_query.count(index).item() == (2 + 3 + 4) / 3
+
+
+def test_the_blockwise_products_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.DENSE, "cpu", 0)
+    query, vectors = embeddings(3, 5).requires_grad_(), embeddings(100, 5, seed=1).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        info_nce(query, torch.zeros(3, 1, dtype=torch.float64), [Columns(vectors)], torch.arange(3), T).backward()
+    assert counter.get_total_flops() == 4 * 2 * 3 * 100 * 5  # scores twice, and the gradients of both sides
+
+
+def test_a_query_whose_columns_are_all_left_out_has_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses.DENSE, "cpu", 0)
+    query, vectors, index = embeddings(2, 5).requires_grad_(), embeddings(4, 5, seed=1), torch.tensor([7, 8])
+    columns = Columns(vectors, index_M=torch.full((4,), 7), mask_own=True)
+    info_nce(query, query.sum(1, keepdim=True), [columns], index, T).backward()
+    assert query.grad is not None and query.grad.isfinite().all() and not query.grad[0].any()

@@ -1,5 +1,6 @@
 """Diagnostics of real methods on fixed images: what they say, and that they leave no trace."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from negbench import diagnostics, probing
 from negbench.data.batches import training_batches
 from negbench.distributed import rank, replicate, world_size
+from negbench.losses import Columns
+from negbench.method import Method, NegativeSource, Probe, unit_norm
 from negbench.models import Encoder
 from negbench.optim import build_optimizer
 from negbench.probing import Prober
@@ -49,6 +52,10 @@ def figures(setup: Setup, prober: Prober, step: int) -> dict[str, Any]:
     return prober.figures(step, features_NF, labels_N)
 
 
+def probes(prober: Prober) -> list[Probe]:
+    return [prober.method.probe(chunks) for chunks in prober._batches()]
+
+
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_probe_writes_nothing(name: str) -> None:
     setup, prober = prober_of(name)
@@ -66,14 +73,13 @@ def test_parts_of_a_batch_make_the_figures_of_the_whole(name: str, monkeypatch: 
     setup, prober = prober_of(name)
     whole = figures(setup, prober, 0)
     monkeypatch.setattr(probing, "_CHUNK", 4)
-    parts = Prober(setup.config, setup.method, setup.splits.train, runs.CPU)
-    assert (prober.num_chunks, parts.num_chunks) == (1, 4)
-    assert flat(figures(setup, parts, 0)) == pytest.approx(flat(whole), rel=1e-3)
+    assert len(list(next(prober._batches()))) == 4
+    assert flat(figures(setup, prober, 0)) == pytest.approx(flat(whole), rel=1e-3)
 
 
 def test_a_frozen_encoder_has_a_staleness_of_exactly_1() -> None:
     setup, prober = prober_of("moco", "method.symmetric=false")
-    assert prober.ages == [1, 2, 3]  # 40 entries, 16 a step
+    assert list(prober.oldest.values()) == [3]  # 40 entries, 16 a step
     steps(setup, 0, 4)
     for step in (1, 2, 3):
         prober.remember(step)
@@ -85,10 +91,71 @@ def test_a_frozen_encoder_has_a_staleness_of_exactly_1() -> None:
     assert moved["staleness"] < 1
 
 
+def test_each_age_is_held_against_the_encoder_of_that_time() -> None:
+    setup, prober = prober_of("moco", "method.symmetric=false", "method.num_negatives=1000")
+    keys = {}
+    for step in range(7):
+        prober.remember(step)
+        keys[step] = torch.cat([probe.key_ND for probe in probes(prober)])
+        steps(setup, step, step + 1)
+    now = torch.cat([probe.key_ND for probe in probes(prober)])
+    queue = figures(setup, prober, 7)["sources"]["Queue"]
+    by_age = {age: (now * keys[7 - age]).sum(1).mean().item() for age in (1, 2, 4, 7)}  # as far back as there is
+    assert queue["staleness_by_age"] == pytest.approx({str(age): cosine for age, cosine in by_age.items()}, abs=1e-6)
+    assert queue["oldest_age"] == 7
+    del prober.remembered[0]  # as if diagnostics had been switched on later
+    assert "staleness" not in figures(setup, prober, 7)["sources"]["Queue"]
+
+
+class Odd(NegativeSource):
+    """Learned vectors in two columns, one with scores alone, and one without any."""
+
+    learned = True
+
+    def columns(self, query_ND: Tensor, encoded: Any, query_view: int, key_view: int) -> list[Columns]:
+        vectors_KD = unit_norm(torch.ones(5, query_ND.shape[1]))
+        return [
+            Columns(vectors_KD),
+            Columns(vectors_KD[:3]),
+            Columns(scores_NM=query_ND[:, :4]),
+            Columns(vectors_KD[:0]),
+        ]
+
+
+class Growing(NegativeSource):
+    """Nothing yet."""
+
+    def columns(self, query_ND: Tensor, encoded: Any, query_view: int, key_view: int) -> list[Columns]:
+        return [Columns(query_ND[:0].detach())]
+
+
+def test_sources_of_other_shapes_are_described_too() -> None:
+    setup, _ = prober_of("moco")
+    encoder = setup.method.query_encoder
+    setup.method = Method(encoder, ((0, 1),), [Odd(), Growing(), Growing()], 0.2, lambda step: 0.9)
+    prober = Prober(setup.config, setup.method, setup.splits.train, runs.CPU)
+    prober.remember(2)
+    sources = figures(setup, prober, 3)["sources"]
+    assert list(sources) == ["Odd", "Growing 1", "Growing 2", "all"]
+    assert sources["Odd"]["negatives"] == sources["all"]["negatives"] == 12
+    assert sources["Odd"]["duplicates"] == 1 and sources["Odd"]["angle_degrees"] == 0
+    assert (sources["Growing 1"]["negatives"], sources["Growing 1"]["mass_share"]) == (0, 0)
+    assert sources["Growing 1"]["top1_cosine"] is None and sources["Growing 1"]["tracking"] is None
+
+
+def test_a_query_without_negatives_leaves_the_means_alone() -> None:
+    setup, prober = prober_of("moco", "method.mask_own_image=true", "method.num_negatives=1", "method.symmetric=false")
+    queue = setup.method.sources[0]
+    queue.index_K.fill_(probes(prober)[0].index_N[0])
+    told = figures(setup, prober, 0)["sources"]["Queue"]
+    assert told["negatives"] == 63 / 64  # one of 64 queries has none
+    assert all(value is None or math.isfinite(value) for value in told.values())
+
+
 def test_adversaries_that_are_copies_of_keys_track_in_full() -> None:
     setup, prober = prober_of("adco", "method.num_negatives=64")
     adversaries = setup.method.sources[1]
-    keys_PD = torch.cat([probe.key_ND for probe in prober._probes()])
+    keys_PD = torch.cat([probe.key_ND for probe in probes(prober)])
     adversaries.vectors_KD.copy_(keys_PD[:64])
     prober.remember(6)
     still = figures(setup, prober, 7)["sources"]["Adversaries"]
@@ -104,7 +171,7 @@ def test_adversaries_that_are_copies_of_keys_track_in_full() -> None:
 def test_the_queue_tells_images_that_are_the_querys_own() -> None:
     setup, prober = prober_of("moco")
     queue = setup.method.sources[0]
-    probe = next(prober._probes())
+    probe = probes(prober)[0]
     queue.index_K.copy_(probe.index_N.repeat(3)[:40])
     assert figures(setup, prober, 0)["sources"]["Queue"]["own_image_share"] > 0
     queue.index_K.fill_(-1)
@@ -114,9 +181,9 @@ def test_the_queue_tells_images_that_are_the_querys_own() -> None:
 
 def test_probe_images_are_training_images_under_their_numbers() -> None:
     setup, prober = prober_of("moco")
-    for probe in prober._probes():
+    for probe in probes(prober):
         assert probe.index_N.unique().numel() == 16
-    numbers = torch.cat([probe.index_N for probe in prober._probes()])
+    numbers = torch.cat([probe.index_N for probe in probes(prober)])
     assert len(numbers) == 64 and numbers.unique().numel() == 64
     assert torch.equal(numbers.sort().values, prober.position_P)
     assert torch.equal(setup.splits.train.labels_N[prober.position_P], prober.images.labels_N)
@@ -182,6 +249,14 @@ def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> No
         assert list(by_age) == ["1", "2", "3"]
         assert by_age["1"] > by_age["2"] > by_age["3"]
         assert diagnostics.over_ages({int(age): c for age, c in by_age.items()}) == row["sources"]["Queue"]["staleness"]
+
+
+def test_a_queue_older_than_the_run_is_looked_at_from_its_start(tmp_path: Path) -> None:
+    resolved = runs.short("moco", "method.symmetric=false", "method.num_negatives=300")  # 19 steps
+    execute(resolved, tmp_path, runs.CPU, runs.Quiet())
+    rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
+    told = [row["sources"]["Queue"].get("staleness_by_age", {}) for row in rows]
+    assert [list(by_age) for by_age in told] == [[], ["1", "2", "4"], ["1", "2", "4", "8"], ["1", "2", "4", "8", "12"]]
 
 
 def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
