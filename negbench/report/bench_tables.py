@@ -46,7 +46,8 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
     for subject in bench.main.subjects:
         if subject.kind == "matrices":
             continue
-        share = subject.facts.get("flops", math.nan) / subject.median / rate
+        flops = subject.facts["flops"]
+        share = math.nan if flops is None else flops / subject.median / rate
         bare, against = bench.main.ratio(subject, subject.bare_name), bench.main.ratio(subject, baseline)
         cells.append(
             [

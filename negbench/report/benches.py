@@ -1,6 +1,5 @@
 """Records of `negbench bench` as a report reads them: from their folders alone."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from negbench.bench.record import BENCH_SCHEMA_VERSION, RECORD, benches_in, is_bench, study_of
+from negbench.bench.record import RECORD, benches_in, is_bench, study_of
+from negbench.report.bench_record import BenchRecord, OtherVersionError, SubjectRecord, read_record
 from negbench.report.runs import Run
 from negbench.report.statistics import Interval, median_interval
 from negbench.study import Flat
@@ -90,7 +90,7 @@ class Bench:
 
     @property
     def device(self) -> str:
-        return str(self.environment.get("device"))
+        return str(self.environment["device"])
 
     @property
     def title(self) -> str:
@@ -141,56 +141,36 @@ def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
     benches, unused = [], []
     for path in paths:
         try:
-            content = json.loads((path / RECORD).read_text())
-            version = content["schema_version"]
-            if version != BENCH_SCHEMA_VERSION:
-                reason = f"its record is of schema {version}, this negbench reads {BENCH_SCHEMA_VERSION}"
-                unused.append(Run(path, "other version", reason))
-                continue
-            benches.append(_read(path, content))
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else "cannot be read"
-            unused.append(Run(path, "damaged", f"{RECORD} {what}"))
+            benches.append(_bench(path, read_record((path / RECORD).read_bytes())))
+        except OtherVersionError as error:
+            unused.append(Run(path, "other version", str(error)))
+        except (OSError, ValueError) as error:
+            unused.append(Run(path, "damaged", f"{RECORD}: {error}"))
     return benches, unused
 
 
-def _read(path: Path, content: Facts) -> Bench:
-    """ValueError, KeyError, TypeError or IndexError if it is damaged."""
-    groups = tuple(
-        Group(group["kind"], group["value"], tuple(_subject(facts, content["rounds"]) for facts in group["subjects"]))
-        for group in content["groups"]
-    )
-    if groups[0].kind != "study" or not any(subject.is_method for subject in groups[0].subjects):
-        raise ValueError
+def _bench(path: Path, record: BenchRecord) -> Bench:
     return Bench(
         path,
-        study=str(content["study"]),
-        rounds=int(content["rounds"]),
-        steps=int(content["steps_per_turn"]),
-        num_groups=int(content["num_groups"]),
-        part_names=tuple(content["parts"]),
-        settings=dict(content["settings"]),
-        environment=dict(content["environment"]),
-        groups=groups,
+        study=record.study,
+        rounds=record.rounds,
+        steps=record.steps_per_turn,
+        num_groups=record.num_groups,
+        part_names=tuple(record.parts),
+        settings=record.settings,
+        environment=record.environment.model_dump(),
+        groups=tuple(Group(g.kind, g.value, tuple(map(_subject, g.subjects))) for g in record.groups),
     )
 
 
-def _subject(facts: Facts, rounds: int) -> Subject:
-    seconds = np.array(facts.get("seconds", []), float)
-    parts = {name: np.array(values, float) for name, values in facts.get("parts", {}).items()}
-    expected = 0 if facts.get("out_of_memory") else rounds
-    if len(seconds) != expected or any(len(values) != expected for values in parts.values()):
-        raise ValueError
-    if not (np.isfinite(seconds).all() and (seconds > 0).all()):
-        raise ValueError
-    is_matrices = facts["kind"] == "matrices"
+def _subject(record: SubjectRecord) -> Subject:
     return Subject(
-        facts["kind"],
-        str(facts["name"]),
-        batch_size=0 if is_matrices else int(facts["batch_size"]),
-        num_negatives=None if is_matrices else facts["num_negatives"],
-        seconds=seconds,
-        parts=parts,
-        facts=facts,
-        settings=dict(facts.get("settings", {})),
+        record.kind,
+        record.name,
+        batch_size=record.batch_size or 0,
+        num_negatives=record.num_negatives,
+        seconds=np.array(record.seconds),
+        parts={name: np.array(values) for name, values in record.parts.items()},
+        facts=record.model_dump(),
+        settings=record.settings,
     )
