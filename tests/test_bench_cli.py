@@ -92,6 +92,8 @@ def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monke
         (["--num-negatives", "4096:256"], "--num-negatives 4096:256: give one number N, or LOW:HIGH"),
         (["--num-negatives", "0"], "--num-negatives 0: give one number N"),
         (["--num-negatives", "1:2:3"], "--num-negatives 1:2:3: give one number N"),
+        (["--num-negatives", str(2**63 - 1)], "a size is at most 2**40, which is 1,099,511,627,776"),
+        (["--num-negatives", "256:99999999999999999999"], "a size is at most 2**40"),
         (["--batch-size", "many"], "--batch-size many: give one number N"),
         (["--batch-size", ""], "--batch-size : give one number N"),
         (["--methods", "simclr,byol", "--num-negatives", "256"], "none of the methods (simclr, byol) has the setting"),

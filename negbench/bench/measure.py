@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from negbench.bench.plan import Group, is_own, size_of
 from negbench.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
 from negbench.bench.subjects import BareSubject, MatrixSubject, MethodSubject, Subject
-from negbench.data.sets import ResidentSet
 from negbench.span import Spans
 from negbench.study import flatten
 
@@ -30,7 +29,6 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype | None  # of the encoder's autocast
-    images: ResidentSet
     rounds: int
     steps: int  # timed ones a turn
     matrix_size: int
@@ -70,7 +68,7 @@ def _methods(group: Group, machine: Machine) -> list[Entry]:
         settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
 
         def build(resolved: Any = resolved) -> Subject:
-            return MethodSubject(resolved, machine.images, machine.device, machine.dtype)
+            return MethodSubject(resolved, machine.device, machine.dtype)
 
         facts = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
         entries.append(Entry(build, facts | _sizes(resolved.config.batch_size, size_of(resolved))))
@@ -84,7 +82,7 @@ def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
     for passes in dict.fromkeys(entry.facts["passes"] for entry in methods if "passes" in entry.facts):
 
         def build(passes: Any = passes) -> Subject:
-            return BareSubject(config, passes, machine.images, machine.device, machine.dtype)
+            return BareSubject(config, passes, machine.device, machine.dtype)
 
         facts = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
         entries.append(Entry(build, facts | _sizes(config.batch_size, None)))
@@ -105,7 +103,7 @@ def _sizes(batch_size: int, num_negatives: int | None) -> Facts:
 
 
 def _examine(entry: Entry, device: torch.device) -> None:
-    """Peak memory and operations of a step, with nothing else of the bench but its images on the device."""
+    """Peak memory and operations of a step, with nothing else of the bench on the device."""
     release(device)
     with without_reuse(device):
         found, reason = unless_out_of_memory(lambda: examine(entry.build, device))

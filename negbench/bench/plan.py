@@ -11,6 +11,7 @@ from negbench.setup import check_batch
 from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, Resolved, flatten, resolve
 
 SMALLEST_NUM_NEGATIVES = 256  # of the sweep that nobody asked for
+LARGEST_SIZE = 2**40  # beyond any memory, and small enough for bytes to be counted in 64 bits
 NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
 
 
@@ -41,10 +42,6 @@ class Plan:
         """Settings that all methods of the study's own setting share."""
         return {key: value for key, value in flatten(self.config).items() if not is_own(key)}
 
-    @property
-    def largest_batch(self) -> int:
-        return max(method.config.batch_size for group in self.groups for method in group.methods)
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -74,6 +71,8 @@ def parse_sizes(option: str, text: str, factor: int) -> Sizes:
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(numbers) != len(parts) or len(parts) > 2 or not 1 <= numbers[0] <= numbers[-1]:
         raise ValueError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
+    if numbers[-1] > LARGEST_SIZE:
+        raise ValueError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
     if len(numbers) == 1:
         return Sizes(single=numbers[0])
     low, high = numbers

@@ -9,7 +9,6 @@ from negbench.bench.measure import Machine, examined, timed
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
 from negbench.bench.space import limited_to_free_memory
-from negbench.bench.subjects import random_images
 from negbench.span import PARTS, REST
 
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
@@ -28,8 +27,7 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic)
     folder.check_writable()
-    images = random_images(config, plan.largest_batch, device)
-    machine = Machine(device, dtype, images, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
+    machine = Machine(device, dtype, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
     facts = {
         "study": config.study,
         "rounds": rounds,
