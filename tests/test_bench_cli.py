@@ -89,6 +89,8 @@ def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monke
     [
         (["--methods", "mocco"], "unknown method 'mocco', did you mean 'moco'?"),
         (["--methods", "moco,byol,moco"], "--methods names moco twice"),
+        (["--methods", ","], "--methods ,: name methods, with commas between them, or leave the option out for all"),
+        (["--methods", ""], "--methods : name methods"),
         (["--num-negatives", "4096:256"], "--num-negatives 4096:256: give one number N, or LOW:HIGH"),
         (["--num-negatives", "0"], "--num-negatives 0: give one number N"),
         (["--num-negatives", "1:2:3"], "--num-negatives 1:2:3: give one number N"),

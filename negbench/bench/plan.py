@@ -52,6 +52,16 @@ class Sizes:
     asked: bool = True  # by the user, not by default
 
 
+def parse_methods(text: str | None) -> list[str]:
+    """Of `--methods`; all without it."""
+    if text is None:
+        return list(list_methods())
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise ValueError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
+    return names
+
+
 def parse_num_negatives(text: str | None, largest: int) -> Sizes:
     """Of `--num-negatives`; without it a sweep up to `largest`."""
     if text is None:
@@ -105,7 +115,7 @@ def make_plan(
         chosen = [f"{key}={size}" for key, size in sizes.items() if size is not None]
         return resolve(name, study, [*overrides, *chosen])
 
-    names = _checked(names)
+    _check_different(names)
     batch = batch_size.single if batch_size else None
     main = []
     for name in names:
@@ -143,14 +153,12 @@ def is_own(key: str) -> bool:
     return key.startswith(CONTROLLED_BLOCK_KEYS)
 
 
-def _checked(names: Sequence[str]) -> list[str]:
-    """All methods if none is named. ValueError for one that is named twice: its rows could not be told apart."""
-    chosen = list(names) or list(list_methods())
-    called = [find_method(name).name for name in chosen]
+def _check_different(names: Sequence[str]) -> None:
+    """ValueError for a method that is named twice: its rows could not be told apart."""
+    called = [find_method(name).name for name in names]
     for name in called:
         if called.count(name) > 1:
             raise ValueError(f"--methods names {name} twice; name each method once")
-    return chosen
 
 
 def _check_equal_settings(methods: Sequence[Resolved]) -> None:
