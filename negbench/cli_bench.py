@@ -62,7 +62,7 @@ def bench(
             with _progress(chosen) as tell:
                 run.execute(chosen, where, rounds, folder, tell)
         except KeyboardInterrupt:
-            kept = f"{folder.num_groups} of {len(chosen.groups)} groups are kept in {folder.path}"
+            kept = f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
             _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
             raise typer.Exit(130) from None
         _show(folder.path)

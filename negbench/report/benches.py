@@ -27,7 +27,7 @@ class Subject:
     name: str
     batch_size: int
     num_negatives: int | None
-    seconds: Floats  # empty where it ran out of memory
+    seconds: Floats  # empty where it ran out of memory, or the bench was stopped before
     parts: dict[str, Floats]
     facts: Facts
     settings: Flat = field(default_factory=dict)  # the method's own
@@ -38,7 +38,11 @@ class Subject:
 
     @property
     def median(self) -> float:
-        return float(np.median(self.seconds)) if len(self.seconds) else math.nan
+        return float(np.median(self.seconds)) if self.is_timed else math.nan
+
+    @property
+    def is_timed(self) -> bool:
+        return len(self.seconds) > 0
 
     @property
     def out_of_memory(self) -> str:
@@ -60,13 +64,18 @@ class Group:
     value: int | None
     subjects: tuple[Subject, ...]
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no subject awaits its turns."""
+        return all(subject.is_timed or subject.out_of_memory for subject in self.subjects)
+
     def named(self, name: str | None) -> Subject | None:
         return next((subject for subject in self.subjects if subject.name == name), None)
 
     def ratio(self, subject: Subject, name: str | None) -> Interval | None:
         """Median over rounds of `subject`'s seconds over those of `name`, with its bootstrap interval; None without."""
         other = self.named(name)
-        if other is None or other is subject or not len(other.seconds) or not len(subject.seconds):
+        if other is None or other is subject or not other.is_timed or not subject.is_timed:
             return None
         return median_interval((subject.seconds / other.seconds).tolist())
 
