@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,46 @@ def test_images_take_the_memory_of_one() -> None:
     images = random_images(runs.short("moco", f"batch_size={2**40}").config, CPU)
     assert len(images) == 2**41 and images.images_NCHW.untyped_storage().nbytes() == 3 * 8 * 8
     assert images.labels_N.untyped_storage().nbytes() == 8
+
+
+def test_running_out_of_memory_beside_the_others_is_told_as_such() -> None:
+    class Late(Counted):
+        def step(self) -> None:
+            super().step()
+            if len(self.log) > 2:  # in the second round
+                raise MemoryError("no more")
+
+    def unbuilt() -> Counted:
+        raise MemoryError("no room")
+
+    builds = {"late": lambda: Late("late", []), "unbuilt": unbuilt, "fits": lambda: Counted("fits", [])}
+    entries = [Entry(build, {"name": name}) for name, build in builds.items()]
+    late, unbuilt_, fits = measure.timed(entries, _machine(rounds=2), lambda text: None)
+    assert late == {"name": "late", "out_of_memory": "beside the others of its group: no more"}
+    assert unbuilt_ == {"name": "unbuilt", "out_of_memory": "beside the others of its group: no room"}
+    assert len(fits["seconds"]) == 2 and "out_of_memory" not in fits
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_errors_name_the_subject_and_its_size(error: type[Exception]) -> None:
+    def build() -> Counted:
+        raise error("a mistake")
+
+    entry = Entry(build, {"name": "mine", "num_negatives": 512, "batch_size": 64})
+    for work in (lambda: measure._examine(entry, CPU), lambda: measure.timed([entry], _machine(), print)):
+        with pytest.raises(error, match="a mistake") as raised:
+            work()
+        told = "".join(traceback.format_exception(raised.value))
+        assert "mine, num_negatives 512, batch_size 64" in told
+
+
+def test_a_step_of_moco_counts_the_products_with_each_key() -> None:
+    def operations(num_negatives: int) -> int:
+        resolved = runs.short("moco", f"method.num_negatives={num_negatives}", "method.symmetric=true")
+        return int(measure.examine(lambda: MethodSubject(resolved, CPU, None), CPU)["flops"])
+
+    queries, dim = 2 * 16, 8  # of both views; products: cosines, and their gradient by the queries
+    assert operations(96) - operations(32) == 2 * (2 * queries * (96 - 32) * dim)
 
 
 def test_an_allocation_beyond_what_is_free_fails_and_the_limit_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:

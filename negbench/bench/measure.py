@@ -6,7 +6,7 @@ disturbs the machine for longer than a round meets all subjects alike, and ratio
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +20,7 @@ from negbench.study import flatten
 WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a subject alone
 WARMUP_ROUNDS = 1
 Facts = dict[str, Any]
+T = TypeVar("T")
 Tell = Callable[[str], None]
 
 
@@ -106,9 +107,22 @@ def _examine(entry: Entry, device: torch.device) -> None:
     """Peak memory and operations of a step, with nothing else of the bench on the device."""
     release(device)
     with without_reuse(device):
-        found, reason = unless_out_of_memory(lambda: examine(entry.build, device))
+        found, reason = _attempt(entry, lambda: examine(entry.build, device))
     entry.facts |= {"out_of_memory": reason} | (found or {})
     release(device)
+
+
+def _attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """As `unless_out_of_memory`; other errors say which subject's they are, and at which size."""
+    try:
+        return unless_out_of_memory(work)
+    except Exception as error:
+        sizes = (f"{key} {entry.facts[key]}" for key in ("num_negatives", "batch_size") if entry.facts.get(key))
+        who = ", ".join([entry.facts["name"], *sizes])
+        if isinstance(error, ValueError):
+            raise ValueError(f"{who}: {error}") from error
+        error.add_note(f"in the bench: {who}")
+        raise
 
 
 def examine(build: Callable[[], Subject], device: torch.device) -> Facts:
@@ -132,7 +146,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
         if not entry.facts.get("out_of_memory"):
-            subject, reason = unless_out_of_memory(entry.build)
+            subject, reason = _attempt(entry, entry.build)
             if subject is None:
                 entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
             else:
@@ -140,7 +154,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
         tell(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
         for number in list(subjects):
-            turn, reason = unless_out_of_memory(lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
+            turn, reason = _attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
             if turn is None:
                 entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
                 del subjects[number], turns[number]
