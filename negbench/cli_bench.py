@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py. Default: all.")] = "",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, with commas: names or FILE.py.", show_default="all")
+    ] = None,
     config: Study = "quickstart",
     settings: Settings = None,
     num_negatives: Annotated[
@@ -49,7 +51,7 @@ def bench(
 
         where = choose_device(device)
         chosen = plan.make_plan(
-            [name for name in methods.split(",") if name],
+            plan.parse_methods(methods),
             config,
             [*(settings or []), *([f"model.name={model}"] if model else [])],
             plan.parse_num_negatives(num_negatives, run.LARGEST_NUM_NEGATIVES[where.type]),
@@ -60,7 +62,7 @@ def bench(
             with _progress(chosen) as tell:
                 run.execute(chosen, where, rounds, folder, tell)
         except KeyboardInterrupt:
-            kept = f"{folder.num_groups} of {len(chosen.groups)} groups are kept in {folder.path}"
+            kept = f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
             _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
             raise typer.Exit(130) from None
         _show(folder.path)

@@ -1,7 +1,9 @@
 """What a bench steps, in which order, and what it counts."""
 
+import json
 import os
 import resource
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from negbench.bench import measure, space
+from negbench.bench import measure, run, space
 from negbench.bench.measure import Entry, Machine
 from negbench.bench.plan import Sizes, make_plan, parse_sizes
+from negbench.bench.record import BenchFolder
 from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.display import Quiet
@@ -40,8 +43,7 @@ class Counted:
 
 
 def _machine(rounds: int = 2, steps: int = 1) -> Machine:
-    images = random_images(runs.short().config, 16, CPU)
-    return Machine(CPU, None, images, rounds, steps, matrix_size=8)
+    return Machine(CPU, None, rounds, steps, matrix_size=8)
 
 
 def test_subjects_take_turns() -> None:
@@ -67,9 +69,9 @@ def test_operations_are_counted() -> None:
 
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_bare_step_makes_the_methods_passes(name: str) -> None:
-    resolved, images = runs.short(name), random_images(runs.short(name).config, 16, CPU)
-    subject = MethodSubject(resolved, images, CPU, None)
-    bare = BareSubject(resolved.config, passes_of(subject.method), images, CPU, None)
+    resolved = runs.short(name)
+    subject = MethodSubject(resolved, CPU, None)
+    bare = BareSubject(resolved.config, passes_of(subject.method), CPU, None)
     encoders = (subject.method.query_encoder, subject.method.key_encoder, bare.encoder, bare.key_encoder)
     calls = Counter[int]()
     for place, encoder in enumerate(encoders):
@@ -83,8 +85,8 @@ def test_a_bare_step_makes_the_methods_passes(name: str) -> None:
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_method_is_stepped_as_the_trainer_steps_it(name: str, tmp_path: Path) -> None:
     resolved = runs.short(name)
-    config, images = resolved.config, random_images(resolved.config, 16, CPU)
-    subject = MethodSubject(resolved, images, CPU, None)
+    config, images = resolved.config, random_images(resolved.config, CPU)
+    subject = MethodSubject(resolved, CPU, None)
     subject.number, subject.batches = 0, training_batches(images, config, CPU, 0, 4)
     method = build_method(resolved, len(images), CPU, None).train()
     optimizer = build_optimizer(method, config.optimizer)
@@ -99,7 +101,7 @@ def test_a_method_is_stepped_as_the_trainer_steps_it(name: str, tmp_path: Path) 
 
 def test_adversaries_climb_and_weights_stay() -> None:
     resolved = runs.short("adco")  # K = 40, 32 keys a step: a run's first two steps would only store keys
-    subject = MethodSubject(resolved, random_images(resolved.config, 16, CPU), CPU, None)
+    subject = MethodSubject(resolved, CPU, None)
     before = {name: value.clone() for name, value in subject.method.state_dict().items()}
     subject.step()
     after = subject.method.state_dict()
@@ -109,7 +111,7 @@ def test_adversaries_climb_and_weights_stay() -> None:
 
 
 def test_groups_of_the_default_sweeps() -> None:
-    plan = make_plan([], "quickstart", [], Sizes(swept=(256, 1024, 4096), asked=False), None)
+    plan = make_plan(tiny.METHODS, "quickstart", [], Sizes(swept=(256, 1024, 4096), asked=False), None)
     shapes = [(g.kind, g.value, [r.config.method.name for r in g.methods]) for g in plan.groups]
     every, sized = tiny.METHODS, ["adco", "moco"]
     assert shapes == [
@@ -149,6 +151,62 @@ def test_running_out_of_memory_is_a_fact_and_the_others_go_on() -> None:
     assert "can't allocate memory" in facts["moco"]["out_of_memory"] and "seconds" not in facts["moco"]
     assert "bare 2+2" not in facts  # of no method that could be built
     assert facts["simclr"]["out_of_memory"] is None and len(facts["simclr"]["seconds"]) == 2
+
+
+def test_a_batch_too_large_is_a_row_and_the_other_groups_go_on(tmp_path: Path) -> None:
+    plan = make_plan(["moco", "simclr"], "quickstart", [*runs.SHORT], NO_SIZES, Sizes(swept=(2**40,)))
+    folder = BenchFolder(tmp_path, "quickstart", "cpu")
+    run.execute(plan, CPU, 2, folder, lambda number, text: None)
+    main, large = json.loads((folder.path / "bench.json").read_text())["groups"]
+    assert all(len(subject["seconds"]) == 2 for subject in main["subjects"])
+    assert [subject["name"] for subject in large["subjects"]] == ["moco", "simclr"]
+    assert all("can't allocate memory" in subject["out_of_memory"] for subject in large["subjects"])
+
+
+def test_images_take_the_memory_of_one() -> None:
+    images = random_images(runs.short("moco", f"batch_size={2**40}").config, CPU)
+    assert len(images) == 2**41 and images.images_NCHW.untyped_storage().nbytes() == 3 * 8 * 8
+    assert images.labels_N.untyped_storage().nbytes() == 8
+
+
+def test_running_out_of_memory_beside_the_others_is_told_as_such() -> None:
+    class Late(Counted):
+        def step(self) -> None:
+            super().step()
+            if len(self.log) > 2:  # in the second round
+                raise MemoryError("no more")
+
+    def unbuilt() -> Counted:
+        raise MemoryError("no room")
+
+    builds = {"late": lambda: Late("late", []), "unbuilt": unbuilt, "fits": lambda: Counted("fits", [])}
+    entries = [Entry(build, {"name": name}) for name, build in builds.items()]
+    late, unbuilt_, fits = measure.timed(entries, _machine(rounds=2), lambda text: None)
+    assert late == {"name": "late", "out_of_memory": "beside the others of its group: no more"}
+    assert unbuilt_ == {"name": "unbuilt", "out_of_memory": "beside the others of its group: no room"}
+    assert len(fits["seconds"]) == 2 and "out_of_memory" not in fits
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_errors_name_the_subject_and_its_size(error: type[Exception]) -> None:
+    def build() -> Counted:
+        raise error("a mistake")
+
+    entry = Entry(build, {"name": "mine", "num_negatives": 512, "batch_size": 64})
+    for work in (lambda: measure._examine(entry, CPU), lambda: measure.timed([entry], _machine(), print)):
+        with pytest.raises(error, match="a mistake") as raised:
+            work()
+        told = "".join(traceback.format_exception(raised.value))
+        assert "mine, num_negatives 512, batch_size 64" in told
+
+
+def test_a_step_of_moco_counts_the_products_with_each_key() -> None:
+    def operations(num_negatives: int) -> int:
+        resolved = runs.short("moco", f"method.num_negatives={num_negatives}", "method.symmetric=true")
+        return int(measure.examine(lambda: MethodSubject(resolved, CPU, None), CPU)["flops"])
+
+    queries, dim = 2 * 16, 8  # of both views; products: cosines, and their gradient by the queries
+    assert operations(96) - operations(32) == 2 * (2 * queries * (96 - 32) * dim)
 
 
 def test_an_allocation_beyond_what_is_free_fails_and_the_limit_is_lifted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,34 +54,44 @@ def test_a_whole_bench(tmp_path: Path) -> None:
 
 def test_a_second_bench_has_a_folder_of_its_own(tmp_path: Path) -> None:
     first = BenchFolder(tmp_path, "golden", "cpu")
-    first.write({}, [], complete=True)
+    first.write({"num_groups": 1}, [], num_timed=0)
     second = BenchFolder(tmp_path, "golden", "cpu")
-    second.write({}, [], complete=True)
+    second.write({"num_groups": 1}, [], num_timed=0)
     assert first.path != second.path and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = []
+    done: list[int] = []
+    measured = run.timed
 
-    def timed(*_: Any) -> list[benches.Facts]:
+    def timed(*arguments: Any) -> list[benches.Facts]:
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(1)
-        return [benches.subject("moco", [0.1, 0.1])]
+        return measured(*arguments)
 
     monkeypatch.setattr(run, "timed", timed)
-    code, _, told = invoke(*QUICK, "--methods", "moco", "--batch-size", "16", "--output", tmp_path)
+    sizes = ("--num-negatives", "16:32", "--batch-size", "16")
+    code, _, told = invoke(*QUICK, "--methods", "moco,simclr", *sizes, "--output", tmp_path)
     assert code == 130
-    if not after:
-        assert "no group was done, so nothing is kept" in told and not list(tmp_path.iterdir())
-        return
     (folder,) = tmp_path.iterdir()
-    assert f"interrupted; 1 of 5 groups are kept in {folder}" in told
+    assert f"interrupted; memory of 3 groups and times of {after}, of 3, are kept in {folder}" in told
     record = json.loads((folder / "bench.json").read_text())
-    assert not record["complete"] and len(record["groups"]) == 1
-    shown = CliRunner().invoke(app, ["report", str(folder), "--tables-only"])
-    assert shown.exit_code == 0 and "1 of its 5 groups are here" in shown.output
+    assert not record["complete"] and len(record["groups"]) == 3
+    shown = CliRunner().invoke(app, ["report", str(folder)])
+    assert shown.exit_code == 0 and f"times of {after} of its 3 groups are here" in shown.output
+    assert "not timed" in shown.output and "damaged" not in shown.output
+
+
+def test_ctrl_c_before_any_group_is_done_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def examined(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "examined", examined)
+    code, _, told = invoke(*QUICK, "--methods", "moco", "--output", tmp_path)
+    assert code == 130
+    assert "no group was done, so nothing is kept" in told and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -89,9 +99,13 @@ def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monke
     [
         (["--methods", "mocco"], "unknown method 'mocco', did you mean 'moco'?"),
         (["--methods", "moco,byol,moco"], "--methods names moco twice"),
+        (["--methods", ","], "--methods ,: name methods, with commas between them, or leave the option out for all"),
+        (["--methods", ""], "--methods : name methods"),
         (["--num-negatives", "4096:256"], "--num-negatives 4096:256: give one number N, or LOW:HIGH"),
         (["--num-negatives", "0"], "--num-negatives 0: give one number N"),
         (["--num-negatives", "1:2:3"], "--num-negatives 1:2:3: give one number N"),
+        (["--num-negatives", str(2**63 - 1)], "a size is at most 2**40, which is 1,099,511,627,776"),
+        (["--num-negatives", "256:99999999999999999999"], "a size is at most 2**40"),
         (["--batch-size", "many"], "--batch-size many: give one number N"),
         (["--batch-size", ""], "--batch-size : give one number N"),
         (["--methods", "simclr,byol", "--num-negatives", "256"], "none of the methods (simclr, byol) has the setting"),

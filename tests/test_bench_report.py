@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -147,11 +149,49 @@ def test_damaged_records_are_listed_with_the_reason(bench: Path) -> None:
     assert [section.bench.path for section in report.benches] == [bench]
     assert {run.name: (run.state, run.reason) for run in report.unused} == {
         "b-other": ("other version", "its record is of schema 99, this negbench reads 1"),
-        "b-short": ("damaged", "bench.json cannot be read"),
-        "b-lacking": ("damaged", "bench.json lacks 'rounds'"),
-        "b-cut": ("damaged", "bench.json cannot be read"),
-        "b-nothing": ("damaged", "bench.json cannot be read"),
+        "b-short": ("damaged", "bench.json: adco has 3 rounds, not 4"),
+        "b-lacking": ("damaged", "bench.json: rounds: Field required"),
+        "b-cut": ("damaged", "bench.json: Invalid JSON: EOF while parsing a string at line 1 column 8"),
+        "b-nothing": ("damaged", "bench.json: groups.0.subjects.0.seconds.0: Input should be a valid number"),
     }
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every dictionary or list in `content` with each of its keys, at all levels."""
+    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield content, key
+        yield from _places(content[key])
+
+
+def test_a_record_with_any_one_field_damaged_hides_nothing_else(bench: Path, tmp_path: Path) -> None:
+    main = [
+        benches.subject("moco", [0.1, 0.2], num_negatives=256, source_state_bytes=8, settings={"optimizer.lr": 1.0})
+    ]
+    main += [benches.subject("bare 2+2", [0.1, 0.1], "bare"), benches.subject("matrices", [0.1, 0.1], "matrices")]
+    large = [benches.lost("moco", num_negatives=512)]
+    small = benches.write(tmp_path / "small", [("study", None, main), ("num_negatives", 512, large)])
+    whole = small / "bench.json"
+    count = 0  # of records that can still be used
+    for number in range(len(list(_places(json.loads(whole.read_text()))))):
+        for damage in (None, "x", [], {}, 3, -1, float("nan"), "deleted"):
+            content = json.loads(whole.read_text())
+            holder, key = list(_places(content))[number]
+            holder[key] = damage
+            if damage == "deleted":
+                del holder[key]
+            folder = tmp_path / "damaged"
+            folder.mkdir(exist_ok=True)
+            (folder / "bench.json").write_text(json.dumps(content))
+            used, unused = load_benches([bench, folder])
+            assert len(used) + len(unused) == 2 and all(run.reason for run in unused)
+            if len(used) == 2:
+                made = build.build(unused, None, (), used[1:])
+                build._facts(made)
+                count += 1
+                if count % 40 == 0:
+                    build.write(made, tmp_path / "report", lambda text: None)
+    assert count > 80
 
 
 def test_two_benches_have_sections_of_their_own(bench: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_paired_ratio_is_the_t_interval_of_logs() -> None:
     assert (ratio.centre, ratio.low, ratio.high) == pytest.approx(tuple(np.exp([logs.mean(), low, high])))
 
 
-@pytest.mark.parametrize("values", [(3.0, 1.0, 2.0), (5.0, 1.0, 4.0, 2.0, 3.0)])
+@pytest.mark.parametrize("values", [(3.0, 1.0), (3.0, 1.0, 2.0), (4.0, 1.0, 8.0, 2.0), (5.0, 1.0, 4.0, 2.0, 3.0)])
 def test_median_interval_looks_at_every_resample(values: tuple[float, ...]) -> None:
     medians = [np.median(resample) for resample in itertools.product(values, repeat=len(values))]
     low, high = np.quantile(medians, (0.025, 0.975), method="inverted_cdf")
@@ -98,5 +98,8 @@ def test_medians_of_infinite_times() -> None:
     inf = math.inf
     assert median_interval([1.0, 2.0, inf]).centre == 2 and median_interval([1.0, 2.0, inf]).high == inf
     assert median_interval([inf, inf, 1.0]).centre == inf
-    assert median_interval([1.0, 3.0]).centre == 1  # no mean of two values, of which one may be infinite
+    interval = median_interval([1.0, inf])  # there is no mean of the two
+    assert (interval.centre, interval.low, interval.high) == (1, 1, inf)
+    interval = median_interval([3.0, 2.0, inf, 1.0])
+    assert (interval.centre, interval.low, interval.high) == (2, 1, inf)
     assert math.isnan(median_interval([4.0]).low) and median_interval([4.0]).centre == 4

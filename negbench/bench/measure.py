@@ -6,7 +6,7 @@ disturbs the machine for longer than a round meets all subjects alike, and ratio
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from negbench.bench.plan import Group, is_own, size_of
 from negbench.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
 from negbench.bench.subjects import BareSubject, MatrixSubject, MethodSubject, Subject
-from negbench.data.sets import ResidentSet
 from negbench.span import Spans
 from negbench.study import flatten
 
 WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a subject alone
 WARMUP_ROUNDS = 1
 Facts = dict[str, Any]
+T = TypeVar("T")
 Tell = Callable[[str], None]
 
 
@@ -30,7 +30,6 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype | None  # of the encoder's autocast
-    images: ResidentSet
     rounds: int
     steps: int  # timed ones a turn
     matrix_size: int
@@ -70,7 +69,7 @@ def _methods(group: Group, machine: Machine) -> list[Entry]:
         settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
 
         def build(resolved: Any = resolved) -> Subject:
-            return MethodSubject(resolved, machine.images, machine.device, machine.dtype)
+            return MethodSubject(resolved, machine.device, machine.dtype)
 
         facts = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
         entries.append(Entry(build, facts | _sizes(resolved.config.batch_size, size_of(resolved))))
@@ -84,7 +83,7 @@ def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
     for passes in dict.fromkeys(entry.facts["passes"] for entry in methods if "passes" in entry.facts):
 
         def build(passes: Any = passes) -> Subject:
-            return BareSubject(config, passes, machine.images, machine.device, machine.dtype)
+            return BareSubject(config, passes, machine.device, machine.dtype)
 
         facts = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
         entries.append(Entry(build, facts | _sizes(config.batch_size, None)))
@@ -105,12 +104,25 @@ def _sizes(batch_size: int, num_negatives: int | None) -> Facts:
 
 
 def _examine(entry: Entry, device: torch.device) -> None:
-    """Peak memory and operations of a step, with nothing else of the bench but its images on the device."""
+    """Peak memory and operations of a step, with nothing else of the bench on the device."""
     release(device)
     with without_reuse(device):
-        found, reason = unless_out_of_memory(lambda: examine(entry.build, device))
+        found, reason = _attempt(entry, lambda: examine(entry.build, device))
     entry.facts |= {"out_of_memory": reason} | (found or {})
     release(device)
+
+
+def _attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """As `unless_out_of_memory`; other errors say which subject's they are, and at which size."""
+    try:
+        return unless_out_of_memory(work)
+    except Exception as error:
+        sizes = (f"{key} {entry.facts[key]}" for key in ("num_negatives", "batch_size") if entry.facts.get(key))
+        who = ", ".join([entry.facts["name"], *sizes])
+        if isinstance(error, ValueError):
+            raise ValueError(f"{who}: {error}") from error
+        error.add_note(f"in the bench: {who}")
+        raise
 
 
 def examine(build: Callable[[], Subject], device: torch.device) -> Facts:
@@ -134,7 +146,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
         if not entry.facts.get("out_of_memory"):
-            subject, reason = unless_out_of_memory(entry.build)
+            subject, reason = _attempt(entry, entry.build)
             if subject is None:
                 entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
             else:
@@ -142,7 +154,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
         tell(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
         for number in list(subjects):
-            turn, reason = unless_out_of_memory(lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
+            turn, reason = _attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
             if turn is None:
                 entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
                 del subjects[number], turns[number]

@@ -11,6 +11,7 @@ from negbench.setup import check_batch
 from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, Resolved, flatten, resolve
 
 SMALLEST_NUM_NEGATIVES = 256  # of the sweep that nobody asked for
+LARGEST_SIZE = 2**40  # beyond any memory, and small enough for bytes to be counted in 64 bits
 NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
 
 
@@ -41,10 +42,6 @@ class Plan:
         """Settings that all methods of the study's own setting share."""
         return {key: value for key, value in flatten(self.config).items() if not is_own(key)}
 
-    @property
-    def largest_batch(self) -> int:
-        return max(method.config.batch_size for group in self.groups for method in group.methods)
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -53,6 +50,16 @@ class Sizes:
     single: int | None = None
     swept: tuple[int, ...] = ()
     asked: bool = True  # by the user, not by default
+
+
+def parse_methods(text: str | None) -> list[str]:
+    """Of `--methods`; all without it."""
+    if text is None:
+        return list(list_methods())
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise ValueError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
+    return names
 
 
 def parse_num_negatives(text: str | None, largest: int) -> Sizes:
@@ -74,6 +81,8 @@ def parse_sizes(option: str, text: str, factor: int) -> Sizes:
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(numbers) != len(parts) or len(parts) > 2 or not 1 <= numbers[0] <= numbers[-1]:
         raise ValueError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
+    if numbers[-1] > LARGEST_SIZE:
+        raise ValueError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
     if len(numbers) == 1:
         return Sizes(single=numbers[0])
     low, high = numbers
@@ -106,7 +115,7 @@ def make_plan(
         chosen = [f"{key}={size}" for key, size in sizes.items() if size is not None]
         return resolve(name, study, [*overrides, *chosen])
 
-    names = _checked(names)
+    _check_different(names)
     batch = batch_size.single if batch_size else None
     main = []
     for name in names:
@@ -144,14 +153,12 @@ def is_own(key: str) -> bool:
     return key.startswith(CONTROLLED_BLOCK_KEYS)
 
 
-def _checked(names: Sequence[str]) -> list[str]:
-    """All methods if none is named. ValueError for one that is named twice: its rows could not be told apart."""
-    chosen = list(names) or list(list_methods())
-    called = [find_method(name).name for name in chosen]
+def _check_different(names: Sequence[str]) -> None:
+    """ValueError for a method that is named twice: its rows could not be told apart."""
+    called = [find_method(name).name for name in names]
     for name in called:
         if called.count(name) > 1:
             raise ValueError(f"--methods names {name} twice; name each method once")
-    return chosen
 
 
 def _check_equal_settings(methods: Sequence[Resolved]) -> None:

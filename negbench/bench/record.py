@@ -20,21 +20,26 @@ class BenchFolder:
         while self.path.exists():
             number += 1
             self.path = base.with_name(f"{base.name}-{number}")
-        self.num_groups = 0  # on disk
+        self.num_groups = self.num_timed = 0  # on disk
 
     def check_writable(self) -> None:
         """ValueError if the folder cannot be made, before time is spent on measuring."""
         RunFolder(self.path).check_writable()
 
-    def write(self, facts: dict[str, Any], groups: list[dict[str, Any]], complete: bool) -> None:
-        """Everything measured until now. `StorageError` if it cannot be written."""
+    def write(self, facts: dict[str, Any], groups: list[dict[str, Any]], num_timed: int) -> None:
+        """Everything measured until now; the first `num_timed` groups have times. `StorageError` if it fails."""
+        complete = num_timed == facts["num_groups"]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             content = {"schema_version": BENCH_SCHEMA_VERSION, "complete": complete, **facts, "groups": groups}
             write_json(self.path / RECORD, content)
         except OSError as error:
-            raise storage_error(self.path / RECORD, error, f"{self.num_groups} groups are whole in it") from None
-        self.num_groups = len(groups)
+            raise storage_error(self.path / RECORD, error, f"it holds {self.kept}") from None
+        self.num_groups, self.num_timed = len(groups), num_timed
+
+    @property
+    def kept(self) -> str:
+        return f"memory of {self.num_groups} groups and times of {self.num_timed}"
 
 
 def is_bench(path: Path) -> bool:

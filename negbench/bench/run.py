@@ -1,15 +1,15 @@
 """A whole bench: its groups one after another, recorded as they are done."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from negbench import environment
-from negbench.bench.measure import Machine, examined, timed
+from negbench.bench.measure import Entry, Machine, examined, timed
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
 from negbench.bench.space import limited_to_free_memory
-from negbench.bench.subjects import random_images
 from negbench.span import PARTS, REST
 
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
@@ -20,16 +20,15 @@ Tell = Callable[[int | None, str], None]  # the number of the group that is time
 
 
 def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell) -> None:
-    """Every subject alone for its memory, then the groups' times; the record is written after each group.
+    """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
 
-    ValueError for the user's mistakes; KeyboardInterrupt leaves the groups that are done.
+    ValueError for the user's mistakes; KeyboardInterrupt leaves what is written.
     """
     config = plan.config
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic)
     folder.check_writable()
-    images = random_images(config, plan.largest_batch, device)
-    machine = Machine(device, dtype, images, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
+    machine = Machine(device, dtype, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
     facts = {
         "study": config.study,
         "rounds": rounds,
@@ -39,10 +38,15 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
         "settings": plan.shared,
         "environment": environment.describe(device, 1, dtype),
     }
-    done = []
+    examinations: list[list[Entry]] = []
+    records: list[dict[str, Any]] = []
     with limited_to_free_memory(device):
-        groups = [examined(group, machine, lambda text: tell(None, text)) for group in plan.groups]
-        for number, (group, entries) in enumerate(zip(plan.groups, groups, strict=True)):
-            subjects = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
-            done.append({"kind": group.kind, "value": group.value, "subjects": subjects})
-            folder.write(facts, done, complete=len(done) == len(plan.groups))
+        for group in plan.groups:
+            entries = examined(group, machine, lambda text: tell(None, text))
+            examinations.append(entries)
+            subjects = [entry.facts for entry in entries]
+            records.append({"kind": group.kind, "value": group.value, "subjects": subjects})
+            folder.write(facts, records, num_timed=0)
+        for number, entries in enumerate(examinations):
+            records[number]["subjects"] = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
+            folder.write(facts, records, num_timed=number + 1)

@@ -35,12 +35,15 @@ class Subject(Protocol):
         """What the record holds of it besides times and memory."""
 
 
-def random_images(config: RunConfig[Any], largest_batch: int, device: torch.device) -> ResidentSet:
-    """uint8 [N, 3, S, S] on the device, for every batch size of a bench."""
-    num_images, size = max(MIN_IMAGES, 2 * largest_batch), config.data.image_size
-    shape, generator = (num_images, 3, size, size), stream("bench", "images")
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return ResidentSet(images, torch.zeros(num_images, dtype=torch.int64)).to(device)
+def random_images(config: RunConfig[Any], device: torch.device) -> ResidentSet:
+    """Enough images for two batches, all of them one that is held once: no batch is too large for them.
+
+    A step takes the same, since each view is made of its own crop, with its own colours.
+    """
+    num_images, size = max(MIN_IMAGES, 2 * config.batch_size), config.data.image_size
+    image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=stream("bench", "images"))
+    label = torch.zeros(1, dtype=torch.int64, device=device)
+    return ResidentSet(image.to(device).expand(num_images, -1, -1, -1), label.expand(num_images))
 
 
 class MethodSubject:
@@ -49,8 +52,9 @@ class MethodSubject:
     Steps are numbered from K on: a source that is filled at first, as AdCo's adversaries, is full by then.
     """
 
-    def __init__(self, resolved: Resolved, images: ResidentSet, device: torch.device, dtype: torch.dtype | None):
+    def __init__(self, resolved: Resolved, device: torch.device, dtype: torch.dtype | None):
         config = resolved.config
+        images = random_images(config, device)
         self.method = build_method(resolved, len(images), device, dtype).train()
         self.optimizer, self.scaler = _optimizer(self.method, config, device, dtype)
         self.number = size_of(resolved) or 0
@@ -91,7 +95,6 @@ class BareSubject:
         self,
         config: RunConfig[Any],
         passes: Passes,
-        images: ResidentSet,
         device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
@@ -99,7 +102,7 @@ class BareSubject:
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if passes[1] else None
         self.optimizer, self.scaler = _optimizer(self.encoder, config, device, dtype)
         self.device, self.dtype = device, dtype
-        views, _ = next(training_batches(images, config, device, 0, 1))
+        views, _ = next(training_batches(random_images(config, device), config, device, 0, 1))
         self.query_views, self.key_views = (list(itertools.islice(itertools.cycle(views), n)) for n in passes)
         self.passes = passes
 

@@ -26,7 +26,7 @@ Point = tuple[float, float, float, float]  # size, median, quartiles
 def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
     """Those that the bench has points for."""
     where = f" {bench.device}, medians of {bench.rounds} rounds."
-    stepped = [s for s in bench.main.subjects if s.kind != "matrices" and not s.out_of_memory]
+    stepped = [s for s in bench.main.subjects if s.kind != "matrices" and s.is_timed]
     found = []
     if stepped:
         caption = (
@@ -37,7 +37,7 @@ def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
         draw = partial(_parts, bench, stepped)
         found.append(Drawing(f"{slug}-parts", f"Parts of a step: {bench.study}", caption, draw))
     sized = [subject for _, subject in bench.by_num_negatives]
-    if len({subject.num_negatives for subject in sized if not subject.out_of_memory}) > 1:
+    if len({subject.num_negatives for subject in sized if subject.is_timed}) > 1:
         caption = (
             "Time and peak memory of a step by the number of negatives K. Bars: quartiles of the rounds, and of the "
             "ratio to the bare step of the same rounds the 95% bootstrap interval. Each K was stepped at its own time: "
@@ -48,7 +48,7 @@ def bench_drawings(bench: Bench, style: Style, slug: str) -> list[Drawing]:
         draw = partial(_by_num_negatives, bench, style)
         found.append(Drawing(f"{slug}-num-negatives", f"Cost by K: {bench.study}", caption, draw))
     sized = [subject for _, subject in bench.by_batch_size]
-    if len({subject.batch_size for subject in sized if not subject.out_of_memory}) > 1:
+    if len({subject.batch_size for subject in sized if subject.is_timed}) > 1:
         caption = (
             "Time a step takes for each image of its batch, with quartiles of the rounds, and its ratio to the bare "
             "step of the same rounds, with the 95% bootstrap interval, cut at the axis. K is the study's."

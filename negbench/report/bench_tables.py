@@ -25,7 +25,7 @@ PART_TITLES = {  # of span.PARTS, with what a reader calls them
     "refresh": "refresh",
     "rest": "rest",
 }
-_OUT = "out of memory"
+_OUT, _AWAITED = "out of memory", "not timed"
 
 
 def bench_tables(bench: Bench, baseline: str, slug: str) -> list[Table]:
@@ -46,7 +46,8 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
     for subject in bench.main.subjects:
         if subject.kind == "matrices":
             continue
-        share = subject.facts.get("flops", math.nan) / subject.median / rate
+        flops = subject.facts["flops"]
+        share = math.nan if flops is None else flops / subject.median / rate
         bare, against = bench.main.ratio(subject, subject.bare_name), bench.main.ratio(subject, baseline)
         cells.append(
             [
@@ -82,7 +83,7 @@ def _parts(bench: Bench, slug: str) -> Table:
     columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.part_names), "step"]
     cells, facts = [], []
     for subject in bench.main.subjects:
-        if subject.kind == "matrices" or subject.out_of_memory:
+        if subject.kind == "matrices" or not subject.is_timed:
             continue
         medians = {part: part_median(subject, part) for part in bench.part_names}
         cells.append(
@@ -166,8 +167,9 @@ def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
 def bench_cautions(bench: Bench) -> list[str]:
     """What a reader must know before the figures."""
     told = []
-    if len(bench.groups) < bench.num_groups:
-        told.append(f"The bench was stopped: {len(bench.groups)} of its {bench.num_groups} groups are here.")
+    timed = sum(group.is_done for group in bench.groups)
+    if timed < bench.num_groups:
+        told.append(f"The bench was stopped: times of {timed} of its {bench.num_groups} groups are here.")
     load, cores = bench.environment.get("load_average"), bench.environment.get("num_cpus")
     if load is not None and cores and load > CROWDED * cores:
         told.append(
@@ -198,6 +200,8 @@ def _where(bench: Bench) -> str:
 def _milliseconds(subject: Subject) -> Cell:
     if subject.out_of_memory:
         return Cell(_OUT, math.inf)
+    if not subject.is_timed:
+        return Cell(_AWAITED, math.nan)
     first, middle, third = np.percentile(1e3 * subject.seconds, (25, 50, 75)).tolist()
     return Cell(f"{text.number(middle)} [{text.number(first)}, {text.number(third)}]", middle)
 
@@ -232,7 +236,7 @@ def _reasons(subjects: Iterable[Subject]) -> str:
 def _facts(bench: Bench, subject: Subject, bare: Interval | None, against: Interval | None) -> Facts:
     fact: Facts = {"study": bench.study, "device": bench.device, "step": subject.name}
     fact |= {"batch_size": subject.batch_size, "num_negatives": subject.num_negatives, "rounds": bench.rounds}
-    quartiles = np.percentile(subject.seconds, (25, 50, 75)).tolist() if len(subject.seconds) else [math.nan] * 3
+    quartiles = np.percentile(subject.seconds, (25, 50, 75)).tolist() if subject.is_timed else [math.nan] * 3
     fact |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
     for name, interval in (("bare", bare), ("baseline", against)):
         fact |= facts_of(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")

@@ -1,6 +1,5 @@
 """Records of `negbench bench` as a report reads them: from their folders alone."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from negbench.bench.record import BENCH_SCHEMA_VERSION, RECORD, benches_in, is_bench, study_of
+from negbench.bench.record import RECORD, benches_in, is_bench, study_of
+from negbench.report.bench_record import BenchRecord, OtherVersionError, SubjectRecord, read_record
 from negbench.report.runs import Run
 from negbench.report.statistics import Interval, median_interval
 from negbench.study import Flat
@@ -27,7 +27,7 @@ class Subject:
     name: str
     batch_size: int
     num_negatives: int | None
-    seconds: Floats  # empty where it ran out of memory
+    seconds: Floats  # empty where it ran out of memory, or the bench was stopped before
     parts: dict[str, Floats]
     facts: Facts
     settings: Flat = field(default_factory=dict)  # the method's own
@@ -38,7 +38,11 @@ class Subject:
 
     @property
     def median(self) -> float:
-        return float(np.median(self.seconds)) if len(self.seconds) else math.nan
+        return float(np.median(self.seconds)) if self.is_timed else math.nan
+
+    @property
+    def is_timed(self) -> bool:
+        return len(self.seconds) > 0
 
     @property
     def out_of_memory(self) -> str:
@@ -60,13 +64,18 @@ class Group:
     value: int | None
     subjects: tuple[Subject, ...]
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no subject awaits its turns."""
+        return all(subject.is_timed or subject.out_of_memory for subject in self.subjects)
+
     def named(self, name: str | None) -> Subject | None:
         return next((subject for subject in self.subjects if subject.name == name), None)
 
     def ratio(self, subject: Subject, name: str | None) -> Interval | None:
         """Median over rounds of `subject`'s seconds over those of `name`, with its bootstrap interval; None without."""
         other = self.named(name)
-        if other is None or other is subject or not len(other.seconds) or not len(subject.seconds):
+        if other is None or other is subject or not other.is_timed or not subject.is_timed:
             return None
         return median_interval((subject.seconds / other.seconds).tolist())
 
@@ -90,7 +99,7 @@ class Bench:
 
     @property
     def device(self) -> str:
-        return str(self.environment.get("device"))
+        return str(self.environment["device"])
 
     @property
     def title(self) -> str:
@@ -141,56 +150,36 @@ def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
     benches, unused = [], []
     for path in paths:
         try:
-            content = json.loads((path / RECORD).read_text())
-            version = content["schema_version"]
-            if version != BENCH_SCHEMA_VERSION:
-                reason = f"its record is of schema {version}, this negbench reads {BENCH_SCHEMA_VERSION}"
-                unused.append(Run(path, "other version", reason))
-                continue
-            benches.append(_read(path, content))
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else "cannot be read"
-            unused.append(Run(path, "damaged", f"{RECORD} {what}"))
+            benches.append(_bench(path, read_record((path / RECORD).read_bytes())))
+        except OtherVersionError as error:
+            unused.append(Run(path, "other version", str(error)))
+        except (OSError, ValueError) as error:
+            unused.append(Run(path, "damaged", f"{RECORD}: {error}"))
     return benches, unused
 
 
-def _read(path: Path, content: Facts) -> Bench:
-    """ValueError, KeyError, TypeError or IndexError if it is damaged."""
-    groups = tuple(
-        Group(group["kind"], group["value"], tuple(_subject(facts, content["rounds"]) for facts in group["subjects"]))
-        for group in content["groups"]
-    )
-    if groups[0].kind != "study" or not any(subject.is_method for subject in groups[0].subjects):
-        raise ValueError
+def _bench(path: Path, record: BenchRecord) -> Bench:
     return Bench(
         path,
-        study=str(content["study"]),
-        rounds=int(content["rounds"]),
-        steps=int(content["steps_per_turn"]),
-        num_groups=int(content["num_groups"]),
-        part_names=tuple(content["parts"]),
-        settings=dict(content["settings"]),
-        environment=dict(content["environment"]),
-        groups=groups,
+        study=record.study,
+        rounds=record.rounds,
+        steps=record.steps_per_turn,
+        num_groups=record.num_groups,
+        part_names=tuple(record.parts),
+        settings=record.settings,
+        environment=record.environment.model_dump(),
+        groups=tuple(Group(g.kind, g.value, tuple(map(_subject, g.subjects))) for g in record.groups),
     )
 
 
-def _subject(facts: Facts, rounds: int) -> Subject:
-    seconds = np.array(facts.get("seconds", []), float)
-    parts = {name: np.array(values, float) for name, values in facts.get("parts", {}).items()}
-    expected = 0 if facts.get("out_of_memory") else rounds
-    if len(seconds) != expected or any(len(values) != expected for values in parts.values()):
-        raise ValueError
-    if not (np.isfinite(seconds).all() and (seconds > 0).all()):
-        raise ValueError
-    is_matrices = facts["kind"] == "matrices"
+def _subject(record: SubjectRecord) -> Subject:
     return Subject(
-        facts["kind"],
-        str(facts["name"]),
-        batch_size=0 if is_matrices else int(facts["batch_size"]),
-        num_negatives=None if is_matrices else facts["num_negatives"],
-        seconds=seconds,
-        parts=parts,
-        facts=facts,
-        settings=dict(facts.get("settings", {})),
+        record.kind,
+        record.name,
+        batch_size=record.batch_size or 0,
+        num_negatives=record.num_negatives,
+        seconds=np.array(record.seconds),
+        parts={name: np.array(values) for name, values in record.parts.items()},
+        facts=record.model_dump(),
+        settings=record.settings,
     )

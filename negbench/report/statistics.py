@@ -72,8 +72,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Median and percentile bootstrap interval, of values that may be infinite: no mean of two values is taken.
+    """Median and percentile bootstrap interval, of values that may be infinite.
 
+    Of an even number of values it is the mean of the two in the middle, where all are finite, and the lower otherwise.
     Every resample is looked at up to 5 values, 10,000 drawn from a fixed seed beyond. With one value the bounds are
     nan.
     """
@@ -85,11 +86,12 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         places = np.array(list(itertools.product(range(n), repeat=n)))
     else:
         places = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
-    medians = np.sort(ordered[np.sort(places, axis=1)[:, (n - 1) // 2]])
+    middle = [(n - 1) // 2, n // 2 if math.isfinite(ordered[-1]) else (n - 1) // 2]
+    medians = np.sort(ordered[np.sort(places, axis=1)[:, middle]].mean(axis=1))
     tail = (1 - level) / 2
     low = medians[int(tail * (len(medians) - 1))]
     high = medians[math.ceil((1 - tail) * (len(medians) - 1))]
-    return Interval(float(ordered[(n - 1) // 2]), float(low), float(high), n)
+    return Interval(float(ordered[middle].mean()), float(low), float(high), n)
 
 
 def _spread(values: Sequence[float]) -> float:
