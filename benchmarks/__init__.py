@@ -1,0 +1,1 @@
+"""Measurements that are no part of negbench itself; each file says how it is run."""

@@ -1,0 +1,1 @@
+"""negbench beside other libraries, each in processes of its own, in turns."""

@@ -1,0 +1,111 @@
+"""The equivalent training loop from lightly's own parts, as its CIFAR-10 benchmark puts them together, in fp32.
+
+SimCLRTransform on PIL images in DataLoader workers, a ResNet-18 with the CIFAR stem, lightly's heads, NTXentLoss (for
+MoCo with a memory bank of 4,096), SGD. Runs with lightly's own environment and without negbench.
+
+    python lightly_loop.py {moco,simclr} DEVICE BATCH WORKERS
+"""
+
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from lightly.loss import NTXentLoss
+from lightly.models.modules import MoCoProjectionHead, SimCLRProjectionHead
+from lightly.models.utils import batch_shuffle, batch_unshuffle, deactivate_requires_grad, update_momentum
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+from benchmarks.peers.worker import serve
+
+NUM_IMAGES, SIZE, MEMORY_BANK, DIM = 4096, 32, 4096, 128
+
+
+class RandomImages(Dataset[Any]):
+    """PIL images of CIFAR-10's size, each as two views."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (NUM_IMAGES, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        self.images = [Image.fromarray(image.numpy()) for image in pixels]
+        self.transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.transform(self.images[number])
+
+
+def backbone() -> nn.Module:
+    resnet = torchvision.models.resnet18()
+    resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    resnet.maxpool = nn.Identity()
+    resnet.fc = nn.Identity()
+    return resnet
+
+
+def moco(batches: Iterator[Any], device: torch.device) -> Callable[[], float]:
+    query = nn.Sequential(backbone(), MoCoProjectionHead(512, 512, DIM)).to(device)
+    key = copy.deepcopy(query)
+    deactivate_requires_grad(key)
+    criterion = NTXentLoss(temperature=0.1, memory_bank_size=(MEMORY_BANK, DIM))
+    optimizer = torch.optim.SGD(query.parameters(), lr=6e-2, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> float:
+        first, second = (view.to(device, non_blocking=True) for view in next(batches))
+        update_momentum(query, key, 0.99)
+        queries = query(first)
+        with torch.no_grad():
+            shuffled, order = batch_shuffle(second)
+            keys = batch_unshuffle(key(shuffled), order)
+        return descend(criterion(queries, keys), optimizer)
+
+    return step
+
+
+def simclr(batches: Iterator[Any], device: torch.device) -> Callable[[], float]:
+    encoder = nn.Sequential(backbone(), SimCLRProjectionHead(512, 512, DIM)).to(device)
+    criterion = NTXentLoss(temperature=0.5)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=6e-2, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> float:
+        first, second = (view.to(device, non_blocking=True) for view in next(batches))
+        return descend(criterion(encoder(first), encoder(second)), optimizer)
+
+    return step
+
+
+def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """The loss as a number: its reading is where this loop waits for the device, as lightly's logging does."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def main() -> None:
+    method, device, batch, workers = sys.argv[1], torch.device(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    loader = DataLoader(
+        RandomImages(),
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
+    )
+    batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
+    serve({"moco": moco, "simclr": simclr}[method](batches, device))
+
+
+if __name__ == "__main__":
+    main()
