@@ -88,16 +88,14 @@ class Prober:
             return found
         groups = {name: [i for i, other in enumerate(names) if other == name] for name in names}
         groups |= {"all": list(range(len(names)))} if len(groups) > 1 else {}
-        bank_ND = self.method.embed_features(features_NF) if self.learned else None
+        looked_up = self._looked_up(probes[0], features_NF, labels_N) if self.learned else {}
         all_labels_N = self.labels_N.to(self.device)
         of_batches = []
         for probe in probes:
-            labels_M = []
-            for source, columns in probe.columns:
-                if source.learned and bank_ND is not None and columns.vectors_MD is not None:
-                    labels_M.append(diagnostics.nearest_labels(columns.vectors_MD, bank_ND, labels_N))
-                else:
-                    labels_M.append(_labels(columns, all_labels_N))
+            labels_M = [
+                looked_up[number] if number in looked_up else _labels(columns, all_labels_N)
+                for number, (_, columns) in enumerate(probe.columns)
+            ]
             of_batches.append(diagnostics.of_columns(probe, groups, labels_M, all_labels_N[probe.index_N]))
         sources = {name: _averaged([figures[name] for figures in of_batches]) for name in groups}
         keys_PD = torch.cat([probe.key_ND for probe in probes])
@@ -113,6 +111,15 @@ class Prober:
             index_N = self.position_P.to(self.device)[index_N]
             parts = zip(*(view.split(_CHUNK) for view in views), index_N.split(_CHUNK), strict=True)
             yield ((list(part[:-1]), part[-1]) for part in parts)
+
+    def _looked_up(self, probe: Probe, features_NF: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
+        """The labels of learned columns, which are the same in all batches, by their number."""
+        bank_ND = self.method.embed_features(features_NF)
+        return {
+            number: diagnostics.nearest_labels(columns.vectors_MD, bank_ND, labels_N)
+            for number, (source, columns) in enumerate(probe.columns)
+            if source.learned and columns.vectors_MD is not None
+        }
 
     def _of_vectors(self, step: int, name: str, source: NegativeSource, vectors_KD: Tensor, keys_PD: Tensor) -> Figures:
         figures: Figures = {"tracking": diagnostics.tracking(vectors_KD, keys_PD)}

@@ -5,7 +5,7 @@ logs. What must survive a kill is in `state()`; everything random is derived fro
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from negbench.distributed import (
     synchronize,
     world_size,
 )
+from negbench.evaluate.curve import Curve
 from negbench.failure import Interrupted
 from negbench.memory import PeakMemory
 from negbench.meter import Meter
@@ -46,17 +47,6 @@ class Display(Protocol):
     def progress(self, step: int, **facts: Any) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
-
-
-class Curve(Protocol):
-    """What is evaluated while a run trains."""
-
-    def rows(self, step: int) -> dict[str, dict[str, Any]]: ...
-    def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool: ...
-    def remember(self, step: int) -> None: ...
-    def forget(self, evaluated: Collection[int]) -> None: ...
-    def state_dict(self) -> dict[int, dict[str, Any]]: ...
-    def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None: ...
 
 
 CHECKPOINT_SHARE = 50  # training goes on at least this many times as long as the last checkpoint took
