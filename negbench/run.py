@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from negbench import checkpoint, environment
-from negbench.data.folder import BadImageError
+from negbench.data.decode import BadImageError
 from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
 from negbench.evaluate.curve import Curve
 from negbench.evaluate.test_set import evaluate_on_test, protocols_of, write_evaluations

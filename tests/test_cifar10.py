@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10
 from negbench.config import DataConfig
 from negbench.data import cifar10
 from negbench.data.cifar10 import CLASSES, load_cifar10
-from negbench.data.folder import BadImageError
+from negbench.data.decode import BadImageError
 from negbench.data.sets import load_splits
 
 _PER_CLASS = {"train": 2, "test": 1}

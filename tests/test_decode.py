@@ -2,12 +2,13 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from negbench.data.folder import decode
+from negbench.data.decode import BadImageError, decode
 from tests.test_folder import RGB, channels
 
 
@@ -15,6 +16,39 @@ from tests.test_folder import RGB, channels
 def test_lossless_files_keep_their_pixels(tmp_path: Path, name: str) -> None:
     Image.fromarray(RGB).save(tmp_path / name, lossless=True)
     assert np.array_equal(channels(decode(str(tmp_path / name))), RGB)
+
+
+JPEGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("RGB", {}),
+    "progressive": ("RGB", {"progressive": True}),
+    "unsampled": ("RGB", {"subsampling": 0}),
+    "coarse": ("RGB", {"quality": 5}),
+    "gray": ("L", {}),
+    "cmyk": ("CMYK", {}),
+    "not YCbCr": ("RGB", {"keep_rgb": True}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_have_the_pixels_that_pillow_gives_them(tmp_path: Path, kind: str) -> None:
+    mode, options = JPEGS[kind]
+    Image.fromarray(RGB).resize((211, 133), Image.Resampling.BICUBIC).convert(mode).save(tmp_path / "a.jpg", **options)
+    expected = np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))
+    assert np.array_equal(channels(decode(str(tmp_path / "a.jpg"))), expected)
+
+
+def test_jpegs_that_end_too_soon_are_bad(tmp_path: Path) -> None:
+    Image.fromarray(RGB).resize((211, 133)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for length in (3, len(whole) // 2, len(whole) - 2):
+        (tmp_path / "a.jpg").write_bytes(whole[:length])
+        with pytest.raises(BadImageError, match=r"cannot decode the image .*a\.jpg: \w+"):
+            decode(str(tmp_path / "a.jpg"))
+
+
+def test_a_jpeg_by_another_name_is_decoded(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png", format="JPEG")
+    assert decode(str(tmp_path / "a.png")).shape == (3, 20, 30)
 
 
 def test_jpeg_is_close(tmp_path: Path) -> None:

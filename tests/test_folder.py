@@ -19,12 +19,11 @@ from negbench import views
 from negbench.config import DataConfig, MethodConfig, RunConfig
 from negbench.data import batches
 from negbench.data.batches import eval_batches, training_batches
+from negbench.data.decode import BadImageError, decode
 from negbench.data.folder import (
-    BadImageError,
     FolderSet,
     StepDataset,
     center_crop,
-    decode,
     load_folder,
     signals_blocked,
 )

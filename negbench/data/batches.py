@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from negbench import views
 from negbench.config import RunConfig
+from negbench.data.decode import BadImageError
 from negbench.data.folder import (
-    BadImageError,
     EvaluationDataset,
     FolderSet,
     StepDataset,

@@ -21,7 +21,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
 from negbench.config import DataConfig
-from negbench.data.folder import BadImageError, decode, list_images
+from negbench.data.decode import BadImageError, decode
+from negbench.data.folder import list_images
 from negbench.data.sets import ResidentSet
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -16,23 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from negbench import views
 from negbench.config import DataConfig, RunConfig
+from negbench.data.decode import BadImageError, decode
 from negbench.data.sets import batch_index, steps_per_epoch
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in one call, which costs as much as for one
-
-
-class BadImageError(ValueError):
-    """A file that cannot be decoded; the message names its path and the reason."""
 
 
 @dataclass(frozen=True)
@@ -110,29 +106,6 @@ def _scan(folder: Path, classes: tuple[str, ...], config: DataConfig) -> FolderS
     )
 
 
-def decode(path: str) -> Tensor:
-    """The image in `path` as uint8 RGB [3, H, W].
-
-    As torchvision's ImageFolder: gray becomes three equal channels, alpha is dropped (not composited), EXIF orientation
-    is not applied. Unlike it, 16-bit gray is divided by 256, not clipped. Raises BadImageError.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion clips
-                image_HW = np.asarray(image).astype(np.int64) >> 8
-                rgb = Image.fromarray(image_HW.clip(0, 255).astype(np.uint8)).convert("RGB")
-            elif "transparency" in image.info and image.mode == "P":
-                rgb = image.convert("RGBA").convert("RGB")  # the same pixels, without Pillow's warning
-            else:
-                rgb = image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # on damaged files Pillow raises OSError, SyntaxError, struct.error and more
-        raise BadImageError(f"cannot decode the image {path}: {error or type(error).__name__}") from error
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
 def decode_or_next(images: FolderSet, position: int) -> tuple[Tensor, int, list[str]]:
     """The image at `position`, uint8 [3, H, W], its position and the paths that failed before it.
 
@@ -183,8 +156,9 @@ class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
             heights, widths = torch.tensor([image_3HW.shape[1:] for image_3HW in images]).unbind(dim=1)
             for view_n3SS, view_config, uniforms_nP in zip(batch, self.view_configs, uniforms_VnP, strict=True):
                 boxes = views.crop_boxes(view_config, uniforms_nP[chunk], heights, widths).tolist()
-                for row, image_3HW, box in zip(chunk.tolist(), images, boxes, strict=True):
-                    view_n3SS[row] = transforms.resized_crop(image_3HW, *box, [size, size], antialias=True)
+                for row, image_3HW, (top, left, height, width) in zip(chunk.tolist(), images, boxes, strict=True):
+                    crop_3HW = image_3HW[:, top : top + height, left : left + width]
+                    view_n3SS[row] = F.interpolate(crop_3HW[None], (size, size), mode="bilinear", antialias=True)[0]
         return batch, index_n, bad_paths
 
 

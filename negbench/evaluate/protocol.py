@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from negbench.config import RunConfig
 from negbench.data.batches import eval_batches
-from negbench.data.folder import BadImageError, FolderSet
+from negbench.data.decode import BadImageError
+from negbench.data.folder import FolderSet
 from negbench.data.sets import ResidentSet, Splits, split_validation
 from negbench.distributed import gather_rows, rank, world_size
 from negbench.evaluate.baselines import baseline_knn
