@@ -1,126 +1,138 @@
-"""Training steps of negbench beside the bare step and beside lightly's own parts, in turns: ratios within rounds.
+"""negbench beside its own bare step, lightly, kornia, Pillow and torchvision: ratios within rounds, and their goals.
 
-Every side is a process of its own that is frozen (SIGSTOP) while another has its turn, its data workers too. A round
-is a turn of each side, in order. lightly has an environment of its own, which `--peer-python` names.
+Every side is a process of its own that is frozen while another has its turn. Groups of sides run one after another.
+The other libraries have an environment of their own (`make bench` makes it); sides that need it are left out without.
 
-    python -m benchmarks.peers --peer-python .venv-peers/bin/python [--device cpu] [--rounds 15]
+    python -m benchmarks.peers [--groups moco,views] [--device cpu] [--images FOLDER] [--output FILE.json]
+    python -m benchmarks.peers --show FILE.json
 """
 
 import argparse
+import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
-from negbench.environment import choose_device, device_name
-from negbench.report import text
-from negbench.report.statistics import Interval, median_interval
+from benchmarks.peers import groups, pictures, record, table, turns
+from benchmarks.peers.side import ROOT
+from negbench.environment import autocast_dtype, choose_device, describe
 
-BATCH = 128
-SETTINGS = [f"batch_size={BATCH}", "method.symmetric=false", "method.num_negatives=4096"]
-HERE = Path(__file__).resolve().parent
-
-
-class Side:
-    """A process that waits, frozen, for its turns."""
-
-    def __init__(self, name: str, command: list[str]) -> None:
-        self.name = name
-        self.seconds: list[float] = []
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            cwd=HERE.parent.parent,
-        )
-        self._answer()
-        self._signal(signal.SIGSTOP)
-
-    def take_turn(self, untimed: int, timed: int) -> None:
-        assert self.process.stdin is not None
-        self._signal(signal.SIGCONT)
-        self.process.stdin.write(f"{untimed} {timed}\n")
-        self.process.stdin.flush()
-        self.seconds.append(float(self._answer()))
-        self._signal(signal.SIGSTOP)
-
-    def end(self) -> None:
-        self._signal(signal.SIGKILL)
-        self.process.wait()
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended with exit code {self.process.wait()}")
-        return line
-
-    def _signal(self, signum: int) -> None:
-        os.killpg(self.process.pid, signum)
+PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+VERSIONS = """
+import importlib.metadata, json, platform
+names = ("lightly", "kornia", "torch", "torchvision", "pillow")
+print(json.dumps({name: importlib.metadata.version(name) for name in names} | {"Python": platform.python_version()}))
+"""
 
 
-def commands(peer_python: str, device: str, workers: int) -> dict[str, list[str]]:
-    """By name, in the order of turns."""
-    found = {}
-    for method in ("moco", "simclr"):
-        settings = SETTINGS if method == "moco" else SETTINGS[:1]
-        for kind, precision in (("method", "auto"), ("bare", "auto"), ("method", "fp32")):
-            own = [sys.executable, "-m", "benchmarks.peers.ours", kind, method, device, *settings]
-            found[_name(method, kind, precision)] = [*own, f"precision={precision}"]
-        loop = [peer_python, str(HERE / "lightly_loop.py"), method, device, str(BATCH), str(workers)]
-        found[f"{method}, lightly, fp32"] = loop
+def main() -> int:
+    arguments = _parser().parse_args()
+    try:
+        if arguments.show is not None:
+            table.show(record.read(arguments.show), Console(width=120))
+            return 0
+        return _measure(arguments)
+    except ValueError as error:
+        print(f"benchmarks.peers: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    """Exit code: 130 if interrupted, 1 if a side died."""
+    for name, least in (("rounds", 1), ("batch", 2)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name}: at least {least}, not {value}")
+    device = choose_device(arguments.device)
+    chosen = groups.choose(arguments.groups, device.type, arguments.batch, os.cpu_count() or 1)
+    if arguments.output is not None:
+        record.check_new(arguments.output)
+    peer_python = _peer_python(arguments.peer_python)
+    peers = None if peer_python is None else _versions(peer_python)
+    environment = describe(device, 1, autocast_dtype("auto", device))
+    del environment["command"]  # it would hold paths of this machine
+    code = 0
+    with _images(arguments.images, any(group.reads_images for group in chosen)) as (folder, images):
+        kept = record.Record(arguments.rounds, images, environment, peers)
+        try:
+            for group in chosen:
+                measured = turns.measure(group, arguments.rounds, turns.Pythons(sys.executable, peer_python), folder)
+                kept.groups.append(measured)
+                if arguments.output is not None:
+                    kept.write(arguments.output)
+                if set(measured.left_out.values()) - {turns.NO_PEERS}:
+                    code = 1
+        except KeyboardInterrupt:
+            print(f"interrupted; {len(kept.groups)} of {len(chosen)} groups are done", file=sys.stderr)
+            code = 130
+    if kept.groups:
+        table.show(kept, Console(width=120))
+    return code
+
+
+def _peer_python(given: str | None) -> str | None:
+    """None if none is given and the usual one is absent. ValueError if the one given is absent."""
+    if given is None:
+        return str(PEER_PYTHON) if PEER_PYTHON.exists() else None
+    found = shutil.which(given)
+    if found is None:
+        raise ValueError(f"--peer-python: there is no program {given}")
+    return os.path.abspath(found)
+
+
+def _versions(peer_python: str) -> dict[str, str]:
+    done = subprocess.run([peer_python, "-c", VERSIONS], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(f"--peer-python: {peer_python} lacks a library of benchmarks/peers/requirements.txt: {reason}")
+    found: dict[str, str] = json.loads(done.stdout)
     return found
 
 
-def _name(method: str, kind: str, precision: str) -> str:
-    whose = "negbench" if kind == "method" else "bare step"
-    return f"{method}, {whose}, {precision}"
+@contextlib.contextmanager
+def _images(given: str | None, needed: bool) -> Iterator[tuple[str, str | None]]:
+    """A folder of JPEGs and what is said about it."""
+    if given is not None:
+        pictures.chosen(given)
+        yield os.path.abspath(given), f"{pictures.NUM_IMAGES} of {'/'.join(Path(given).resolve().parts[-2:])}"
+    elif needed:
+        with tempfile.TemporaryDirectory() as folder:
+            pictures.make(Path(folder))
+            yield folder, f"{pictures.NUM_IMAGES} made up"
+    else:
+        yield "", None
 
 
-def ratio(sides: dict[str, Side], slower: str, faster: str) -> Interval:
-    """Median over rounds of seconds of `slower` over those of `faster`: how many times as fast the latter is."""
-    pairs = zip(sides[slower].seconds, sides[faster].seconds, strict=True)
-    return median_interval([a / b for a, b in pairs])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True)
-    parser.add_argument("--device", default="auto")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--groups", help="with commas; all by default")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=1, help="timed steps a turn, after one untimed")
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    sides: dict[str, Side] = {}
-    try:
-        for name, command in commands(arguments.peer_python, device.type, os.cpu_count() or 1).items():
-            sides[name] = Side(name, command)
-        for number in range(arguments.rounds):
-            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
-            for side in sides.values():
-                side.take_turn(1, arguments.steps)
-    finally:
-        for side in sides.values():
-            side.end()
-    console = Console(width=120)
-    table = Table(title=f"{device_name(device)}, torch {torch.__version__}, batch {BATCH}, {arguments.rounds} rounds")
-    for column in ("side", "step, s", "images/s", "negbench auto is faster by", "negbench fp32 is faster by"):
-        table.add_column(column, justify="left" if column == "side" else "right")
-    for name, side in sides.items():
-        method = name.partition(",")[0]
-        ours = [_name(method, "method", precision) for precision in ("auto", "fp32")]
-        ratios = ["" if name == own else text.ratio(ratio(sides, name, own)) for own in ours]
-        step = median_interval(side.seconds).centre
-        table.add_row(name, text.number(step), text.number(BATCH / step), *ratios)
-    console.print(table)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--peer-python", help="Python of the peers' environment (default: that of .venv-peers)")
+    parser.add_argument("--images", metavar="FOLDER", help="JPEGs to decode (default: some are made up)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="new file for all that is measured")
+    parser.add_argument("--show", type=Path, metavar="FILE.json", help="the tables of such a file; nothing is measured")
+    parser.add_argument("--batch", type=int, help="images a step, to try something out: the goals are for the default")
+    return parser
+
+
+def _end(signum: int, _frame: object) -> None:
+    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":
-    main()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _end)
+    sys.exit(main())

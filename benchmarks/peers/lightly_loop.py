@@ -1,16 +1,17 @@
 """The equivalent training loop from lightly's own parts, as its CIFAR-10 benchmark puts them together, in fp32.
 
 SimCLRTransform on PIL images in DataLoader workers, a ResNet-18 with the CIFAR stem, lightly's heads, NTXentLoss (for
-MoCo with a memory bank of 4,096), SGD. Runs with lightly's own environment and without negbench.
+MoCo with a memory bank of 4,096), SGD. Runs with lightly's own environment and without negbench. Of the whole loop's
+parts, `loader` is the batches alone, and `model` the steps on one fixed batch.
 
-    python lightly_loop.py {moco,simclr} DEVICE BATCH WORKERS
+    python -m benchmarks.peers.lightly_loop {moco,simclr} {loop,loader,model} DEVICE BATCH WORKERS
 """
 
 import copy
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,26 +24,25 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from benchmarks.peers.worker import serve
 
-NUM_IMAGES, SIZE, MEMORY_BANK, DIM = 4096, 32, 4096, 128
+NUM_IMAGES, NUM_DIFFERENT, SIZE, MEMORY_BANK, DIM = 50_000, 4096, 32, 4096, 128
 
 
 class RandomImages(Dataset[Any]):
-    """PIL images of CIFAR-10's size, each as two views."""
+    """As many PIL images as CIFAR-10 has, of its size, each as two views; they repeat, which takes the same."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (NUM_IMAGES, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        pixels = torch.randint(0, 256, (NUM_DIFFERENT, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
         self.images = [Image.fromarray(image.numpy()) for image in pixels]
         self.transform = SimCLRTransform(input_size=SIZE, cj_strength=0.5, gaussian_blur=0.0)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return NUM_IMAGES
 
     def __getitem__(self, number: int) -> Any:
-        return self.transform(self.images[number])
+        return self.transform(self.images[number % NUM_DIFFERENT])
 
 
 def backbone() -> nn.Module:
@@ -93,18 +93,24 @@ def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
 
 
 def main() -> None:
-    method, device, batch, workers = sys.argv[1], torch.device(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    method, kind, device = sys.argv[1], sys.argv[2], torch.device(sys.argv[3])
+    batch, workers = int(sys.argv[4]), int(sys.argv[5])
     loader = DataLoader(
         RandomImages(),
         batch,
         shuffle=True,
         drop_last=True,
         num_workers=workers,
-        persistent_workers=True,
+        persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
     )
-    batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
-    serve({"moco": moco, "simclr": simclr}[method](batches, device))
+    batches: Iterator[Any] = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
+    if kind == "model":
+        batches = itertools.repeat([view.to(device) for view in next(batches)])
+    steps = {"moco": moco, "simclr": simclr}
+    step = functools.partial(next, batches) if kind == "loader" else steps[method](batches, device)
+    in_advance = 2 * workers  # batches that were ready before the first step: where loading is slower they run out
+    serve(step, 2 + in_advance if kind == "loader" or device.type == "cuda" else 2)
 
 
 if __name__ == "__main__":

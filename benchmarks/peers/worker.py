@@ -1,19 +1,21 @@
 """One side of a comparison: a process that takes a turn whenever it is told to. Imports nothing of negbench.
 
-It writes a line when it is ready, reads lines `UNTIMED TIMED`, makes so many steps and answers with the mean seconds of
-the timed ones.
+It says when it is ready, reads lines `UNTIMED TIMED`, makes so many steps and answers with the mean seconds of the
+timed ones. Its answers start with a word of their own, since libraries print too.
 """
 
 import sys
 import time
 from collections.abc import Callable
 
+ANSWER = "answer"
 
-def serve(step: Callable[[], object], warmup: int = 2) -> None:
-    """Take turns with `step`, which must not return before its work is done."""
+
+def serve(step: Callable[[], object], warmup: int = 2, read: Callable[[], float] | None = None) -> None:
+    """Take turns with `step`, which must not return before its work is done. With `read`, answer what that says."""
     for _ in range(warmup):
         step()
-    print("ready", flush=True)
+    print(ANSWER, "ready", flush=True)
     for line in sys.stdin:
         untimed, timed = map(int, line.split())
         for _ in range(untimed):
@@ -21,4 +23,5 @@ def serve(step: Callable[[], object], warmup: int = 2) -> None:
         begin = time.perf_counter()
         for _ in range(timed):
             step()
-        print((time.perf_counter() - begin) / timed, flush=True)
+        seconds = (time.perf_counter() - begin) / timed
+        print(ANSWER, read() if read else seconds, flush=True)

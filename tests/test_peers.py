@@ -1,0 +1,133 @@
+"""benchmarks.peers without the libraries that it compares with: ratios, goals, its file, its sentences, its ends."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.peers import groups, record, table, turns
+from benchmarks.peers.plan import Comparison, Group, Measured, Side, at_least, at_most
+from benchmarks.peers.side import ROOT
+from negbench.study import resolve
+
+COMMAND = [sys.executable, "-m", "benchmarks.peers", "--device", "cpu"]
+SPEEDS = (
+    Comparison("B / A", "B", "A", at_least(2)),
+    Comparison("A / B", "A", "B", at_most(0.45)),
+    Comparison("C / A", "C", "A", at_least(1)),
+    Comparison("B / A, no goal", "B", "A"),
+)
+
+
+def _record() -> record.Record:
+    sides = tuple(Side(name, "ours", ("method",), images=10) for name in "ABC")
+    speed = Group("speed", "three sides", sides, SPEEDS)
+    # B / A is 2, 3 and 2.5 in the rounds; the ratio of the medians would be 3
+    values = {"A": [1.0, 3.0, 4.0], "B": [2.0, 9.0, 10.0]}
+    memory = Group("memory", "two", sides[:2], (Comparison("more", "B", "A", at_most(2.5)),), unit="bytes")
+    measured = [
+        Measured(speed, values, {"C": "it died [here]"}),
+        Measured(memory, {"A": [2.0**30], "B": [4.0 * 2**30]}, {}),
+    ]
+    environment = {"device": "a machine", "torch_version": "2", "precision": "float32", "load_average": 0.0}
+    return record.Record(3, None, environment, {"lightly": "1.6.0"}, measured)
+
+
+def _run(*arguments: object) -> tuple[int, str, str]:
+    done = subprocess.run([*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    speed, memory = _record().groups
+    assert [table.compared(speed, comparison).centre for comparison in SPEEDS[:2]] == [2.5, 0.4]
+    assert table.compared(speed, SPEEDS[2]).n == 0  # of a side that was left out
+    assert table.compared(memory, memory.group.comparisons[0]).centre == 3  # GiB
+
+
+def test_the_tables_are_made_again_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    _record().write(path)
+    assert record.read(path) == _record()
+    console = Console(width=120)
+    with console.capture() as shown:
+        table.show(_record(), console)
+    code, again, _ = _run("--show", path)
+    assert (code, again) == (0, shown.get())
+    reached = [line.split("│")[-2].strip() for line in again.splitlines() if "at most" in line or "at least" in line]
+    assert reached == ["yes", "yes", "not measured", "no"]
+    assert "speed: C was left out: it died [here]" in again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--groups", "moco,vews"], "--groups: 'vews' is no group on cpu; there are moco, simclr, adco,"),
+        (["--peer-python", "no/python"], "--peer-python: there is no program no/python"),
+        (["--output", "pyproject.toml"], "--output: pyproject.toml exists; choose another name"),
+        (["--images", "docs"], "--images: docs holds 0 JPEGs, and 256 are decoded"),
+        (["--rounds", "0"], "--rounds: at least 1, not 0"),
+        (["--show", "pyproject.toml"], "--show: pyproject.toml is no file that --output has written"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: Sequence[str], sentence: str) -> None:
+    code, shown, told = _run(*arguments)
+    assert (code, shown) == (2, "") and told.startswith(f"benchmarks.peers: {sentence}") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_group_is_whole(device: str) -> None:
+    for group in groups.choose(None, device, None, workers=2):
+        names = [side.name for side in group.sides]
+        assert len(set(names)) == len(names)
+        for comparison in group.comparisons:
+            assert {comparison.above, comparison.below} <= set(names)
+        for side in group.sides:
+            assert (ROOT / "benchmarks" / "peers" / f"{side.module}.py").exists()
+            if side.module == "ours" and side.arguments[0] != "folder":
+                _, method, study, _, *settings = side.arguments
+                resolve(method, study, [text for text in settings if not text.startswith("compile=")])
+
+
+def test_a_side_that_dies_is_left_out_with_its_last_words(capfd: pytest.CaptureFixture[str]) -> None:
+    broken = Side("broken", "ours", ("method", "moco", "quickstart", "cpu", "no_such_key=1"), images=1)
+    peer = Side("peer", "kornia_views", ("8",), images=8, peer=True)
+    group = Group("some", "none of which can be measured", (broken, peer), (Comparison("?", "broken", "peer"),))
+    measured = turns.measure(group, 2, turns.Pythons(sys.executable, None), "")
+    assert measured.values == {} and measured.left_out["peer"] == turns.NO_PEERS
+    assert measured.left_out["broken"].startswith("ValueError: unknown key no_such_key")
+    assert "some: broken ended: ValueError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_nothing_is_left_when_it_is_interrupted(signum: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--groups", "adco", "--batch", "4"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "starting MoCo" in line:  # AdCo is frozen by now
+            break
+    sides = _children(process.pid)
+    assert sides
+    process.send_signal(signum)
+    told = process.stderr.read()
+    assert process.wait() == code, told
+    time.sleep(0.1)
+    assert not [pid for pid in sides if Path(f"/proc/{pid}").exists()]
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = path.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                found.append(int(path.parent.name))
+    return found
