@@ -32,19 +32,23 @@ class Maker:
         return found | {"views": self.views, "folder": self.folder, "memory": self.memory}
 
     def beside_lightly(self, method: str, title: str, goal_of_bare: Goal | None) -> Group:
-        """A method in two precisions, its bare step, and the same loop from lightly's parts."""
-        ours, full, bare = f"{title}, negbench", f"{title}, negbench fp32", f"{title}, bare step"
-        loop, views = f"{title}, lightly fp32", "views, all threads"
+        """A method in two precisions, its bare step, and the same loop from lightly's parts.
+
+        lightly's has PyTorch's default precision, which on a GPU is TF32 in convolutions.
+        """
+        precision = "tf32" if self.on_gpu else "fp32"
+        ours, full, bare = f"{title}, negbench", f"{title}, negbench {precision}", f"{title}, bare step"
+        loop, views = f"{title}, lightly {precision}", "views, all threads"
         sides = [
             self._ours(ours, "method", method),
             self._ours(bare, "bare", method),
-            self._ours(full, "method", method, "precision=fp32"),
+            self._ours(full, "method", method, f"precision={precision}"),
             self._lightly(loop, method, "loop", self.steps),
         ]
         comparisons = [
             Comparison(f"bare step / {title}", bare, ours, goal_of_bare),
             Comparison(f"lightly's loop / {title}", loop, ours, at_least(2.2)),
-            Comparison(f"lightly's loop / {title} fp32", loop, full, at_least(1.15)),
+            Comparison(f"lightly's loop / {title} {precision}", loop, full, at_least(1.15)),
         ]
         if method == "moco":
             sides.append(self._ours(views, "views", method, steps=200 if self.on_gpu else 30))

@@ -1,8 +1,9 @@
-"""The equivalent training loop from lightly's own parts, as its CIFAR-10 benchmark puts them together, in fp32.
+"""The equivalent training loop from lightly's own parts, as its CIFAR-10 benchmark puts them together.
 
 SimCLRTransform on PIL images in DataLoader workers, a ResNet-18 with the CIFAR stem, lightly's heads, NTXentLoss (for
-MoCo with a memory bank of 4,096), SGD. Runs with lightly's own environment and without negbench. Of the whole loop's
-parts, `loader` is the batches alone, and `model` the steps on one fixed batch.
+MoCo with a memory bank of 4,096), SGD, fp32 (on a GPU convolutions in TF32, PyTorch's default). Runs with
+lightly's own environment and without negbench. Of the whole loop's parts, `loader` is the batches alone, and `model`
+the steps on one fixed batch.
 
     python -m benchmarks.peers.lightly_loop {moco,simclr} {loop,loader,model} DEVICE BATCH WORKERS
 """

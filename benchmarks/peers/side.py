@@ -17,7 +17,7 @@ class SideDied(Exception):
 
 
 class RunningSide:
-    """A process in a session of its own, so that signals meet all its children and Ctrl-C does not."""
+    """A process that leads a group of its own: signals to it meet its children too, and Ctrl-C meets neither."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
