@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import negbench
+from negbench.memory import keep_freed_memory
 from negbench.nvml import Gpu
 
 
@@ -38,7 +39,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def set_backends(precision: str, deterministic: bool) -> None:
-    """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says."""
+    """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says.
+
+    Memory that the process frees stays with it.
+    """
+    keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = not deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where kernels must repeat

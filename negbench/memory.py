@@ -1,5 +1,6 @@
-"""The most memory that training takes."""
+"""Memory of the process and its device: the most that training takes, and what is kept for reuse."""
 
+import ctypes
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from negbench.distributed import gather_objects
 
 _KIBI = 1024
+_GLIBC, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = "libc.so.6", -1, -3  # malloc.h
 
 
 class PeakMemory:
@@ -58,3 +60,30 @@ def process_bytes(field: str) -> int | None:
     except OSError:
         return None
     return int(match[1]) * _KIBI if match else None
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of any size, where by itself it returns those above 32 MiB to the system.
+
+    Each step of a network on a CPU would otherwise have the same gigabytes of pages mapped and cleared again.
+    """
+    _set_thresholds(1 << 30, -1)
+
+
+def return_freed_memory() -> None:
+    """Let glibc return blocks of 128 KiB and more as soon as they are free, so that the process holds what is used."""
+    _set_thresholds(128 * _KIBI, 128 * _KIBI)
+
+
+def release_free_memory() -> None:
+    """Return what is free now."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(_GLIBC).malloc_trim(0)
+
+
+def _set_thresholds(mmap: int, trim: int) -> None:
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(_GLIBC)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, mmap):  # earlier versions have a limit
+            libc.mallopt(_M_MMAP_THRESHOLD, 32 * _KIBI**2)
+        libc.mallopt(_M_TRIM_THRESHOLD, trim)

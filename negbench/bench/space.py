@@ -1,21 +1,25 @@
 """Memory: what a subject takes when it is alone, and how running out of it is survived."""
 
-import ctypes
 import gc
 import re
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from negbench.failure import is_out_of_memory
-from negbench.memory import PeakMemory, process_bytes
+from negbench.memory import (
+    PeakMemory,
+    keep_freed_memory,
+    process_bytes,
+    release_free_memory,
+    return_freed_memory,
+)
 
 T = TypeVar("T")
-_GLIBC, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = "libc.so.6", -1, -3  # malloc.h
 _CGROUPS = (  # limit, usage, and the name in memory.stat of file pages that make room: version 2, and version 1
     ("/sys/fs/cgroup{}/memory.max", "/sys/fs/cgroup{}/memory.current", "inactive_file"),
     (
@@ -33,30 +37,24 @@ def release(device: torch.device) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         return
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(_GLIBC).malloc_trim(0)
+    release_free_memory()
 
 
 @contextmanager
 def without_reuse(device: torch.device) -> Iterator[None]:
-    """On a CPU blocks of 128 KiB and more are given back as soon as they are free.
+    """On a CPU freed blocks are given back at once.
 
     Otherwise the peak would hold what glibc keeps to reuse, which was up to twice what tensors took, and varied by a
-    tenth. Afterwards glibc keeps as much as it does by itself once it has seen blocks of 32 MiB.
+    tenth.
     """
+    if device.type != "cpu":
+        yield
+        return
+    return_freed_memory()
     try:
-        _keep(128 * 2**10, 128 * 2**10, device)
         yield
     finally:
-        _keep(32 * 2**20, 64 * 2**20, device)
-
-
-def _keep(mmap_threshold: int, trim_threshold: int, device: torch.device) -> None:
-    if device.type == "cpu":
-        with suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(_GLIBC)
-            libc.mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
-            libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
+        keep_freed_memory()
 
 
 class AddedMemory:
