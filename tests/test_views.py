@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from negbench import views
+from negbench import colors, views
 from negbench.config import VIEW_POLICIES, ViewConfig, ViewsConfig
 
 PLAIN = ViewConfig(
@@ -42,7 +42,7 @@ def jittered(image: Tensor, order: list[int], factors: list[float]) -> Tensor:
     return image
 
 
-def recolored(image: Tensor, drawn: views.Appearance, i: int, config: ViewConfig) -> Tensor:
+def recolored(image: Tensor, drawn: colors.Appearance, i: int, config: ViewConfig) -> Tensor:
     if drawn.jitter_B[i]:
         image = jittered(image, drawn.order_B4[i].tolist(), drawn.factors_B4[i].tolist())
     if drawn.grayscale_B[i]:
@@ -97,7 +97,7 @@ def test_every_order_of_jitter_equals_torchvision() -> None:
     factors_B4[:, 3] = torch.linspace(-0.5, 0.5, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
     jitter_B = torch.ones(24, dtype=torch.bool)
     drawn = dataclasses.replace(drawn, jitter_B=jitter_B, order_B4=torch.tensor(orders), factors_B4=factors_B4)
-    ours = views.recolor(images, drawn, PLAIN)
+    ours = colors.recolor(images, drawn, PLAIN)
     for i, image in enumerate(images):
         theirs = jittered(image, list(orders[i]), factors_B4[i].tolist())
         torch.testing.assert_close(ours[i], theirs, rtol=0, atol=1e-5)
@@ -108,7 +108,7 @@ def test_blur_equals_torchvision(height: int, width: int) -> None:
     config = PLAIN.model_copy(update={"blur_probability": 1.0})
     images = noise(8, height, width) / 255
     drawn = views.appearance(config, views.uniforms(0, 0, 8)[0])
-    ours = views.recolor(images, drawn, config)
+    ours = colors.recolor(images, drawn, config)
     for i, image in enumerate(images):
         torch.testing.assert_close(ours[i], recolored(image, drawn, i, config), rtol=0, atol=2e-6)
 
@@ -120,7 +120,7 @@ def test_solarize_and_grayscale_equal_torchvision() -> None:
     images = noise(32, 16, 11) / 255
     drawn = views.appearance(config, views.uniforms(0, 0, 32)[0])
     assert len(set(zip(drawn.solarize_B.tolist(), drawn.grayscale_B.tolist(), strict=True))) == 4
-    ours = views.recolor(images, drawn, config)
+    ours = colors.recolor(images, drawn, config)
     for i, image in enumerate(images):
         torch.testing.assert_close(ours[i], recolored(image, drawn, i, config), rtol=0, atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_recolor_leaves_its_input() -> None:
     config = ViewConfig(jitter_probability=1, grayscale_probability=1, blur_probability=1, solarize_probability=1)
     images = noise(4, 16, 16) / 255
     before = images.clone()
-    assert not torch.equal(views.recolor(images, views.appearance(config, views.uniforms(0, 0, 4)[0]), config), before)
+    assert not torch.equal(colors.recolor(images, views.appearance(config, views.uniforms(0, 0, 4)[0]), config), before)
     assert torch.equal(images, before)
 
 
