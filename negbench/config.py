@@ -210,6 +210,11 @@ class RunConfig(Section, Generic[M]):
         "The contrast is fp32. fp16 scales the loss, and so waits for the device each step",
     )
     channels_last: bool = setting(True, "memory format of images and convolutions", scientific=False)
+    execution: Literal["eager", "compiled", "graphs"] = setting(
+        "eager",
+        "compiled: views (on GPUs) and encoders by torch.compile, minutes at the start; graphs: CUDA graphs too",
+        scientific=False,
+    )
     deterministic: bool = setting(False, "refuse nondeterministic kernels (slower on GPUs)", scientific=False)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -269,8 +269,9 @@ class Method(nn.Module):
         self.train(training)
 
     def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        forward = encoder if self.training else encoder.forward  # evaluations are not worth compiling for
         with self._autocast(images):
-            embedding: Tensor = encoder(images)
+            embedding: Tensor = forward(images)
         return embedding
 
     def _predict(self, embedding: Tensor) -> Tensor:

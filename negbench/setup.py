@@ -8,6 +8,7 @@ from torch import nn
 
 from negbench import environment
 from negbench.batch_norm import convert
+from negbench.compiling import check_compiler, compile_encoders
 from negbench.config import RunConfig
 from negbench.data.sets import Splits, load_splits, steps_per_epoch
 from negbench.evaluate.protocol import split_for_probe
@@ -37,6 +38,7 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     config = resolved.config
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic)
+    check_compiler(config.execution, device)
     splits = load_splits(config.data)
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
         split_for_probe(splits.train.labels_N)
@@ -74,8 +76,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def prepare(module: M, config: RunConfig[Any], device: torch.device) -> M:
-    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
+    """`module` itself on the device, with the run's BatchNorm layers, memory format and compilation."""
     convert(module, config.batch_norm, config.batch_norm_splits, device.type)
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
+    compile_encoders(module, config.execution)
     return module.to(device)

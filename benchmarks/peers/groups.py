@@ -56,8 +56,8 @@ class Maker:
             if self.on_gpu:
                 compiled, compiled_bare = f"{ours}, graphs", f"{bare}, graphs"
                 sides += [
-                    self._ours(compiled, "method", method, "compile=graphs"),
-                    self._ours(compiled_bare, "bare", method, "compile=graphs"),
+                    self._ours(compiled, "method", method, "execution=graphs"),
+                    self._ours(compiled_bare, "bare", method, "execution=graphs"),
                     self._lightly("ceiling: lightly's loader alone", method, "loader", self.steps),
                     self._lightly("ceiling: lightly's model alone", method, "model", self.steps),
                 ]
@@ -97,19 +97,17 @@ class Maker:
         return Group("resnet50", title, sides, comparisons)
 
     def views(self) -> Group:
-        eager, compiled, kornia, lightly = "negbench", "negbench, compiled", "kornia", "lightly"
+        own, kornia, lightly = "negbench", "kornia", "lightly"
         ours = ("views", "moco", "cifar10", "cpu", f"batch_size={self.batch}")
         loader = ("moco", "loader", "cpu", str(self.batch), "0")
         sides = (
-            Side(eager, "ours", ours, self.batch, 20, one_thread=True),
-            Side(compiled, "ours", (*ours, "compile=on"), self.batch, 40, one_thread=True),
+            Side(own, "ours", ours, self.batch, 40, one_thread=True),
             Side(kornia, "kornia_views", (str(self.batch),), self.batch, 10, peer=True, one_thread=True),
             Side(lightly, "lightly_loop", loader, self.batch, 3, peer=True, one_thread=True),
         )
         comparisons = (
-            Comparison("kornia / negbench", kornia, eager, at_least(2.5)),
-            Comparison("kornia / negbench, compiled", kornia, compiled, at_least(3.5)),
-            Comparison("lightly / negbench", lightly, eager, at_least(5)),
+            Comparison("kornia / negbench", kornia, own, at_least(3.5)),
+            Comparison("lightly / negbench", lightly, own, at_least(5)),
         )
         title = f"two views of 32-pixel images, batches of {self.batch}, one thread"
         return Group("views", title, sides, comparisons)

@@ -10,6 +10,7 @@ from negbench.bench.measure import Entry, Machine, examined, timed
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
 from negbench.bench.space import limited_to_free_memory
+from negbench.compiling import check_compiler
 from negbench.span import PARTS, REST
 
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
@@ -27,6 +28,7 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
     config = plan.config
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic)
+    check_compiler(config.execution, device)
     folder.check_writable()
     machine = Machine(device, dtype, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
     facts = {

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from negbench.bench.plan import size_of
+from negbench.compiling import begin_step, compile_encoders
 from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
@@ -100,13 +101,16 @@ class BareSubject:
     ) -> None:
         self.encoder = prepare(build_encoder(config), config, device).train()
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if passes[1] else None
+        if self.key_encoder is not None:
+            compile_encoders(self.key_encoder, config.execution)  # which a copy forgets
         self.optimizer, self.scaler = _optimizer(self.encoder, config, device, dtype)
         self.device, self.dtype = device, dtype
         views, _ = next(training_batches(random_images(config, device), config, device, 0, 1))
         self.query_views, self.key_views = (list(itertools.islice(itertools.cycle(views), n)) for n in passes)
-        self.passes = passes
+        self.passes, self.execution = passes, config.execution
 
     def step(self) -> None:
+        begin_step(self.execution)
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
         with span("query_forward"), autocast:
             queries = [self.encoder(view) for view in self.query_views]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from negbench import views
+from negbench.compiling import begin_step
 from negbench.config import RunConfig
 from negbench.data.decode import BadImageError
 from negbench.data.folder import (
@@ -24,6 +25,7 @@ from negbench.data.folder import (
 )
 from negbench.data.sets import ResidentSet, batch_index
 from negbench.transfer import to_device
+from negbench.view_maker import ViewMaker
 
 _PREFETCH = 2  # batches ahead a worker
 
@@ -46,33 +48,29 @@ def training_batches(
     `waiting()` is entered while workers are waited for; resident sets never wait.
     Raises BadImageError for such a file with on_bad_image "error", ValueError if batches cannot be formed.
     """
-    view_configs = (config.views.first, config.views.second)
-    size, rows = config.data.image_size, config.batch_size // world_size
+    maker, rows = ViewMaker(config), config.batch_size // world_size
 
     def uniforms_of(step: int) -> Tensor:
-        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(view_configs))
+        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(maker.configs))
         return uniforms_VBP[:, rank * rows : (rank + 1) * rows]
 
     def from_resident(dataset: ResidentSet) -> Iterator[tuple[list[Tensor], Tensor]]:
         dataset = dataset.to(device)
         for step in range(start, stop):
+            begin_step(config.execution)
             index_n = batch_index(step, len(dataset), config.batch_size, config.seed, rank, world_size)
             index_n = to_device(index_n, device)
-            images = dataset.images_NCHW.index_select(0, index_n)
-            uniforms_VnP = uniforms_of(step)
-            yield [views.augment(images, v, u, size) for v, u in zip(view_configs, uniforms_VnP, strict=True)], index_n
+            yield maker.augment(dataset.images_NCHW.index_select(0, index_n), uniforms_of(step)), index_n
 
     def from_folder(dataset: FolderSet) -> Iterator[tuple[list[Tensor], Tensor]]:
         steps = range(start, stop)
         loader = _load(StepDataset(dataset, config, rank, world_size), steps, dataset.workers, device, skipped)
         for step, (crops, index_n) in zip(steps, _within(waiting, loader), strict=True):
+            begin_step(config.execution)
             crops = [to_device(crop, device) for crop in crops]
-            uniforms_VnP = uniforms_of(step)
-            batch = [views.finish(c, v, u) for c, v, u in zip(crops, view_configs, uniforms_VnP, strict=True)]
-            yield batch, to_device(index_n, device)
+            yield maker.finish(crops, uniforms_of(step)), to_device(index_n, device)
 
-    for batch, index_n in from_resident(dataset) if isinstance(dataset, ResidentSet) else from_folder(dataset):
-        yield [_in_format(view, config) for view in batch], index_n
+    yield from from_resident(dataset) if isinstance(dataset, ResidentSet) else from_folder(dataset)
 
 
 def eval_batches(
