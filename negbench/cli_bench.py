@@ -34,6 +34,9 @@ def bench(
     model: Annotated[str | None, typer.Option(help="Backbone, as --set model.name.")] = None,
     device: Device = "auto",
     rounds: Annotated[int, typer.Option(min=2, max=10_000, help="Turns of each method.")] = 9,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write torch.profiler's traces and tables of single steps too.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Parent folder of the bench's folder.")] = Path("results"),
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
@@ -60,7 +63,7 @@ def bench(
         folder = BenchFolder(output, chosen.config.study, where.type)
         try:
             with _progress(chosen) as tell:
-                run.execute(chosen, where, rounds, folder, tell)
+                run.execute(chosen, where, rounds, folder, tell, trace)
         except KeyboardInterrupt:
             kept = f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
             _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
@@ -90,8 +93,10 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
 
         def tell(number: int | None, text: str) -> None:
             nonlocal told
-            title = "memory" if number is None else f"group {number + 1} of {num_groups}, {plan.groups[number].title}"
-            bar.update(task, completed=number or 0, description=f"{title}: {text}")
+            if number is not None:
+                text = f"group {number + 1} of {num_groups}, {plan.groups[number].title}: {text}"
+            title = text.rpartition(": ")[0]
+            bar.update(task, completed=number or 0, description=text)
             if title != told and not console.is_terminal:
                 _note(title)
             told = title

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 
@@ -19,12 +20,19 @@ REST = "rest"  # of a step, in no part
 
 Mark = float | torch.cuda.Event
 
-_nothing: AbstractContextManager[None] = nullcontext()
-_recorder: "Spans | None" = None
+
+class Recorder(Protocol):
+    """Whoever is told of the parts of a step."""
+
+    def inside(self, part: str) -> AbstractContextManager[object]: ...
 
 
-def span(part: str) -> AbstractContextManager[None]:
-    """Around the code of one part of a step; nothing happens unless a `Spans` records."""
+_nothing: AbstractContextManager[object] = nullcontext()
+_recorder: Recorder | None = None
+
+
+def span(part: str) -> AbstractContextManager[object]:
+    """Around the code of one part of a step; nothing happens unless somebody records."""
     return _nothing if _recorder is None else _recorder.inside(part)
 
 
@@ -44,6 +52,27 @@ def seconds_between(a: Mark, b: Mark) -> float:
     return a.elapsed_time(b) / 1000
 
 
+@contextmanager
+def _told(recorder: Recorder) -> Iterator[None]:
+    global _recorder
+    assert _recorder is None, "spans are recorded already"
+    _recorder = recorder
+    try:
+        yield
+    finally:
+        _recorder = None
+
+
+class _Labels:
+    def inside(self, part: str) -> AbstractContextManager[object]:
+        return torch.profiler.record_function(part)
+
+
+def labelled() -> AbstractContextManager[None]:
+    """Inside, the parts of a step have their names in torch.profiler's records."""
+    return _told(_Labels())
+
+
 class Spans:
     """Seconds by part while recording. A part's time leaves out that of parts inside it, so all add up to the whole."""
 
@@ -54,15 +83,12 @@ class Spans:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        global _recorder
-        assert _recorder is None, "spans are recorded already"
-        _recorder = self
-        try:
+        with _told(self):
             self._go_on()
-            yield
-        finally:
-            self._go_on()
-            _recorder = None
+            try:
+                yield
+            finally:
+                self._go_on()
 
     @contextmanager
     def inside(self, part: str) -> Iterator[None]:

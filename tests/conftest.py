@@ -11,6 +11,11 @@ from tests import records, slurm
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[slurm.Cluster]:
     """A Slurm of three nodes, started at its first use and shared by all tests."""

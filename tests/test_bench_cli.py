@@ -1,6 +1,8 @@
 """`negbench bench` as a user starts it."""
 
+import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,20 @@ def test_a_whole_bench(tmp_path: Path) -> None:
         assert title in shown
     page = (folder / "report" / "index.html").read_text()
     assert page.count("<figure>") == 3 and "runs, 0 of them" not in page
+
+
+def test_traces_name_the_parts_of_a_step(tmp_path: Path) -> None:
+    sizes = ("--num-negatives", "16", "--batch-size", "16", "--methods", "adco")
+    code, _, _ = invoke(*QUICK, *sizes, "--trace", "--output", tmp_path)
+    assert code == 0
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.glob("trace-*")} == {
+        f"trace-{name}.{kind}" for name in ("adco", "bare-2+2") for kind in ("json.gz", "txt")
+    }
+    events = json.loads(gzip.decompress((folder / "trace-adco.json.gz").read_bytes()))["traceEvents"]
+    marked = Counter(event["name"] for event in events if event.get("cat") == "user_annotation")
+    assert marked["views"] == marked["backward"] == marked["momentum_update"] == marked["refresh"] == 2
+    assert "aten::mkldnn_convolution" in (folder / "trace-adco.txt").read_text()
 
 
 def test_a_second_bench_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from negbench.view_maker import ViewMaker, compiled_view
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = torch.device("cuda")
 
 
@@ -168,7 +167,7 @@ def test_a_step_that_reads_is_found_out() -> None:
         torch.zeros(1, device="meta").item()
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["eager", "compiled", "graphs"])
 @pytest.mark.parametrize("method", list_methods())
 def test_a_step_on_a_gpu_waits_for_nothing(method: str, mode: str) -> None:
@@ -182,7 +181,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(method: str, mode: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["compiled", "graphs"])
 @pytest.mark.parametrize("method", list_methods())
 def test_compiled_steps_on_a_gpu_are_eager_ones(method: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +198,7 @@ def test_compiled_steps_on_a_gpu_are_eager_ones(method: str, mode: str, monkeypa
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["compiled", "graphs"])
 def test_compiled_views_on_a_gpu_are_those_of_the_cpu(mode: str) -> None:
     config = small("moco", "views=byol").config
@@ -211,7 +210,7 @@ def test_compiled_views_on_a_gpu_are_those_of_the_cpu(mode: str) -> None:
             torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-4)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_the_bare_step_is_compiled_too() -> None:
     config = small("moco", "execution=graphs").config
     subject = BareSubject(config, (1, 1), GPU, torch.bfloat16)

@@ -10,6 +10,7 @@ from negbench.bench.measure import Entry, Machine, examined, timed
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
 from negbench.bench.space import limited_to_free_memory
+from negbench.bench.trace import write_traces
 from negbench.compiling import check_compiler
 from negbench.span import PARTS, REST
 
@@ -17,11 +18,14 @@ STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
 
-Tell = Callable[[int | None, str], None]  # the number of the group that is timed, and what is done
+Tell = Callable[[int | None, str], None]  # the number of the group that is timed, and what is done (None: KIND: WHAT)
 
 
-def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell) -> None:
+def execute(
+    plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell, traced: bool = False
+) -> None:
     """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
+    At last, if `traced`, profiles of the study's own setting.
 
     ValueError for the user's mistakes; KeyboardInterrupt leaves what is written.
     """
@@ -44,7 +48,7 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
     records: list[dict[str, Any]] = []
     with limited_to_free_memory(device):
         for group in plan.groups:
-            entries = examined(group, machine, lambda text: tell(None, text))
+            entries = examined(group, machine, lambda text: tell(None, f"memory: {text}"))
             examinations.append(entries)
             subjects = [entry.facts for entry in entries]
             records.append({"kind": group.kind, "value": group.value, "subjects": subjects})
@@ -52,3 +56,5 @@ def execute(plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, 
         for number, entries in enumerate(examinations):
             records[number]["subjects"] = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
             folder.write(facts, records, num_timed=number + 1)
+        if traced:
+            write_traces(examinations[0], device, folder.path, lambda text: tell(None, f"profiles: {text}"))
