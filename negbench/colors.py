@@ -19,6 +19,7 @@ from negbench.transfer import to_device
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 NUM_PLACES = 4
+_HUE_PLACE, _SHIFT, _GRAYSCALE, _SIGMA, _SOLARIZE = range(9, 14)  # of `Appearance.numbers`, behind the blends
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,20 @@ def recolor(images_BCHW: Tensor, drawn: Appearance, config: ViewConfig) -> Tenso
 def recolor_all(images_BCHW: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor, config: ViewConfig) -> Tensor:
     """`recolor` from `Appearance.numbers`, on the images' device, by masks."""
     numbers = numbers_BN[:, :, None, None, None].unbind(dim=1)
-    hue_place, shift, grayscale, sigma, solarize = numbers[9:]
     images = images_BCHW
     if config.jitter_probability:
         for place in range(NUM_PLACES):
             if config.hue:
-                images = torch.where(hue_place == place, _shifted_hue(images, shift[:, 0]), images)
+                images = torch.where(numbers[_HUE_PLACE] == place, _shifted_hue(images, numbers[_SHIFT][:, 0]), images)
             if place < NUM_PLACES - 1 and _blends(config):
-                images = _blended(images, *numbers[place:9:3])
+                images = _blended(images, *numbers[place:_HUE_PLACE:3])
     if config.grayscale_probability:
-        images = torch.where(grayscale > 0, _gray(images), images)
+        images = torch.where(numbers[_GRAYSCALE] > 0, _gray(images), images)
     if config.blur_probability:
+        sigma = numbers[_SIGMA]
         images = torch.where(sigma > 0, _blur(images, sigma.flatten().clamp(min=config.blur_sigma[0])), images)
     if config.solarize_probability:
-        images = torch.where((solarize > 0) & (images >= config.solarize_threshold), 1 - images, images)
+        images = torch.where((numbers[_SOLARIZE] > 0) & (images >= config.solarize_threshold), 1 - images, images)
     return (images - mean_std_2C11[0]) / mean_std_2C11[1]
 
 
@@ -115,9 +116,9 @@ def _jitter_rows_(images_BCHW: Tensor, drawn: Appearance, config: ViewConfig) ->
     images_RCHW = images_BCHW.index_select(0, on_device_R)
     for place, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if config.hue and end > start:
-            images_RCHW[start:end] = _shifted_hue(images_RCHW[start:end], numbers_R[start:end, 10, 0])
+            images_RCHW[start:end] = _shifted_hue(images_RCHW[start:end], numbers_R[start:end, _SHIFT, 0])
         if place < NUM_PLACES - 1 and _blends(config):
-            images_RCHW = _blended(images_RCHW, *numbers_R[:, place:9:3].unbind(dim=1))
+            images_RCHW = _blended(images_RCHW, *numbers_R[:, place:_HUE_PLACE:3].unbind(dim=1))
     images_BCHW.index_copy_(0, on_device_R, images_RCHW)
 
 
