@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.peers.plan import IMAGES, Group, Measured, Side
 from benchmarks.peers.side import ONE_THREAD, RunningSide, SideDied
+from negbench.data.folder import signals_blocked
 
 NO_PEERS = "needs the peers' environment, which is not there"
 
@@ -51,7 +52,8 @@ def _take_turns(sides: list[Side], rounds: int, measured: Measured, pythons: Pyt
     try:
         for side in sides:
             _tell(f"{group.name}: starting {side.name}")
-            running[side.name] = RunningSide(pythons.command(side, images), ONE_THREAD if side.one_thread else {})
+            with signals_blocked():  # until it is known, and so can be killed
+                running[side.name] = RunningSide(pythons.command(side, images), ONE_THREAD if side.one_thread else {})
             measured.values[side.name] = []
             attempt(side, running[side.name].wait_until_ready)
         for number in range(rounds if running else 0):
