@@ -134,6 +134,7 @@ class ProjectorConfig(Section):
     hidden: int = setting(512, "width of the hidden layers", ge=1)
     dim: int = setting(128, "width of the embedding", ge=2)
     batch_norm: bool = setting(True, "BatchNorm in the hidden layers")
+    output_batch_norm: bool = setting(False, "BatchNorm on the embedding too, as in SimCLR's code")
 
 
 class OptimizerConfig(Section):
@@ -145,6 +146,9 @@ class OptimizerConfig(Section):
         "none", "parameters without weight decay (LARS always leaves normalisation and biases out, of its scaling too)"
     )
     trust_coefficient: float = setting(1e-3, "LARS: layer step over weight norm (arXiv:1708.03888)", gt=0)
+    clip: bool = setting(
+        False, "LARS: a layer's rate is the smaller of lr and trust, not their product (LARC, as in solo-learn's code)"
+    )
     betas: Range = setting((0.9, 0.999), "AdamW's averages")
 
 

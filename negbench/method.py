@@ -301,8 +301,9 @@ class MomentumConfig(MethodConfig):
     symmetric: bool = setting(False, "both directions of the pair: twice the back-propagated views")
     key_momentum: float = setting(0.99, "m in key <- m key + (1 - m) query, at the start", ge=0, le=1)
     key_momentum_schedule: Literal["constant", "cosine"] = setting(
-        "constant", "constant, or rising to 1 along half a cosine (BYOL, arXiv:2006.07733, section 3.2)"
+        "constant", "constant, or rising along half a cosine (BYOL, arXiv:2006.07733, section 3.2)"
     )
+    key_momentum_end: float = setting(1.0, "m at the end of the cosine", ge=0, le=1)
 
     @property
     def pairs(self) -> Pairs:
@@ -312,4 +313,5 @@ class MomentumConfig(MethodConfig):
         """Momentum by step."""
         if self.key_momentum_schedule == "constant":
             return lambda step: self.key_momentum
-        return lambda step: 1 - (1 - self.key_momentum) * (math.cos(math.pi * step / num_steps) + 1) / 2
+        rise = self.key_momentum_end - self.key_momentum
+        return lambda step: self.key_momentum_end - rise * (math.cos(math.pi * step / num_steps) + 1) / 2

@@ -42,7 +42,7 @@ def build_encoder(config: RunConfig[Any]) -> Encoder:
         backbone, feature_dim = build_backbone(config.model)
     with initial_weights(config.seed, "projector"):
         head = config.projector
-        projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm)
+        projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm, head.output_batch_norm)
     return Encoder(backbone, projector, feature_dim)
 
 
@@ -71,10 +71,12 @@ def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     return resnet, feature_dim
 
 
-def mlp(in_dim: int, hidden: int, out_dim: int, layers: int, batch_norm: bool) -> nn.Sequential:
-    """`layers` linear layers with [BatchNorm and] ReLU between them; nothing follows the last.
+def mlp(
+    in_dim: int, hidden: int, out_dim: int, layers: int, batch_norm: bool, output_batch_norm: bool = False
+) -> nn.Sequential:
+    """`layers` linear layers with [BatchNorm and] ReLU between them; nothing [or BatchNorm] follows the last.
 
-    Hidden layers before a BatchNorm have no bias, which it would cancel. Raises ValueError for fewer than 1 layer.
+    Layers before a BatchNorm have no bias, which it would cancel. Raises ValueError for fewer than 1 layer.
     """
     if layers < 1:
         raise ValueError(f"an MLP needs at least 1 layer, not {layers}")
@@ -85,7 +87,10 @@ def mlp(in_dim: int, hidden: int, out_dim: int, layers: int, batch_norm: bool) -
             modules.append(nn.BatchNorm1d(hidden))
         modules.append(nn.ReLU(inplace=True))
         in_dim = hidden
-    return nn.Sequential(*modules, nn.Linear(in_dim, out_dim))
+    modules.append(nn.Linear(in_dim, out_dim, bias=not output_batch_norm))
+    if output_batch_norm:
+        modules.append(nn.BatchNorm1d(out_dim))
+    return nn.Sequential(*modules)
 
 
 def _resnet8() -> nn.Sequential:

@@ -20,8 +20,9 @@ class LARS(torch.optim.Optimizer):
         trust = trust_coefficient * |w| / |u|, and 1 where either norm is 0.
 
     The learning rate enters the velocity, as in the paper; torch.optim.SGD applies it outside. The denominator is |u|,
-    as in SimCLR's code, where the paper has |g| + weight_decay * |w|. Groups with `adapt=False` have trust 1 and no
-    weight decay. Raises ValueError for settings out of range.
+    as in SimCLR's code, where the paper has |g| + weight_decay * |w|. With `clip` a layer's rate lr * trust is
+    min(lr, trust) instead (LARC). Groups with `adapt=False` have trust 1 and no weight decay. Raises ValueError for
+    settings out of range.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
+        clip: bool = False,
         adapt: bool = True,
     ) -> None:
         if lr < 0 or weight_decay < 0 or trust_coefficient <= 0 or not 0 <= momentum < 1:
@@ -43,6 +45,7 @@ class LARS(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
+            "clip": clip,
             "adapt": adapt,
         }
         super().__init__(params, defaults)
@@ -67,14 +70,17 @@ class LARS(torch.optim.Optimizer):
                 self.state[p]["velocity"] = torch.zeros_like(p)
         velocities = [self.state[p]["velocity"] for p in params]
         torch._foreach_mul_(velocities, group["momentum"])
+        rate = lr = group["lr"]
         if group["adapt"]:
             updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
             weight_norms = torch.stack(torch._foreach_norm(params))
             update_norms = torch.stack(torch._foreach_norm(updates))
-            trusts = group["trust_coefficient"] * weight_norms / update_norms
-            trusts = torch.where((weight_norms > 0) & (update_norms > 0), trusts, 1.0)
+            trusts, unscaled = group["trust_coefficient"] * weight_norms / update_norms, 1.0
+            if group["clip"]:
+                trusts, unscaled, rate = trusts.clamp(max=lr), lr, 1.0
+            trusts = torch.where((weight_norms > 0) & (update_norms > 0), trusts, unscaled)
             updates = list(torch._foreach_mul(updates, trusts.unbind()))
-        torch._foreach_add_(velocities, updates, alpha=group["lr"])
+        torch._foreach_add_(velocities, updates, alpha=rate)
         torch._foreach_sub_(params, velocities)
 
 
@@ -102,7 +108,8 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     if config.name == "lars":
-        return LARS(groups, config.lr, config.momentum, trust_coefficient=config.trust_coefficient)
+        trust, clip = config.trust_coefficient, config.clip
+        return LARS(groups, config.lr, config.momentum, trust_coefficient=trust, clip=clip)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 

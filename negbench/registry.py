@@ -81,6 +81,13 @@ def import_method(file: MethodFile) -> ModuleType:
     return module
 
 
+def list_studies() -> dict[str, Path]:
+    """Every study of `configs/` by name: `cifar10`, or with its folder, `paper/adco-imagenet-200`."""
+    folder = package_folder("negbench.configs")
+    studies = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return dict(sorted(studies.items()))
+
+
 def find_study(name: str) -> Path:
     """The study called `name` in `configs/`, or the YAML file at the path `name`. ValueError if there is neither."""
     if name.endswith((".yaml", ".yml")):
@@ -88,8 +95,7 @@ def find_study(name: str) -> Path:
         if not path.is_file():
             raise ValueError(f"there is no study file {name}")
         return path
-    folder = package_folder("negbench.configs")
-    studies = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    studies = list_studies()
     if name not in studies:
         raise ValueError(f"unknown study {name!r}{nearest(name, studies)}; known: {', '.join(studies)}, or a FILE.yaml")
     return studies[name]

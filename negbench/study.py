@@ -3,7 +3,6 @@
 Imports no torch itself; importing a method file does.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -18,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from negbench.config import RunConfig
-from negbench.registry import MethodFile, find_method, find_study, import_method, list_methods, nearest
+from negbench.registry import MethodFile, find_method, find_study, import_method, list_methods, list_studies, nearest
 
 Flat = dict[str, Any]
 CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
@@ -64,9 +63,9 @@ class Resolved:
         changed = [key for key, origin in self.origins.items() if origin == "--set" and key not in skip]
         method = self.method_file.name if self.method_file.module else str(self.method_file.path)
         study = str(self.study_file)
-        with contextlib.suppress(ValueError):
-            if find_study(self.study_file.stem).read_bytes() == self.study_file.read_bytes():
-                study = self.study_file.stem
+        for name, path in list_studies().items():
+            if path.stem == self.study_file.stem and path.read_bytes() == self.study_file.read_bytes():
+                study = name
         settings = [part for key in changed for part in ("--set", f"{key}={_yaml_value(flat[key])}")]
         return ["negbench", "run", "--method", method, "--config", study, "--seed", str(flat["seed"]), *settings]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from negbench.method import Encoded
-from negbench.methods.moco import Queue
+from negbench.methods.moco import Config, Queue
 
 DIM = 3
 
@@ -45,3 +45,12 @@ def test_mask_own_image_leaves_out_the_querys_image_of_earlier_steps() -> None:
 def test_queue_starts_as_unit_vectors_that_depend_on_the_seed() -> None:
     torch.testing.assert_close(Queue(9, 5, seed=0).vectors_KD.norm(dim=1), torch.ones(9))
     assert not torch.equal(Queue(9, 5, seed=0).vectors_KD, Queue(9, 5, seed=1).vectors_KD)
+
+
+def test_key_momentum_rises_to_its_end() -> None:
+    settings = {"name": "moco", "key_momentum": 0.99}
+    assert [Config(**settings).momentum(10)(step) for step in (0, 5, 10)] == [0.99] * 3
+    settings["key_momentum_schedule"] = "cosine"
+    assert [Config(**settings).momentum(10)(step) for step in (0, 5, 10)] == pytest.approx([0.99, 0.995, 1.0])
+    momentum = Config(**settings, key_momentum_end=0.999).momentum(10)
+    assert [momentum(step) for step in (0, 5, 10)] == pytest.approx([0.99, 0.9945, 0.999])

@@ -114,5 +114,9 @@ def test_mlp_layers() -> None:
     assert names(head) == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert [layer.bias is None for layer in head if isinstance(layer, nn.Linear)] == [True, True, False]
     assert head(torch.randn(5, 8)).shape == (5, 4)
+    normalised = mlp(8, 16, 4, 2, batch_norm=False, output_batch_norm=True)
+    assert names(normalised) == ["Linear", "ReLU", "Linear", "BatchNorm1d"]
+    assert [layer.bias is None for layer in normalised if isinstance(layer, nn.Linear)] == [False, True]
+    assert normalised(torch.randn(5, 8)).shape == (5, 4)
     with pytest.raises(ValueError, match="at least 1 layer, not 0"):
         mlp(8, 16, 4, 0, batch_norm=True)

@@ -29,14 +29,17 @@ def reference_lars(
     decay = config.weight_decay if adapt else 0.0
     update = [g + decay * w for g, w in zip(gradient, weights, strict=True)]
     weight_norm, update_norm = math.hypot(*weights), math.hypot(*update)
-    trust = config.trust_coefficient * weight_norm / update_norm if adapt and weight_norm and update_norm else 1.0
+    scaled = adapt and weight_norm > 0 and update_norm > 0
+    trust = config.trust_coefficient * weight_norm / update_norm if scaled else 1.0
+    rate = min(lr, trust) if scaled and config.clip else lr * trust
     for i in range(len(weights)):
-        velocity[i] = config.momentum * velocity[i] + lr * trust * update[i]
+        velocity[i] = config.momentum * velocity[i] + rate * update[i]
         weights[i] -= velocity[i]
 
 
-def test_lars_equals_the_formula_number_by_number() -> None:
-    config = OptimizerConfig(name="lars", lr=2.0, momentum=0.8, weight_decay=0.1, trust_coefficient=0.02)
+@pytest.mark.parametrize("clip", [False, True])
+def test_lars_equals_the_formula_number_by_number(clip: bool) -> None:
+    config = OptimizerConfig(name="lars", lr=2.0, momentum=0.8, weight_decay=0.1, trust_coefficient=0.02, clip=clip)
     module = network()
     optimizer = build_optimizer(module, config)
     expected = [p.detach().flatten().tolist() for p in module.parameters()]
@@ -52,12 +55,22 @@ def test_lars_equals_the_formula_number_by_number() -> None:
             torch.testing.assert_close(p.detach().flatten(), torch.tensor(weights, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize(("weight", "gradient"), [(0.0, 1.0), (1.0, 0.0)])
-def test_lars_does_not_scale_where_a_norm_is_zero(weight: float, gradient: float) -> None:
+def test_lars_does_not_scale_where_a_norm_is_zero(weight: float, gradient: float, clip: bool) -> None:
     p = nn.Parameter(torch.full((2, 2), weight))
     p.grad = torch.full((2, 2), gradient)
-    LARS([p], lr=0.5).step()
+    LARS([p], lr=0.5, clip=clip).step()
     assert torch.equal(p, torch.full((2, 2), weight - 0.5 * gradient))
+
+
+def test_clipped_lars_stands_still_at_a_rate_of_zero() -> None:
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.ones(2, 2)
+    optimizer = LARS([p], lr=0.5, clip=True)
+    set_learning_rate(optimizer, 0.0)
+    optimizer.step()
+    assert torch.equal(p, torch.ones(2, 2))
 
 
 def test_lars_skips_parameters_without_gradient() -> None:

@@ -48,6 +48,18 @@ def test_second_view_starts_from_the_first_and_policies_give_both() -> None:
     assert (config.views.first.contrast, config.views.second.contrast) == (0.4, 0.0)
 
 
+def test_a_run_is_made_again_by_the_name_of_its_study(tmp_path: Path) -> None:
+    recipe = resolve("adco", "paper/adco-imagenet-200", seed=2)
+    assert recipe.run_id.startswith("adco-imagenet-200-adco-s2-")
+    again = ["negbench", "run", "--method", "adco", "--config", "paper/adco-imagenet-200", "--seed", "2"]
+    assert recipe.command == again
+    copied = tmp_path / recipe.study_file.name
+    copied.write_bytes(recipe.study_file.read_bytes())
+    assert resolve("adco", str(copied), seed=2).command == again
+    copied.write_text(copied.read_text() + "# mine\n")
+    assert resolve("adco", str(copied), seed=2).command == [str(copied) if "/" in part else part for part in again]
+
+
 def test_run_id_covers_what_can_change_a_result() -> None:
     base = resolve("moco").run_id
     assert re.fullmatch(r"quickstart-moco-s0-[0-9a-f]{8}", base)
@@ -115,6 +127,8 @@ def test_mistakes_get_one_sentence(method: str, overrides: list[str], sentence: 
 def test_mistakes_in_study_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown study 'cifar', did you mean 'cifar10'\?"):
         resolve("moco", "cifar")
+    with pytest.raises(ValueError, match=r"did you mean 'paper/adco-imagenet-200'\?; known: cifar10, .*paper/byol"):
+        resolve("adco", "adco-imagenet-200")
     with pytest.raises(ValueError, match=r"there is no study file none.yaml"):
         resolve("moco", "none.yaml")
     with pytest.raises(ValueError, match=r"per_method.moco sets batch_size, but in a controlled study"):
