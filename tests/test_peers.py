@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.peers import groups, record, table, turns
 from benchmarks.peers.plan import Comparison, Group, Measured, Side, at_least, at_most
 from benchmarks.peers.side import ROOT
+from negbench.report import text
 from negbench.study import resolve
 
 COMMAND = [sys.executable, "-m", "benchmarks.peers", "--device", "cpu"]
@@ -131,3 +132,13 @@ def _children(pid: int) -> list[int]:
             if int(parent) == pid:
                 found.append(int(path.parent.name))
     return found
+
+
+def test_the_published_ratios_are_those_of_the_record() -> None:
+    """README's table has a row for each comparison, with the ratio that follows from what was measured."""
+    published = record.read(ROOT / "results" / "reference" / "peers" / "peers.json")
+    readme = (ROOT / "README.md").read_text()
+    for measured in published.groups:
+        for comparison in measured.group.comparisons:
+            ratio = text.ratio(table.compared(measured, comparison))
+            assert f"| {comparison.label} | {ratio} | {comparison.goal or ''} |" in readme, comparison.label
