@@ -35,6 +35,7 @@ class SyncBatchNorm(_BatchNorm):
             return self._synchronised(input)
         return super().forward(input)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _synchronised(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None

@@ -96,7 +96,7 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
             if number is not None:
                 text = f"group {number + 1} of {num_groups}, {plan.groups[number].title}: {text}"
             title = text.rpartition(": ")[0]
-            bar.update(task, completed=number or 0, description=text)
+            bar.update(task, completed=number, description=text)
             if title != told and not console.is_terminal:
                 _note(title)
             told = title

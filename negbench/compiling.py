@@ -10,23 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from negbench.models import Encoder
-
 _TORCH_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
+_VARIANTS = 64  # of one function, by shapes and modes; beyond, torch would go on uncompiled without an error
 
 
 def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     """`function` compiled for the shapes that it is called with."""
+    torch._dynamo.config.recompile_limit = _VARIANTS
     return torch.compile(function, mode=_TORCH_MODES[mode], dynamic=False)
 
 
-def compile_encoders(module: nn.Module, mode: str) -> None:
-    """Compile the forward and backward passes of all encoders in `module`, in place; names in its state stay."""
-    if mode == "eager":
-        return
-    for encoder in module.modules():
-        if isinstance(encoder, Encoder):
-            encoder.compile(mode=_TORCH_MODES[mode], dynamic=False)
+def compile_encoder(encoder: nn.Module | None, mode: str) -> None:
+    """Compile the forward and backward pass of `encoder`, in place; names in its state stay."""
+    if encoder is not None and mode != "eager":
+        torch._dynamo.config.recompile_limit = _VARIANTS
+        encoder.compile(mode=_TORCH_MODES[mode], dynamic=False)
 
 
 def begin_step(mode: str) -> None:
@@ -42,8 +40,10 @@ def check_compiler(mode: str, device: torch.device) -> None:
     try:
         compiled(torch.sin, mode)(torch.ones(2, device=device))
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
         needed = "triton" if device.type == "cuda" else "a C++ compiler (g++ or clang++)"
         raise ValueError(
-            f"execution: {mode} needs {needed}; use execution: eager. torch.compile says: {reason}"
+            f"execution: {mode} could not compile, for which it needs {needed}; use execution: eager. "
+            f"torch.compile says: {reason}"
         ) from error

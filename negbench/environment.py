@@ -38,12 +38,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
-def set_backends(precision: str, deterministic: bool) -> None:
+def set_backends(precision: str, deterministic: bool, device: torch.device) -> None:
     """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says.
 
-    Memory that the process frees stays with it.
+    On a CPU memory that the process frees stays with it.
     """
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = not deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where kernels must repeat

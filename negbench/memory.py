@@ -17,26 +17,29 @@ class PeakMemory:
     """Bytes at the highest point of training until now, evaluations left out.
 
     `allocated` is what tensors took on a GPU, and what the process took on a CPU (VmHWM); `reserved` is what the
-    caching allocator held on a GPU. None where that is unknown.
+    caching allocator held on a GPU. None where that is unknown, as `allocated` is with CUDA graphs, whose activations
+    no one allocates when they are replayed.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, graphs: bool = False) -> None:
+        self.device, self.graphs = device, graphs
         self.allocated: int | None = None
         self.reserved: int | None = None
 
     def start(self) -> None:
-        """Forget what the device has seen since the last `update`."""
+        """Forget what the device has seen since the last `update`, on a CPU also what is free but kept."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            release_free_memory()
             with suppress(OSError):  # where it fails, the peak counts from the process's start
                 Path("/proc/self/clear_refs").write_text("5")
 
     def update(self) -> None:
         """Take in what the device has seen since `start`."""
         if self.device.type == "cuda":
-            self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
+            if not self.graphs:
+                self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
             self.reserved = _larger(self.reserved, torch.cuda.max_memory_reserved(self.device))
         else:
             self.allocated = _larger(self.allocated, process_bytes("VmHWM"))

@@ -8,7 +8,7 @@ from torch import nn
 
 from negbench import environment
 from negbench.batch_norm import convert
-from negbench.compiling import check_compiler, compile_encoders
+from negbench.compiling import check_compiler, compile_encoder
 from negbench.config import RunConfig
 from negbench.data.sets import Splits, load_splits, steps_per_epoch
 from negbench.evaluate.protocol import split_for_probe
@@ -37,7 +37,7 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Data and method on the device. Every mistake of the user is a ValueError."""
     config = resolved.config
     dtype = environment.autocast_dtype(config.precision, device)
-    environment.set_backends(config.precision, config.deterministic)
+    environment.set_backends(config.precision, config.deterministic, device)
     check_compiler(config.execution, device)
     splits = load_splits(config.data)
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
@@ -69,6 +69,8 @@ def build_method(resolved: Resolved, num_images: int, device: torch.device, dtyp
     facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed)
     method: Method = resolved.module.build(config.method, build_encoder(config), facts)
     method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
+    for encoder in (method.query_encoder, method.key_encoder):
+        compile_encoder(encoder, config.execution)
     return prepare(method, config, device)
 
 
@@ -76,9 +78,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def prepare(module: M, config: RunConfig[Any], device: torch.device) -> M:
-    """`module` itself on the device, with the run's BatchNorm layers, memory format and compilation."""
+    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
     convert(module, config.batch_norm, config.batch_norm_splits, device.type)
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
-    compile_encoders(module, config.execution)
     return module.to(device)

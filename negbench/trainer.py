@@ -83,7 +83,7 @@ class Trainer:
         self.clock = Clock(device, world_size())
         self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
-        self.peak_memory = PeakMemory(device)
+        self.peak_memory = PeakMemory(device, config.execution == "graphs")
         self.peak_memory.start()
         self.negatives_per_query: Tensor | None = None  # of the first step
         self.communicated_bytes: dict[str, int] = {}  # of the last step, by what for

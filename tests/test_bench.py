@@ -19,13 +19,15 @@ from negbench.bench.measure import Entry, Machine
 from negbench.bench.plan import Sizes, make_plan, parse_sizes
 from negbench.bench.record import BenchFolder
 from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.config import ViewConfig
 from negbench.data.batches import training_batches
 from negbench.display import Quiet
-from negbench.memory import keep_freed_memory
+from negbench.memory import PeakMemory, keep_freed_memory
 from negbench.optim import build_optimizer, set_learning_rate
 from negbench.records import RunFolder
 from negbench.setup import build_method
 from negbench.trainer import Trainer
+from negbench.view_maker import compiled_view
 from tests import runs, tiny
 
 CPU = torch.device("cpu")
@@ -243,6 +245,31 @@ def test_the_peak_is_that_of_what_is_alive_at_once() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         peak = process.submit(_peak_of_hungry).result()
     assert peak == pytest.approx(192 * MEBI, abs=16 * MEBI)
+
+
+def test_what_a_process_keeps_to_reuse_is_not_in_the_peak_that_follows() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        before, after = process.submit(_peaks_around_an_evaluation).result()
+    assert after < before + 100 * MEBI
+
+
+def _peaks_around_an_evaluation() -> tuple[int, int]:
+    """Of training before it and after it, where it took 1 GiB."""
+    keep_freed_memory()
+    peaks = []
+    for size in (64 * MEBI, 0):
+        peak = PeakMemory(CPU)
+        peak.start()
+        peak.update()
+        peaks.append(peak.allocated or 0)
+        [torch.ones(size // 4) for _ in range(16)]
+    return peaks[0], peaks[1]
+
+
+def test_compiled_code_goes_with_what_was_stepped() -> None:
+    compiled_view(ViewConfig(), 8, torch.channels_last, "compiled")
+    space.release(CPU)
+    assert compiled_view.cache_info().currsize == 0
 
 
 class Hungry(Counted):

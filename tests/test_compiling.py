@@ -23,6 +23,7 @@ from negbench.seeding import stream
 from negbench.setup import set_up
 from negbench.study import Resolved, resolve
 from negbench.view_maker import ViewMaker, compiled_view
+from tests.ranks import on_ranks
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
@@ -119,6 +120,26 @@ def test_a_compiled_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert_same(trained(resolved, tmp_path / "stopped"), undisturbed)
 
 
+def _trained_on_a_rank(output: str, settings: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """The final state, and how many graphs were compiled on the way."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    resolved = short("moco", "batch_norm=sync", *settings)
+    start(resolved, Path(output))
+    return outcome(folder(resolved, Path(output)))[0]["method"], torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@needs_compiler
+def test_compiled_ranks_train_as_eager_ones_and_compile_once(tmp_path: Path) -> None:
+    """With statistics over all ranks, the one layer that communicates within the encoder."""
+    (expected, none), _ = on_ranks(2, _trained_on_a_rank, str(tmp_path / "a"), ("epochs=1",))
+    (found, few), _ = on_ranks(2, _trained_on_a_rank, str(tmp_path / "b"), ("epochs=1", "execution=compiled"))
+    (_, more), _ = on_ranks(2, _trained_on_a_rank, str(tmp_path / "c"), ("epochs=2", "execution=compiled"))
+    assert none == 0 < few == more
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 @needs_compiler
 def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
@@ -138,7 +159,8 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(inductor, "fx_graph_cache", False)
     with pytest.raises(
-        ValueError, match=r"^execution: graphs needs a C\+\+ compiler .*; use execution: eager\. .*: \w+"
+        ValueError,
+        match=r"^execution: graphs could not compile, .* a C\+\+ compiler .*; use execution: eager\. .*: \w+",
     ):
         set_up(short("moco", "execution=graphs"), CPU)
 

@@ -46,6 +46,16 @@ def test_jpegs_that_end_too_soon_are_bad(tmp_path: Path) -> None:
             decode(str(tmp_path / "a.jpg"))
 
 
+def test_a_jpeg_that_claims_to_be_huge_is_bad(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    frame = data.index(b"\xff\xc0")  # start of frame: length, precision, height, width
+    data[frame + 5 : frame + 9] = b"\xea\x60\xea\x60"  # 60,000 x 60,000
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(BadImageError, match="decompression bomb"):
+        decode(str(tmp_path / "a.jpg"))
+
+
 def test_a_jpeg_by_another_name_is_decoded(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", format="JPEG")
     assert decode(str(tmp_path / "a.png")).shape == (3, 20, 30)

@@ -93,7 +93,7 @@ def test_every_group_is_whole(device: str) -> None:
             assert (ROOT / "benchmarks" / "peers" / f"{side.module}.py").exists()
             if side.module == "ours" and side.arguments[0] != "folder":
                 _, method, study, _, *settings = side.arguments
-                resolve(method, study, [text for text in settings if not text.startswith("execution=")])
+                resolve(method, study, settings)
 
 
 def test_a_side_that_dies_is_left_out_with_its_last_words(capfd: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         if value is not None and value < least:
             raise ValueError(f"--{name}: at least {least}, not {value}")
     device = choose_device(arguments.device)
-    chosen = groups.choose(arguments.groups, device.type, arguments.batch, os.cpu_count() or 1)
+    chosen = groups.choose(arguments.groups, device.type, arguments.batch, len(os.sched_getaffinity(0)))
     if arguments.output is not None:
         record.check_new(arguments.output)
     peer_python = _peer_python(arguments.peer_python)

@@ -29,7 +29,7 @@ def main() -> None:
         serve(_crops(settings[0], method, study))
         return
     resolved = resolve(method, study, settings)
-    set_backends(resolved.config.precision, resolved.config.deterministic)
+    set_backends(resolved.config.precision, resolved.config.deterministic, device)
     step = _views(resolved, device) if kind == "views" else _subject(kind, resolved, device)
 
     def finished_step() -> None:

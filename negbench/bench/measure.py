@@ -49,14 +49,15 @@ def examined(group: Group, machine: Machine, tell: Tell) -> list[Entry]:
     To be called for all groups before any is timed: what glibc keeps then would be counted here.
     """
     entries = _methods(group, machine)
+    graphs = group.methods[0].config.execution == "graphs"
     if group.kind == "study":
-        _examine(entries[0], machine.device)  # and again: what a process takes once is charged to no subject
+        _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no subject
     for entry in entries:
         tell(f"{entry.facts['name']} alone")
-        _examine(entry, machine.device)
+        _examine(entry, machine.device, graphs)
     for entry in _bares(group, entries, machine):
         tell(f"{entry.facts['name']} step alone")
-        _examine(entry, machine.device)
+        _examine(entry, machine.device, graphs)
         entries.append(entry)
     if group.kind == "study":
         entries.append(_matrices(group, machine))
@@ -103,16 +104,16 @@ def _sizes(batch_size: int, num_negatives: int | None) -> Facts:
     return {"batch_size": batch_size, "num_negatives": num_negatives, "out_of_memory": None}
 
 
-def _examine(entry: Entry, device: torch.device) -> None:
+def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
     """Peak memory and operations of a step, with nothing else of the bench on the device."""
     release(device)
     with without_reuse(device):
-        found, reason = _attempt(entry, lambda: examine(entry.build, device))
+        found, reason = attempt(entry, lambda: examine(entry.build, device, graphs))
     entry.facts |= {"out_of_memory": reason} | (found or {})
     release(device)
 
 
-def _attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
+def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
     """As `unless_out_of_memory`; other errors say which subject's they are, and at which size."""
     try:
         return unless_out_of_memory(work)
@@ -125,9 +126,9 @@ def _attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]
         raise
 
 
-def examine(build: Callable[[], Subject], device: torch.device) -> Facts:
+def examine(build: Callable[[], Subject], device: torch.device, graphs: bool = False) -> Facts:
     """Memory over what was held before, after warm-up; floating-point operations of a step; the subject's facts."""
-    memory = AddedMemory(device)
+    memory = AddedMemory(device, graphs)
     subject = build()
     for _ in range(WARMUP_STEPS):
         subject.step()
@@ -146,7 +147,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
         if not entry.facts.get("out_of_memory"):
-            subject, reason = _attempt(entry, entry.build)
+            subject, reason = attempt(entry, entry.build)
             if subject is None:
                 entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
             else:
@@ -154,7 +155,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
         tell(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
         for number in list(subjects):
-            turn, reason = _attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
+            turn, reason = attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
             if turn is None:
                 entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
                 del subjects[number], turns[number]

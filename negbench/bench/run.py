@@ -9,7 +9,7 @@ from negbench import environment
 from negbench.bench.measure import Entry, Machine, examined, timed
 from negbench.bench.plan import Plan
 from negbench.bench.record import BenchFolder
-from negbench.bench.space import limited_to_free_memory
+from negbench.bench.space import limited_to_free_memory, release
 from negbench.bench.trace import write_traces
 from negbench.compiling import check_compiler
 from negbench.span import PARTS, REST
@@ -31,7 +31,7 @@ def execute(
     """
     config = plan.config
     dtype = environment.autocast_dtype(config.precision, device)
-    environment.set_backends(config.precision, config.deterministic)
+    environment.set_backends(config.precision, config.deterministic, device)
     check_compiler(config.execution, device)
     folder.check_writable()
     machine = Machine(device, dtype, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
@@ -56,5 +56,6 @@ def execute(
         for number, entries in enumerate(examinations):
             records[number]["subjects"] = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
             folder.write(facts, records, num_timed=number + 1)
+            release(device)
         if traced:
             write_traces(examinations[0], device, folder.path, lambda text: tell(None, f"profiles: {text}"))

@@ -3,6 +3,7 @@
 import gc
 import re
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from negbench.memory import (
     release_free_memory,
     return_freed_memory,
 )
+from negbench.view_maker import compiled_view
 
 T = TypeVar("T")
 _CGROUPS = (  # limit, usage, and the name in memory.stat of file pages that make room: version 2, and version 1
@@ -31,7 +33,14 @@ _CGROUPS = (  # limit, usage, and the name in memory.stat of file pages that mak
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing refers to, so that it is not counted for whatever comes next."""
+    """Give back what nothing refers to, so that it is not counted for whatever comes next.
+
+    Compiled code goes too: it would keep the memory of its graphs, and torch compiles only so many variants of one
+    function.
+    """
+    if "torch._dynamo" in sys.modules:  # its import takes seconds
+        torch.compiler.reset()
+        compiled_view.cache_clear()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -64,8 +73,8 @@ class AddedMemory:
     the process's resident memory.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.peak = PeakMemory(device)
+    def __init__(self, device: torch.device, graphs: bool = False) -> None:
+        self.peak = PeakMemory(device, graphs)
         on_gpu = device.type == "cuda"
         self.allocated_before = torch.cuda.memory_allocated(device) if on_gpu else process_bytes("VmRSS")
         self.reserved_before = torch.cuda.memory_reserved(device) if on_gpu else None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from negbench.bench.plan import size_of
-from negbench.compiling import begin_step, compile_encoders
+from negbench.compiling import begin_step, compile_encoder
 from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
@@ -101,8 +101,8 @@ class BareSubject:
     ) -> None:
         self.encoder = prepare(build_encoder(config), config, device).train()
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if passes[1] else None
-        if self.key_encoder is not None:
-            compile_encoders(self.key_encoder, config.execution)  # which a copy forgets
+        for encoder in (self.encoder, self.key_encoder):
+            compile_encoder(encoder, config.execution)
         self.optimizer, self.scaler = _optimizer(self.encoder, config, device, dtype)
         self.device, self.dtype = device, dtype
         views, _ = next(training_batches(random_images(config, device), config, device, 0, 1))

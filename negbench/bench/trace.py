@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from negbench.bench.measure import WARMUP_STEPS, Entry, Tell
+from negbench.bench.measure import WARMUP_STEPS, Entry, Tell, attempt
 from negbench.bench.space import release
 from negbench.span import labelled
 
@@ -20,7 +20,10 @@ def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, t
     for entry in entries:
         if entry.facts["kind"] != "matrices" and not entry.facts.get("out_of_memory"):
             tell(entry.facts["name"])
-            _write_trace(entry, device, folder / f"trace-{entry.facts['name'].replace(' ', '-')}")
+            path = folder / f"trace-{entry.facts['name'].replace(' ', '-')}"
+            _, reason = attempt(entry, lambda entry=entry, path=path: _write_trace(entry, device, path))  # type: ignore[misc]
+            if reason:
+                tell(f"{entry.facts['name']} has none: {reason}")
             release(device)
 
 
