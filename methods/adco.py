@@ -92,4 +92,4 @@ class Adversaries(NegativeSource):
 def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
     adversaries = Adversaries(config, facts.dim, facts.seed)
     sources = [InBatch(), adversaries] if config.in_batch_negatives else [adversaries]
-    return Method(encoder, config.pairs, sources, config.temperature, config.momentum(facts.num_steps))
+    return Method(encoder, facts.pairs(config.symmetric), sources, config.temperature, config.momentum(facts.num_steps))

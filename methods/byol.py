@@ -31,4 +31,4 @@ def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
     with initial_weights(facts.seed, "predictor"):
         predictor = mlp(facts.dim, config.predictor_hidden, facts.dim, layers=2, batch_norm=True)
     momentum = config.momentum(facts.num_steps)
-    return BYOL(encoder, config.pairs, key_momentum=momentum, predictor=predictor, reduction="sum")
+    return BYOL(encoder, facts.pairs(config.symmetric), key_momentum=momentum, predictor=predictor, reduction="sum")

@@ -60,4 +60,4 @@ class Queue(NegativeSource):
 
 def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
     queue = Queue(config.num_negatives, facts.dim, facts.seed, config.mask_own_image)
-    return Method(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+    return Method(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))

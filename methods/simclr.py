@@ -9,7 +9,7 @@ from torch import Tensor
 
 from negbench.config import MethodConfig, setting
 from negbench.losses import Columns
-from negbench.method import SYMMETRIC, Encoded, Facts, Method, NegativeSource
+from negbench.method import Encoded, Facts, Method, NegativeSource
 from negbench.models import Encoder
 
 
@@ -19,10 +19,10 @@ class Config(MethodConfig):
 
 
 class InBatch(NegativeSource):
-    """Keys of all other images of the global batch; `all_views` adds the query's own view of them, as NT-Xent does.
+    """Keys of all other images of the global batch in the key view, or, as in NT-Xent, in all views that have keys.
 
     Columns that show the query's own image are left out by dataset index: in `key_view` it is the positive, which
-    stands in column 0 already, and in `query_view` it is the query itself.
+    stands in column 0 already, and in another it is the query itself or another key of its image.
     """
 
     reads_keys = True
@@ -32,10 +32,12 @@ class InBatch(NegativeSource):
         self.all_views = all_views
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
-        views = [key_view, query_view] if self.all_views else [key_view]
-        return [Columns(encoded.all_keys[view], index_M=encoded.all_index, mask_own=True) for view in views]
+        others = [view for view in encoded.all_keys if view != key_view] if self.all_views else []
+        return [
+            Columns(encoded.all_keys[view], index_M=encoded.all_index, mask_own=True) for view in (key_view, *others)
+        ]
 
 
 def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
     """NT-Xent, eq. 1: 2N - 2 negatives for each of the 2N queries of the global batch."""
-    return Method(encoder, SYMMETRIC, [InBatch(all_views=True)], config.temperature)
+    return Method(encoder, facts.pairs(symmetric=True), [InBatch(all_views=True)], config.temperature)

@@ -173,18 +173,18 @@ def views(
     config: Study = "quickstart",
     settings: Settings = None,
     seed: Seed = None,
-    num_pairs: Annotated[int, typer.Option(min=1, max=256, help="Images whose two views are drawn.")] = 24,
+    num_images: Annotated[int, typer.Option(min=1, max=256, help="Images whose views are drawn.")] = 24,
     output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("views.png"),
 ) -> None:
-    """Draw the pairs of views that training sees."""
+    """Draw the views that training sees."""
     with mistakes_of_the_user():
         from negbench.study import resolve
 
         resolved = resolve(method, config, settings or [], seed)
         from negbench.view_grid import write_view_grid
 
-        write_view_grid(resolved.config, num_pairs, output)
-    print(f"written to {output}: {num_pairs} pairs of views, those of each image side by side")
+        write_view_grid(resolved.config, num_images, output)
+    print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 
 register_sweep(app)

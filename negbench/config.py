@@ -100,12 +100,32 @@ VIEW_POLICIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+class CropConfig(Section):
+    """Further views that are only queries, with the colours of `first`: multi-crop (SwAV, arXiv:2006.09882)."""
+
+    size: int = setting(..., "height and width, pixels", ge=8, le=1024)
+    scale: Range = setting(..., "area of the crop, share of the image's area")
+    num: int = setting(1, "how many such views", ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "CropConfig":
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two numbers in (0, 1], low then high, not {list(self.scale)}")
+        return self
+
+
 class ViewsConfig(Section):
-    """Two views of each image. `second` starts from `first`; a policy and the user set only differences."""
+    """Two views of each image and, in multi-crop, further ones.
+
+    `second` starts from `first`; a policy and the user set only differences.
+    """
 
     policy: str = setting("moco-v2", f"named views: {', '.join(VIEW_POLICIES)}")
     first: ViewConfig = setting(ViewConfig(), "the first view")
     second: ViewConfig = setting(ViewConfig(), "the second view; what is not set for it is taken from the first")
+    crops: tuple[CropConfig, ...] = setting(
+        (), "multi-crop: a list of {size, scale, num}, views that are contrasted with the keys of the first two"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +138,19 @@ class ViewsConfig(Section):
         given = {name: view.model_dump() if isinstance(view, ViewConfig) else view for name, view in given.items()}
         first = VIEW_POLICIES[policy]["first"] | given["first"]
         return raw | {"first": first, "second": first | VIEW_POLICIES[policy]["second"] | given["second"]}
+
+    @property
+    def all(self) -> tuple[ViewConfig, ...]:
+        """The distribution of each view: first, second, crops."""
+        crops = (self.first.model_copy(update={"crop_scale": crop.scale}) for crop in self._each_crop())
+        return (self.first, self.second, *crops)
+
+    def sizes(self, image_size: int) -> tuple[int, ...]:
+        """The side of each view in pixels; `image_size` is that of the first two."""
+        return (image_size, image_size, *(crop.size for crop in self._each_crop()))
+
+    def _each_crop(self) -> list[CropConfig]:
+        return [crop for crop in self.crops for _ in range(crop.num)]
 
 
 class ModelConfig(Section):

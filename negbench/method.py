@@ -25,8 +25,6 @@ from negbench.models import Encoder
 from negbench.span import span
 
 Pairs = tuple[tuple[int, int], ...]
-ONE_WAY: Pairs = ((0, 1),)
-SYMMETRIC: Pairs = ((0, 1), (1, 0))
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,15 @@ class Facts:
     num_steps: int
     dim: int  # width of the embedding
     seed: int
+    num_views: int = 2  # of each image; more in multi-crop
+
+    def pairs(self, symmetric: bool) -> Pairs:
+        """(query view, key view): all others against the key of view 1 and, if `symmetric`, against that of view 0.
+
+        Views from 2 on, multi-crop's small ones, give no keys.
+        """
+        key_views = (1, 0) if symmetric else (1,)
+        return tuple((query, key) for key in key_views for query in range(self.num_views) if query != key)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ class Method(nn.Module):
     """Encode the views, contrast the pairs, and after the optimizer's step move what is not trained by it.
 
     `key_momentum(step)` makes a momentum key encoder; without it queries and keys share one encoder and gradients flow
-    through both. `predictor` stands on the query side only. `reduction` joins the losses of the pairs.
+    through both. `predictor` stands on the query side only. The losses of all queries of a key view are summed, as
+    AdCo's code has it in multi-crop; `reduction` joins the key views.
     """
 
     def __init__(
@@ -145,32 +153,41 @@ class Method(nn.Module):
         return StepOutput(loss, detached, {"loss": loss.detach(), **self.metrics(detached)})
 
     def encode(self, views: Sequence[Tensor], index: Tensor, step: int) -> Encoded:
-        queries = {view: self.embed_query(views[view]) for view in self.query_views}
+        queries = self.embed_queries(views)
         if self.key_encoder is None:
             keys, gather = {view: queries[view] for view in self.key_views}, all_gather_with_gradient
         else:
-            keys, gather = {view: self.embed_key(views[view], view, step) for view in self.key_views}, all_gather
+            keys, gather = self.embed_keys(views, step), all_gather
         if not any(source.reads_keys for source in self.all_sources):
             return Encoded(queries, keys, {}, index, index)
         with span("shuffle_gather"):
             all_keys = {view: gather(key) for view, key in keys.items()}
             return Encoded(queries, keys, all_keys, index, all_gather(index))
 
-    def embed_query(self, images: Tensor) -> Tensor:
-        with span("query_forward"):
-            return unit_norm(self._predict(self._embed(self.query_encoder, images)))
+    def embed_queries(self, views: Sequence[Tensor]) -> dict[int, Tensor]:
+        queries: dict[int, Tensor] = {}
+        for group in shared_passes(views, self.query_views):
+            with span("query_forward"):
+                embedding = self._embed(self.query_encoder, joined([views[view] for view in group]))
+                embedding = unit_norm(self._predict(embedding))
+            queries |= zip(group, embedding.chunk(len(group)), strict=True)
+        return queries
 
     @torch.no_grad()
-    def embed_key(self, images: Tensor, view: int, step: int) -> Tensor:
+    def embed_keys(self, views: Sequence[Tensor], step: int) -> dict[int, Tensor]:
         assert self.key_encoder is not None
-        with span("shuffle_gather"):
-            images, restore = shuffle(images, self.batch_norm, (self.seed, "shuffle", step, view))
-        with span("key_forward"):
-            embedding = self._embed(self.key_encoder, images)
-        with span("shuffle_gather"):
-            embedding = restore(embedding)
-        with span("key_forward"):
-            return unit_norm(embedding)
+        keys: dict[int, Tensor] = {}
+        for group in shared_passes(views, self.key_views):
+            with span("shuffle_gather"):
+                keyed = (shuffle(views[v], self.batch_norm, (self.seed, "shuffle", step, v)) for v in group)
+                shuffled, restores = zip(*keyed, strict=True)
+            with span("key_forward"):
+                parts = self._embed(self.key_encoder, joined(shuffled)).chunk(len(group))
+            with span("shuffle_gather"):
+                restored = [restore(part) for restore, part in zip(restores, parts, strict=True)]
+            with span("key_forward"):
+                keys |= {view: unit_norm(embedding) for view, embedding in zip(group, restored, strict=True)}
+        return keys
 
     @torch.no_grad()
     def probe(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Probe:
@@ -191,10 +208,10 @@ class Method(nn.Module):
         return Probe(queries[query], keys[key], both, columns, index_N, self.temperature)
 
     def _probe_chunk(self, views: Sequence[Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        """By view: the query encoder's embeddings, the queries, the keys."""
-        raw = {view: self._embed(self.query_encoder, views[view]) for view in {*self.query_views, *self.key_views}}
+        """By view: the query encoder's embeddings, the queries, the keys. Multi-crop's small views are left out."""
+        raw = {view: self._embed(self.query_encoder, views[view]) for view in {*self.pairs[0], *self.key_views}}
         embeddings = {view: unit_norm(embedding) for view, embedding in raw.items()}
-        queries = {view: unit_norm(self._predict(raw[view])) for view in self.query_views}
+        queries = {view: unit_norm(self._predict(raw[view])) for view in raw if view in self.query_views}
         if self.key_encoder is None:
             return embeddings, queries, {view: queries[view] for view in self.key_views}
         return embeddings, queries, {view: self._probe_key(views[view]) for view in self.key_views}
@@ -213,7 +230,7 @@ class Method(nn.Module):
 
     def contrast(self, encoded: Encoded, temperature: float) -> Tensor:
         losses = torch.stack([self.pair_loss(encoded, query, key, temperature) for query, key in self.pairs])
-        return losses.mean() if self.reduction == "mean" else losses.sum()
+        return losses.sum() / len(self.key_views) if self.reduction == "mean" else losses.sum()
 
     def pair_loss(self, encoded: Encoded, query_view: int, key_view: int, temperature: float) -> Tensor:
         query_ND = encoded.queries[query_view]
@@ -285,6 +302,22 @@ class Method(nn.Module):
         return torch.autocast(input.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
 
+def shared_passes(views: Sequence[Tensor], wanted: Sequence[int]) -> list[list[int]]:
+    """The `wanted` view numbers, in groups that go through an encoder, and its BatchNorm, together.
+
+    In multi-crop those of one size (SwAV, arXiv:2006.09882); where there are only two views each goes by itself.
+    """
+    if len(views) == 2:
+        return [[view] for view in wanted]
+    sizes = [views[view].shape[-2:] for view in wanted]
+    return [[view for view, other in zip(wanted, sizes, strict=True) if other == size] for size in dict.fromkeys(sizes)]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """`torch.cat` without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def unit_norm(embedding_ND: Tensor) -> Tensor:
     """Rows scaled to unit length, in at least fp32."""
     return F.normalize(embedding_ND.to(torch.promote_types(embedding_ND.dtype, torch.float32)), dim=1)
@@ -298,16 +331,12 @@ def follow(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) ->
 class MomentumConfig(MethodConfig):
     """Settings of methods with a momentum key encoder."""
 
-    symmetric: bool = setting(False, "both directions of the pair: twice the back-propagated views")
+    symmetric: bool = setting(False, "keys of both views, not of the second alone: more back-propagated views")
     key_momentum: float = setting(0.99, "m in key <- m key + (1 - m) query, at the start", ge=0, le=1)
     key_momentum_schedule: Literal["constant", "cosine"] = setting(
         "constant", "constant, or rising along half a cosine (BYOL, arXiv:2006.07733, section 3.2)"
     )
     key_momentum_end: float = setting(1.0, "m at the end of the cosine", ge=0, le=1)
-
-    @property
-    def pairs(self) -> Pairs:
-        return SYMMETRIC if self.symmetric else ONE_WAY
 
     def momentum(self, num_steps: int) -> Callable[[int], float]:
         """Momentum by step."""

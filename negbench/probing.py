@@ -37,7 +37,8 @@ class Prober:
     ) -> None:
         batch = config.batch_size
         self.method, self.device = method, device
-        self.config = config.model_copy(update={"seed": 0})
+        two_views = config.views.model_copy(update={"crops": ()})
+        self.config = config.model_copy(update={"seed": 0, "views": two_views})
         self.num_batches = min(math.ceil(NUM_IMAGES / batch), len(train_set) // batch)
         order_N = torch.randperm(len(train_set), generator=stream("probe"))
         position_P = order_N[: self.num_batches * batch].sort().values

@@ -66,8 +66,11 @@ def check_batch(config: RunConfig[Any], num_processes: int) -> None:
 def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
     config = resolved.config
     num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
-    facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed)
+    num_views = len(config.views.all)
+    facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed, num_views)
     method: Method = resolved.module.build(config.method, build_encoder(config), facts)
+    if len({view for pair in method.pairs for view in pair}) < num_views:
+        raise ValueError(f"method {config.method.name} contrasts only two views; leave views.crops empty for it")
     method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
     for encoder in (method.query_encoder, method.key_encoder):
         compile_encoder(encoder, config.execution)

@@ -254,8 +254,10 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # settings that contradict each other
             raise ValueError(message) from None
-        below = (name for name in origins if name.startswith(f"{key}."))  # a group's mistake: the one who set it
-        origin = origins.get(key) or origins.get(next(below, ""), "default")
+        related = (  # a group's mistake, or one inside of a list: the one who set it
+            name for name in origins if name.startswith(f"{key}.") or key.startswith(f"{name}.")
+        )
+        origin = origins.get(key) or origins.get(next(related, ""), "default")
         if first["type"] == "extra_forbidden":
             known = [prefix + name for name in schema.model_fields]
             raise ValueError(f"unknown key {key} ({origin}){_nearest_key(key, known)}") from None

@@ -1,4 +1,4 @@
-"""All views of a batch: equally distributed ones in one go, from operations on rows or from one compiled function.
+"""All views of a batch: those of one distribution and size in one go, by operations on rows or one compiled function.
 
 CPUs always have the former: the compiled function shifts the hue of every row at every place, and takes longer there.
 """
@@ -21,44 +21,44 @@ class ViewMaker:
     """The views of a run, in its memory format. Shape suffixes as in `views`."""
 
     def __init__(self, config: RunConfig[Any]) -> None:
-        self.configs = (config.views.first, config.views.second)
-        self.size, self.mode = config.data.image_size, config.execution
+        self.kinds = tuple(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))
+        self.mode = config.execution
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def augment(self, images_BCHW: Tensor, uniforms_VBP: Tensor) -> list[Tensor]:
         """Views [B, 3, S, S] of resident uint8 images, as `views.augment` makes each."""
 
-        def make(config: ViewConfig, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
+        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
             images = images_BCHW.repeat(len(group), 1, 1, 1)
             if self._compiles_for(images.device):
-                return self._compiled(images, config, uniforms_BP, self.size)
-            return self._in_format(views.augment(images, config, uniforms_BP, self.size))
+                return self._compiled(images, config, uniforms_BP, size)
+            return self._in_format(views.augment(images, config, uniforms_BP, size))
 
-        return self._by_config(uniforms_VBP, make)
+        return self._by_kind(uniforms_VBP, make)
 
     def finish(self, crops: Sequence[Tensor], uniforms_VBP: Tensor) -> list[Tensor]:
         """Views [B, 3, S, S] of one uint8 crop [B, 3, S, S] each, as `views.finish` makes each."""
 
-        def make(config: ViewConfig, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
+        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
             images = torch.cat([crops[view] for view in group])
             if self._compiles_for(images.device):
                 return self._compiled(images, config, uniforms_BP, None)
             return self._in_format(views.finish(images, config, uniforms_BP))
 
-        return self._by_config(uniforms_VBP, make)
+        return self._by_kind(uniforms_VBP, make)
 
     def _compiles_for(self, device: torch.device) -> bool:
         return self.mode != "eager" and device.type != "cpu"
 
-    def _by_config(
-        self, uniforms_VBP: Tensor, make: Callable[[ViewConfig, Sequence[int], Tensor], Tensor]
+    def _by_kind(
+        self, uniforms_VBP: Tensor, make: Callable[[ViewConfig, int, Sequence[int], Tensor], Tensor]
     ) -> list[Tensor]:
         made: dict[int, Tensor] = {}
-        for config in dict.fromkeys(self.configs):
-            group = [view for view, other in enumerate(self.configs) if other == config]
-            joined = make(config, group, uniforms_VBP[group].flatten(0, 1))
+        for kind in dict.fromkeys(self.kinds):
+            group = [view for view, other in enumerate(self.kinds) if other == kind]
+            joined = make(*kind, group, uniforms_VBP[group].flatten(0, 1))
             made |= zip(group, joined.chunk(len(group)), strict=True)
-        return [made[view] for view in range(len(self.configs))]
+        return [made[view] for view in range(len(self.kinds))]
 
     def _compiled(self, images: Tensor, config: ViewConfig, uniforms_BP: Tensor, size: int | None) -> Tensor:
         numbers_BN = to_device(views.drawn_numbers(config, uniforms_BP, *images.shape[2:]), images.device)

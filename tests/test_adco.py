@@ -1,29 +1,36 @@
 """The adversaries against the closed form of their update, and their controls."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from negbench.distributed import is_distributed, rank, replicate, world_size
 from negbench.method import Encoded, Method, unit_norm
 from tests import tiny
+from tests.ranks import on_ranks
 
 K, T = 12, 0.15
 
 
-def method_after_the_fill(**settings: object) -> Method:
+def method_after_the_fill(rows: slice = slice(None), **settings: Any) -> Method:
     method = tiny.build("adco", num_negatives=K, adversary_temperature=T, adversary_lr=0.7, **settings)
-    tiny.train(method, 0, 4)
+    tiny.train(method, 0, 4, rows, replicate(method, torch.device("cpu")) if is_distributed() else None)
     return method
 
 
 def closed_form_gradient(
     encoded: Encoded, vectors_KD: Tensor, pairs: tuple[tuple[int, int], ...], in_batch: bool
 ) -> Tensor:
-    """d loss / d vectors: for each pair 1/T 1/|W_k| (mean_n p_nk q_n - mean_n p_nk s_nk w_k), averaged over pairs.
+    """d loss / d vectors: for each pair 1/T 1/|W_k| (mean_n p_nk q_n - mean_n p_nk s_nk w_k).
 
+    Summed over the queries of a key view, multi-crop's included, and averaged over key views.
     p is the softmax over positive, in-batch keys and adversaries at the adversaries' temperature, s the cosine.
     """
+    num_key_views = len({key_view for _, key_view in pairs})
     length_K1 = vectors_KD.norm(dim=1, keepdim=True)
     unit_KD = vectors_KD / length_K1
     total_KD = torch.zeros_like(vectors_KD)
@@ -36,29 +43,65 @@ def closed_form_gradient(
         p_NK = F.softmax(torch.cat([batch_NN, cosine_NK], dim=1) / T, dim=1)[:, -len(vectors_KD) :]
         pull_KD = p_NK.T @ query_ND / len(query_ND)
         along_K1 = (p_NK * cosine_NK).mean(0)[:, None]
-        total_KD += (pull_KD - along_K1 * unit_KD) / (T * length_K1 * len(pairs))
+        total_KD += (pull_KD - along_K1 * unit_KD) / (T * length_K1 * num_key_views)
     return total_KD
 
 
-@pytest.mark.parametrize("update", ["ascend", "descend"])
-@pytest.mark.parametrize("in_batch", [True, False])
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_update_is_the_closed_form_and_sgd_with_maximize(symmetric: bool, in_batch: bool, update: str) -> None:
-    method = method_after_the_fill(symmetric=symmetric, in_batch_negatives=in_batch, update=update)
+@dataclass
+class Update:
+    """One refresh, on one of several ranks or alone."""
+
+    start_KD: Tensor
+    velocity_KD: Tensor
+    encoded: Encoded
+    end_KD: Tensor
+
+
+def updated(settings: dict[str, Any]) -> Update:
+    rows = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())
+    method = method_after_the_fill(rows, **settings)
     source = method.sources[-1]
     start_KD, velocity_KD = source.vectors_KD.clone(), source.velocity_KD.clone()
-    reference = torch.nn.Parameter(start_KD.clone())
-    sgd = torch.optim.SGD([reference], lr=0.7, momentum=0.9, weight_decay=1e-4, maximize=update == "ascend")
-    sgd.state[reference]["momentum_buffer"] = -velocity_KD.clone()
-
-    encoded = method.encode(*tiny.batch(5), 5).detach()
-    gradient_KD = closed_form_gradient(encoded, start_KD, method.pairs, in_batch)
+    encoded = method.encode(*tiny.batch(5, rows, tiny.num_views(method)), 5).detach()
     source.refresh(encoded, method.contrast, 5)
-    reference.grad = gradient_KD
-    sgd.step()
+    return Update(start_KD, velocity_KD, encoded, source.vectors_KD)
 
-    assert (source.vectors_KD - start_KD).abs().max() > 1e-3
-    torch.testing.assert_close(source.vectors_KD, reference.detach(), rtol=1e-12, atol=1e-13)
+
+def whole(parts: list[Encoded]) -> Encoded:
+    queries, keys = (
+        {view: torch.cat([getattr(part, name)[view] for part in parts]) for view in getattr(parts[0], name)}
+        for name in ("queries", "keys")
+    )
+    index = torch.cat([part.index for part in parts])
+    return Encoded(queries, keys, keys, index, index)
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "num_views", "pairs"),
+    [
+        (False, 2, ((0, 1),)),
+        (True, 2, ((0, 1), (1, 0))),
+        (False, 5, ((0, 1), (2, 1), (3, 1), (4, 1))),
+        (True, 5, ((0, 1), (2, 1), (3, 1), (4, 1), (1, 0), (2, 0), (3, 0), (4, 0))),
+    ],
+)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_update_is_the_closed_form_and_sgd_with_maximize(
+    symmetric: bool, num_views: int, pairs: tuple[tuple[int, int], ...], num_ranks: int
+) -> None:
+    for in_batch, update in [(True, "ascend"), (False, "ascend"), (True, "descend")]:
+        settings = {"symmetric": symmetric, "in_batch_negatives": in_batch, "update": update, "num_views": num_views}
+        updates = on_ranks(num_ranks, updated, settings) if num_ranks > 1 else [updated(settings)]
+        start_KD = updates[0].start_KD
+        reference = torch.nn.Parameter(start_KD.clone())
+        sgd = torch.optim.SGD([reference], lr=0.7, momentum=0.9, weight_decay=1e-4, maximize=update == "ascend")
+        sgd.state[reference]["momentum_buffer"] = -updates[0].velocity_KD
+        encoded = whole([part.encoded for part in updates])
+        reference.grad = closed_form_gradient(encoded, start_KD, pairs, in_batch)
+        sgd.step()
+        for part in updates:
+            assert (part.end_KD - start_KD).abs().max() > 1e-3
+            torch.testing.assert_close(part.end_KD, reference.detach(), rtol=1e-12, atol=1e-13)
 
 
 def test_ascent_raises_the_contrast_and_descent_lowers_it() -> None:

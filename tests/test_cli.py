@@ -152,7 +152,7 @@ def test_unwritable_output(tmp_path: Path) -> None:
 
 
 def test_views_writes_a_picture(tmp_path: Path) -> None:
-    code, _, _ = invoke("views", "--num-pairs", "5", "--output", str(tmp_path / "views.png"))
+    code, _, _ = invoke("views", "--num-images", "5", "--output", str(tmp_path / "views.png"))
     assert code == 0
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
     code, _, stderr = invoke("views", "--output", str(tmp_path / "nowhere" / "views.png"))

@@ -85,15 +85,18 @@ def test_compiled_views_are_eager_ones() -> None:
         assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("different", [False, True])
-def test_views_made_together_are_those_made_one_by_one(different: bool) -> None:
-    settings = ["views.second.blur_probability=1"] if different else []
-    resolved, given = resolve("moco", "cifar10", ["data.image_size=16", *settings]), images(20, 20)
-    maker, uniforms_VBP = ViewMaker(resolved.config), views.uniforms(0, 0, 48)
-    crops = [images(16, 16), images(16, 16).flip(0)]
+@pytest.mark.parametrize(
+    "setting", [None, "views.second.blur_probability=1", "views.crops=[{size: 9, scale: [0.1, 0.3], num: 2}]"]
+)
+def test_views_made_together_are_those_made_one_by_one(setting: str | None) -> None:
+    settings = ["data.image_size=16", *([setting] if setting else [])]
+    resolved, given = resolve("moco", "cifar10", settings), images(20, 20)
+    maker = ViewMaker(resolved.config)
+    uniforms_VBP = views.uniforms(0, 0, 48, len(maker.kinds))
+    crops = [images(size, size).roll(number, 0) for number, (_, size) in enumerate(maker.kinds)]
     of_sets, of_folders = maker.augment(given, uniforms_VBP), maker.finish(crops, uniforms_VBP)
-    for number, config in enumerate(maker.configs):
-        assert torch.equal(of_sets[number], views.augment(given, config, uniforms_VBP[number], 16))
+    for number, (config, size) in enumerate(maker.kinds):
+        assert torch.equal(of_sets[number], views.augment(given, config, uniforms_VBP[number], size))
         assert torch.equal(of_folders[number], views.finish(crops[number], config, uniforms_VBP[number]))
         assert of_sets[number].is_contiguous(memory_format=torch.channels_last)
 
@@ -148,9 +151,11 @@ def test_only_training_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 2
     called: list[str] = []
     monkeypatch.setattr(Encoder, "__call__", lambda self, x: called.append("compiled") or self.forward(x))
-    method.embed_query(torch.zeros(4, 3, 8, 8))
-    method.eval().embed_query(torch.zeros(4, 3, 8, 8))
-    assert called == ["compiled"]
+    pair = [torch.zeros(4, 3, 8, 8)] * 2
+    method.embed_queries(pair)
+    assert called == ["compiled"] * 2
+    method.eval().embed_queries(pair)
+    assert called == ["compiled"] * 2
 
 
 def test_without_a_compiler_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +175,10 @@ def small(method: str, *settings: str) -> Resolved:
 
 
 @pytest.mark.parametrize("method", list_methods())
-@pytest.mark.parametrize("settings", [(), ("batch_norm=process", "views=byol")])
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("batch_norm=process", "views=byol"), ("views.crops=[{size: 8, scale: [0.1, 0.4], num: 2}]",)],
+)
 def test_a_step_reads_nothing_from_the_device(
     method: str, settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

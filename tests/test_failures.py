@@ -87,7 +87,7 @@ class Faulty(moco.Method):
 
 def build(config, encoder, facts):
     queue = moco.Queue(config.num_negatives, facts.dim, facts.seed)
-    return Faulty(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+    return Faulty(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))
 """
 
 

@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 
 from negbench import views
-from negbench.config import DataConfig, MethodConfig, RunConfig
+from negbench.config import DataConfig, MethodConfig, RunConfig, ViewsConfig
 from negbench.data import batches
 from negbench.data.batches import eval_batches, training_batches
 from negbench.data.decode import BadImageError, decode
@@ -151,20 +151,22 @@ def assert_equal(first: Any, second: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(views_1, views_2, strict=True))
 
 
-def test_step_shows_the_images_of_the_order_cropped_as_torchvision_does(root: Path) -> None:
+@pytest.mark.parametrize("crops", [[], [{"size": 9, "scale": (0.1, 0.4)}, {"size": 16, "scale": (0.2, 1)}]])
+def test_step_shows_the_images_of_the_order_cropped_as_torchvision_does(crops: list[Any], root: Path) -> None:
     Image.fromarray(RGB).save(root / "train" / "ant" / "3.png")
-    config = run_config(root)
+    config = run_config(root).model_copy(update={"views": ViewsConfig(crops=crops)})
     images = train_set(config)
     for step in range(4):  # beyond the first epoch
-        crops, index, bad = StepDataset(images, config)[step]
+        made, index, bad = StepDataset(images, config)[step]
         assert torch.equal(index, batch_index(step, 20, 6, config.seed)) and bad == []
-        uniforms = views.uniforms(config.seed, step, 6)
-        for crop, view_config, numbers in zip(crops, (config.views.first, config.views.second), uniforms, strict=True):
+        uniforms = views.uniforms(config.seed, step, 6, 2 + len(crops))
+        sizes = config.views.sizes(12)
+        for view, view_config, size, numbers in zip(made, config.views.all, sizes, uniforms, strict=True):
             for row, position in enumerate(index.tolist()):
                 image = decode(images.paths[position])
                 height, width = torch.tensor([image.shape[1]]), torch.tensor([image.shape[2]])
                 box = views.crop_boxes(view_config, numbers[row : row + 1], height, width)[0].tolist()
-                assert torch.equal(crop[row], transforms.resized_crop(image, *box, [12, 12], antialias=True))
+                assert torch.equal(view[row], transforms.resized_crop(image, *box, [size, size], antialias=True))
 
 
 def test_batches_equal_those_of_a_resident_set(root: Path) -> None:

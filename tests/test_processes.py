@@ -23,7 +23,7 @@ class Faulty(Method):
 
 def build(config, encoder, facts):
     queue = Queue(config.num_negatives, facts.dim, facts.seed)
-    return Faulty(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+    return Faulty(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))
 '''
 
 

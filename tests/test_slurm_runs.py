@@ -36,7 +36,7 @@ class Slow(Method):
 
 def build(config, encoder, facts):
     queue = Queue(config.num_negatives, facts.dim, facts.seed)
-    return Slow(encoder, config.pairs, [queue], config.temperature, config.momentum(facts.num_steps))
+    return Slow(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))
 '''
 
 

@@ -12,6 +12,7 @@ from negbench.seeding import stream
 
 METHODS = list(list_methods())
 NUM_IMAGES, BATCH, DIM, SIZE = 24, 8, 6, 4
+CROPS = (3, 5, 3)  # sizes of multi-crop's views
 STEPS = 7
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS},
@@ -22,6 +23,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, symmetric": ("moco", {"symmetric": True, "num_negatives": 20}),
     "moco, masked": ("moco", {"mask_own_image": True, "num_negatives": 20}),
     "byol, one way": ("byol", {"symmetric": False}),
+    **{f"{name}, multi-crop": (name, {"num_views": 5}) for name in METHODS},
+    "adco, symmetric multi-crop": ("adco", {"symmetric": True, "num_negatives": 12, "num_views": 5}),
+    "moco, symmetric multi-crop": ("moco", {"symmetric": True, "num_negatives": 20, "num_views": 5}),
 }
 SMALL = {"adco": {"num_negatives": 20}, "moco": {"num_negatives": 20}, "byol": {"predictor_hidden": 5}}
 
@@ -29,15 +33,15 @@ SMALL = {"adco": {"num_negatives": 20}, "moco": {"num_negatives": 20}, "byol": {
 def encoder(seed: int = 0) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 10), nn.Tanh())
+        backbone = nn.Sequential(nn.AdaptiveAvgPool2d(SIZE), nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 10), nn.Tanh())
         return Encoder(backbone, nn.Linear(10, DIM), 10)
 
 
-def build(name: str, encoder_: Encoder | None = None, **settings: Any) -> Method:
+def build(name: str, encoder_: Encoder | None = None, num_views: int = 2, **settings: Any) -> Method:
     """The method in float64 without BatchNorm."""
     module = import_method(find_method(name))
     config = module.Config(name=name, **SMALL.get(name, {}) | settings)
-    facts = Facts(NUM_IMAGES, BATCH, STEPS, DIM, seed=0)
+    facts = Facts(NUM_IMAGES, BATCH, STEPS, DIM, 0, num_views)
     method: Method = module.build(config, encoder_ or encoder(), facts)
     if method.predictor is not None:
         method.predictor = nn.Sequential(*(m for m in method.predictor.modules() if isinstance(m, nn.Linear | nn.ReLU)))
@@ -49,12 +53,17 @@ def variant(name: str) -> Method:
     return build(base, **settings)
 
 
-def batch(step: int, rows: slice = slice(None)) -> tuple[list[Tensor], Tensor]:
-    """Rows of the global batch of `step`: two views and the images' numbers, distinct within a step."""
+def batch(step: int, rows: slice = slice(None), num_views: int = 2) -> tuple[list[Tensor], Tensor]:
+    """Rows of the global batch of `step`: views and the images' numbers, distinct within a step."""
     generator = stream("tiny", step)
-    views = torch.randn(2, BATCH, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    sizes = (SIZE, SIZE, *CROPS)[:num_views]
+    views = [torch.randn(BATCH, 3, size, size, generator=generator, dtype=torch.float64) for size in sizes]
     index = torch.randperm(NUM_IMAGES, generator=generator)[:BATCH]
-    return list(views[:, rows]), index[rows]
+    return [view[rows] for view in views], index[rows]
+
+
+def num_views(method: Method) -> int:
+    return len({view for pair in method.pairs for view in pair})
 
 
 def train(method: Method, first: int, last: int, rows: slice = slice(None), replica: Any = None) -> list[StepOutput]:
@@ -62,7 +71,7 @@ def train(method: Method, first: int, last: int, rows: slice = slice(None), repl
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.3, momentum=0.0)
     outputs = []
     for step in range(first, last):
-        output = (replica or method)(*batch(step, rows), step)
+        output = (replica or method)(*batch(step, rows, num_views(method)), step)
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()

@@ -5,7 +5,6 @@ rate 0: the arithmetic is the same, and weights neither run away nor shrink to n
 """
 
 import copy
-import itertools
 import sys
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from negbench.compiling import begin_step, compile_encoder
 from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
-from negbench.method import Method, StepOutput
+from negbench.method import Method, StepOutput, joined, shared_passes
 from negbench.models import build_encoder
 from negbench.optim import build_optimizer, descend, set_learning_rate
 from negbench.seeding import stream
@@ -24,7 +23,7 @@ from negbench.setup import build_method, prepare
 from negbench.span import span
 from negbench.study import Resolved
 
-Passes = tuple[int, int]  # forward passes a step of the query encoder, which are back-propagated, and the key encoder
+Passes = tuple[int, int]  # views a step through the query encoder, which are back-propagated, and the key encoder
 MIN_IMAGES = 1024
 
 
@@ -106,7 +105,11 @@ class BareSubject:
         self.optimizer, self.scaler = _optimizer(self.encoder, config, device, dtype)
         self.device, self.dtype = device, dtype
         views, _ = next(training_batches(random_images(config, device), config, device, 0, 1))
-        self.query_views, self.key_views = (list(itertools.islice(itertools.cycle(views), n)) for n in passes)
+        orders = ([0, *range(2, len(views)), 1], [1, 0])  # view 1 is the last to be a query, and the first to be a key
+        self.query_views, self.key_views = (
+            [joined([views[view] for view in group]) for group in shared_passes(views, sorted(order[:n]))]
+            for order, n in zip(orders, passes, strict=True)
+        )
         self.passes, self.execution = passes, config.execution
 
     def step(self) -> None:

@@ -41,7 +41,7 @@ def training_batches(
     skipped: set[str] | None = None,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """This rank's batches of steps `start` to `stop` - 1: two normalised float32 [n, 3, S, S] and positions int64 [n].
+    """This rank's batches of steps `start` to `stop` - 1: views, float32 [n, 3, S, S], and positions, int64 [n].
 
     Each batch depends on the seed and its step only. The positions are those of the images shown, which differ from the
     epoch's order where an undecodable file was replaced; the paths of such files are added to `skipped`.
@@ -51,7 +51,7 @@ def training_batches(
     maker, rows = ViewMaker(config), config.batch_size // world_size
 
     def uniforms_of(step: int) -> Tensor:
-        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(maker.configs))
+        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(maker.kinds))
         return uniforms_VBP[:, rank * rows : (rank + 1) * rows]
 
     def from_resident(dataset: ResidentSet) -> Iterator[tuple[list[Tensor], Tensor]]:

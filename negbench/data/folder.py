@@ -135,17 +135,17 @@ class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
     def __init__(self, images: FolderSet, config: RunConfig[Any], rank: int = 0, world_size: int = 1) -> None:
         steps_per_epoch(len(images), config.batch_size)  # complain here and not in a worker
         self.images = images
-        self.view_configs = (config.views.first, config.views.second)
+        self.kinds = list(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))
         self.seed = config.seed
         self.batch_size = config.batch_size
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> tuple[list[Tensor], Tensor, list[str]]:
         index_n = batch_index(step, len(self.images), self.batch_size, self.seed, self.rank, self.world_size).clone()
-        rows, size = len(index_n), self.images.image_size
-        uniforms_VBP = views.uniforms(self.seed, step, self.batch_size, len(self.view_configs))
+        rows = len(index_n)
+        uniforms_VBP = views.uniforms(self.seed, step, self.batch_size, len(self.kinds))
         uniforms_VnP = uniforms_VBP[:, self.rank * rows : (self.rank + 1) * rows]
-        batch = [torch.empty(rows, 3, size, size, dtype=torch.uint8) for _ in self.view_configs]
+        batch = [torch.empty(rows, 3, size, size, dtype=torch.uint8) for _, size in self.kinds]
         bad_paths: list[str] = []
         for chunk in torch.split(torch.arange(rows), _CHUNK):
             images: list[Tensor] = []
@@ -154,7 +154,7 @@ class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
                 images.append(image_3HW)
                 bad_paths += failed
             heights, widths = torch.tensor([image_3HW.shape[1:] for image_3HW in images]).unbind(dim=1)
-            for view_n3SS, view_config, uniforms_nP in zip(batch, self.view_configs, uniforms_VnP, strict=True):
+            for view_n3SS, (view_config, size), uniforms_nP in zip(batch, self.kinds, uniforms_VnP, strict=True):
                 boxes = views.crop_boxes(view_config, uniforms_nP[chunk], heights, widths).tolist()
                 for row, image_3HW, (top, left, height, width) in zip(chunk.tolist(), images, boxes, strict=True):
                     crop_3HW = image_3HW[:, top : top + height, left : left + width]
