@@ -27,6 +27,7 @@ from negbench.cli_options import (
 )
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
+from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, of_every_epoch
 from negbench.registry import nearest
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app = typer.Typer(
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
+PROTOCOL_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
 RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 
 
@@ -142,15 +144,15 @@ def show_config(
 @app.command()
 def evaluate(
     path: RunPath,
-    protocol: Annotated[list[str] | None, typer.Option(help="knn or linear; repeatable. Default: both.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help=PROTOCOL_HELP)] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Evaluate a run's newest checkpoint on the test set and write evaluations/PROTOCOL.json."""
-    protocols = protocol or ["knn", "linear"]
+    protocols = protocol or STANDARD
     with mistakes_of_the_user():
         for name in protocols:
-            check_choice("--protocol", name, ("knn", "linear"))
+            find_protocol(name)
         check_choice("--device", device, DEVICES)
         from negbench.display import console
         from negbench.environment import choose_device
@@ -163,7 +165,9 @@ def evaluate(
         print(json.dumps(figures, indent=1))
         return
     for name, value in figures.items():
-        print(f"{name:24}{value:.4f}")
+        print(f"{name:32}{value:.4f}")
+    for selecting in of_every_epoch(protocols):
+        print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
     print(f"written to {path / 'evaluations'}")
 
 

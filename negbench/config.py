@@ -5,7 +5,9 @@ A method's own settings stand in its file as `Config(MethodConfig)`. Layers, `--
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from negbench.evaluate.registry import NAMED, STANDARD, check_track, find_protocol
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
@@ -194,7 +196,7 @@ class ScheduleConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Protocol of the end of a run (`evaluations/knn.json`, `linear.json`); features are the backbone's."""
+    """Protocols of the end of a run (`evaluations/NAME.json`); of kNN and linear probe features are the backbone's."""
 
     knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
     test: bool = setting(True, "evaluate on the test set at the end; off while settings are chosen")
@@ -202,6 +204,23 @@ class EvaluationConfig(Section):
     linear_epochs: int = setting(100, "epochs of the linear probes over the stored features", ge=1)
     linear_batch_size: int = setting(256, "batch of the linear probes", ge=1)
     untrained: bool = setting(True, "evaluate the untrained encoder beside the trained one")
+    protocols: tuple[str, ...] = setting(
+        (), f"further protocols, as published figures need them: {', '.join(NAMED)} (docs/recipes.md)"
+    )
+
+    @field_validator("protocols", mode="before")
+    @classmethod
+    def _one_or_more(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw
+
+    @field_validator("protocols")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in STANDARD:
+            if name in names:
+                raise ValueError(f"{name} is no further protocol: evaluation.test and evaluation.linear ask for it")
+        found = {find_protocol(name, NAMED).name for name in names}
+        return tuple(name for name in NAMED if name in found)  # in one order, for the run id
 
 
 class CheckpointsConfig(Section):
@@ -266,3 +285,8 @@ class RunConfig(Section, Generic[M]):
     log_every_steps: int = setting(50, "steps between records of loss and speed", scientific=False, ge=1)
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     method: M
+
+    @model_validator(mode="after")
+    def _selects_in_recipes_alone(self) -> "RunConfig[M]":
+        check_track(self.evaluation.protocols, self.track)
+        return self

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from negbench.evaluate.registry import NAMED
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -50,6 +52,8 @@ class Plain(Quiet):
             parts.append(f"{facts['images_per_second']:,.0f} images/s")
         if "knn_top1" in facts:
             parts.append(f"kNN {facts['knn_top1']:.3f}")
+        if "test_top1" in facts:
+            parts.append(f"test top-1 {facts['test_top1']:.3f}")
         taken = facts.get("step", 0) - self.first_step
         if taken > 0 and facts["step"] < self.num_steps:
             left = (time.monotonic() - self.started) / taken * (self.num_steps - facts["step"])
@@ -104,6 +108,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
     ):
         if summary.get(name) is not None:
             table.add_row(title, percent(summary[name]), percent(summary[f"{name}_untrained"]))
+    for protocol in NAMED.values():
+        if summary.get(protocol.figure) is not None:
+            table.add_row(protocol.title, percent(summary[protocol.figure]), "")
     if not tested and summary.get("knn_top1_validation") is not None:
         table.add_row("kNN top-1, k = 20", percent(summary["knn_top1_validation"]), "")
     for title, name in (("kNN on raw pixels", "knn_top1_pixels"), ("kNN on colour histograms", "knn_top1_histogram")):

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -66,6 +66,11 @@ def execute(
         folder.close()
 
 
+def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]]:
+    """The records that protocols of every epoch have left."""
+    return [row for row in folder.read_metrics() if row["kind"] in protocols]
+
+
 def _by_rank_0(function: Callable[[], Any]) -> Any:
     """What `function` returns on rank 0, on all ranks; its ValueError is raised on all of them."""
     answer: list[Any] = [None, None]
@@ -110,8 +115,9 @@ def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
     """A trainer at the newest whole checkpoint, or at the start."""
     config, splits, method = setup.config, setup.splits, setup.method
     optimizer = build_optimizer(method, config.optimizer)
-    curve = Curve(setup) if splits.validation is not None and config.evaluate_every_epochs else None
-    trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, display, curve, setup.skipped)
+    trainer = Trainer(
+        config, method, optimizer, splits.train, folder, setup.device, display, Curve(setup), setup.skipped
+    )
     newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
     if newest is None:
         trainer.discard_records(0)
@@ -149,7 +155,8 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
                 display.note("training is done; evaluating on the test set")
             with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
                 trainer.synchronize_statistics()
-                evaluations = evaluate_on_test(setup, protocols)
+                rows = _by_rank_0(lambda: _rows_of(folder, protocols))
+                evaluations = evaluate_on_test(setup, protocols, config.epochs, rows)
                 setup.skipped.update(*gather_objects(setup.skipped))
         except BadImageError:
             raise

@@ -11,7 +11,7 @@ from negbench.batch_norm import convert
 from negbench.compiling import check_compiler, compile_encoder
 from negbench.config import RunConfig
 from negbench.data.sets import Splits, load_splits, steps_per_epoch
-from negbench.evaluate.protocol import split_for_probe
+from negbench.evaluate.linear import split_for_probe
 from negbench.method import Facts, Method
 from negbench.models import build_encoder
 from negbench.study import Resolved

@@ -154,7 +154,7 @@ def scientific_differences(config: RunConfig[Any]) -> Flat:
     differences = {}
     for key, field in leaves(type(config)):
         operational = field.json_schema_extra is not None and not field.json_schema_extra["scientific"]
-        if not operational and flat[key] != _plain(field.default):
+        if not operational and flat[key] != plain(field.default):
             differences[key] = flat[key]
     return differences
 
@@ -276,5 +276,6 @@ def _yaml_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as `flatten` has it."""
     return list(value) if isinstance(value, tuple) else value

@@ -6,7 +6,7 @@ logs. What must survive a kill is in `state()`; everything random is derived fro
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -76,8 +76,6 @@ class Trainer:
         self.display, self.curve = display, curve
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
-        every = config.evaluate_every_epochs * self.steps_per_epoch
-        self.evaluated_steps = {*range(0, self.num_steps, every), self.num_steps} if curve and every else set()
         self.step = 0
         self.world_sizes: list[int] = []  # numbers of processes that have trained the present state
         self.clock = Clock(device, world_size())
@@ -306,27 +304,29 @@ class Trainer:
         return row
 
     def _remember_if_due(self) -> None:
-        if self.curve is not None and self.curve.looks_back_at(self.step, self.evaluated_steps):
+        if self.curve is not None and self.curve.looks_back_at(self.step):
             with self._off_the_clock():
                 self.curve.remember(self.step)
 
     def _evaluate_if_due(self) -> None:
-        if self.curve is None or self.step not in self.evaluated_steps or self.evaluated_step == self.step:
+        if self.curve is None or not self.curve.is_due(self.step) or self.evaluated_step == self.step:
             return
         self._check_finite(weights_too=True)
-        if self.step:
+        if self.step and self.step in self.curve.held_out_steps:  # each epoch would be a lot of checkpoints
             self.save()
         self._settle(self.agreement.at_the_end(self._request()))  # rather now than in the midst of it
-        with self._off_the_clock(), self.stopping_at_once():
+        nothing_to_lose = self.saved_step == self.step or not self.step
+        with self._off_the_clock(), self.stopping_at_once() if nothing_to_lose else nullcontext():
             self.synchronize_statistics()
             rows = self.curve.rows(self.step)
-        self.curve.forget({step for step in self.evaluated_steps if step > self.step})
+        self.curve.forget(self.step)
         self.evaluated_step, self.saved_step = self.step, -1  # a checkpoint of this step would miss the evaluation
         now: dict[str, Any] = {"step": self.step, "epoch": self.step // self.steps_per_epoch}
         spent = {"train_seconds": self.clock.seconds["train"], "device_hours": self.clock.seconds["device"] / 3600}
         for kind, figures in rows.items():
             self._write({"kind": kind} | now | figures | spent)
-        self.display.progress(step=self.step, **rows["evaluation"])
+            if kind != "diagnostics":
+                self.display.progress(step=self.step, **figures)
 
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:

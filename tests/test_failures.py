@@ -4,14 +4,13 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from negbench import failure
 from negbench.display import Quiet
-from negbench.evaluate import test_set
-from negbench.evaluate.protocol import Features
+from negbench.evaluate import protocol
+from negbench.evaluate.subject import Subject
 from negbench.launch.here import run_here
 from negbench.launch.smoke import smoke
 from negbench.launch.sweep import Planned, missing
@@ -111,10 +110,10 @@ def test_a_smoke_test_that_fails_leaves_its_error_alone(num_ranks: int, tmp_path
 def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
     validation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(train: Features, *others: Any) -> None:
-        raise KeyError(f"{len(train.labels_N)} training images")
+    def fail(subject: Subject) -> None:
+        raise KeyError(f"{len(subject.features('train').labels_N)} training images")
 
-    monkeypatch.setattr(test_set, "linear_protocol", fail)
+    monkeypatch.setattr(protocol, "linear_protocol", fail)
     resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
     with pytest.raises(KeyError, match="512 training images"):
         smoke(resolved, tmp_path, runs.CPU, Quiet())

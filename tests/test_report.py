@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from negbench.report import build, write
+from negbench.report.accuracy import main_metric
 from negbench.report.comparisons import compare
 from negbench.report.cost import first_reached
 from negbench.report.runs import find, load
@@ -185,6 +186,40 @@ def test_held_out_figures_stand_in_for_a_test_set_left_alone(tmp_path: Path) -> 
     assert "test set was left alone" in table.note
 
 
+def test_a_figure_chosen_on_the_test_set_says_so_and_decides_nothing(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path, "paper", "track: recipe\n"), tmp_path / "results"
+    chosen = {"knn_lightly_highest_test_top1": 0.9, "knn_moco_demo_top1": 0.7}
+    records.write(output, study, "moco", 0, 0.8, summary=chosen)
+    records.write(output, study, "simclr", 0, 0.85, summary=chosen | {"knn_lightly_highest_test_top1": 0.95})
+    report = reports.build(output)
+    table = reports.table(report, "accuracy")
+    cells = reports.cells(table, "moco")
+    assert cells["kNN as lightly's (highest of all epochs on the test set), %"] == "90.0"
+    assert cells["kNN as in MoCo's demo, %"] == "70.0"
+    assert not [column for column in table.columns if "−" in column and not column.startswith("kNN −")]
+    assert "Chosen on the test set, and so too high: kNN as lightly's" in table.note and "used once" not in table.note
+    assert main_metric(report.sections[0].comparison) == "knn_top1"
+    assert not [f for section in report.sections for f in section.findings if "lightly" in f.answer]
+
+
+def test_a_published_figure_that_is_no_number_is_damage(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.8, summary={"knn_moco_demo_top1": "high"})
+    (run,) = load(find([], output))
+    assert (run.state, run.reason) == ("damaged", "summary.json: knn_moco_demo_top1 is high")
+
+
+def test_records_of_earlier_versions_stand_beside_todays(tmp_path: Path) -> None:
+    """A setting that has been added since is at its default in them."""
+    study, output = records.study(tmp_path), tmp_path / "results"
+    old = records.write(output, study, "moco", 0, 0.8)
+    old.config.write_text(old.config.read_text().replace("  protocols: []\n", ""))
+    assert "protocols" not in old.config.read_text()
+    records.write(output, study, "simclr", 0, 0.8)
+    (comparison,) = compare(load(find([], output)))
+    assert [(row.method, row.label) for row in comparison.rows] == [("moco", "moco"), ("simclr", "simclr")]
+
+
 def test_published_figures_stand_beside_ours_on_their_data_alone(golden: Path, tmp_path: Path) -> None:
     assert not [table for table in reports.build(golden).tables if table.slug.startswith("published")]
     study = records.study(tmp_path, "cifar", "data: {name: cifar10}\n")
@@ -195,3 +230,10 @@ def test_published_figures_stand_beside_ours_on_their_data_alone(golden: Path, t
     assert theirs and all(line[-1].text.startswith("theirs: ") for line in theirs)
     assert all(line[0].text.startswith("moco") for line in theirs)  # no method that is not ours
     assert "https://github.com/facebookresearch/moco" in table.note
+    by = {line[1].text.partition(",")[0]: dict(zip(table.columns, line, strict=True)) for line in theirs}
+    lightlys, demos = "kNN as lightly's (highest of all epochs on the test set), %", "kNN as in MoCo's demo, %"
+    for source, column in (("lightly", lightlys), ("MoCo's CIFAR-10 demo", demos)):
+        known = {name for name in ("kNN, %", lightlys, demos) if by[source][name].text != "–"}
+        assert known == {column}  # under the protocol that they are of
+    assert reports.cells(table, "moco")[lightlys] == "–"
+    assert "Chosen on the test set" in table.note

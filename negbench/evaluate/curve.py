@@ -1,46 +1,60 @@
-"""What is evaluated while a run trains: kNN on the held-out images, and diagnostics."""
+"""What is evaluated while a run trains: kNN on the held-out images with diagnostics, and protocols of every epoch."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any
 
+from negbench.data.sets import steps_per_epoch
 from negbench.evaluate.protocol import knn
-from negbench.evaluate.test_set import encode
+from negbench.evaluate.registry import of_every_epoch
+from negbench.evaluate.subject import Subject
 from negbench.probing import Prober
 from negbench.setup import Setup
 
 
 class Curve:
-    """Gives the rows of an evaluation. What it must know of earlier steps is in its state."""
+    """When to evaluate, and the rows of an evaluation. What it must know of earlier steps is in its state."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        parts = setup.config, setup.method, setup.splits.train, setup.device
-        self.prober = Prober(*parts) if setup.config.diagnostics else None
+        config = setup.config
+        epoch = steps_per_epoch(len(setup.splits.train), config.batch_size)
+        last = epoch * config.epochs
+        every = config.evaluate_every_epochs * epoch if setup.splits.validation is not None else 0
+        self.held_out_steps = {*range(0, last, every), last} if every else set()
+        self.protocols = of_every_epoch(config.evaluation.protocols) if config.evaluation.test else []
+        self.test_steps = {*range(epoch, last + 1, epoch)} if self.protocols else set()
+        parts = config, setup.method, setup.splits.train, setup.device
+        self.prober = Prober(*parts) if config.diagnostics and self.held_out_steps else None
+
+    def is_due(self, step: int) -> bool:
+        return step in self.held_out_steps or step in self.test_steps
 
     def rows(self, step: int) -> dict[str, dict[str, Any]]:
-        """Figures by kind of record. All ranks call it."""
-        setup = self.setup
-        assert setup.splits.validation is not None
-        backbone = setup.method.query_encoder.backbone
-        bank, queries = (encode(setup, backbone, part) for part in (setup.splits.train, setup.splits.validation))
-        top1 = knn(bank, queries, setup.config, len(setup.splits.classes))
-        rows: dict[str, dict[str, Any]] = {"evaluation": {"knn_top1": top1[20], "knn200_top1": top1[200]}}
-        if self.prober is not None:
-            rows["diagnostics"] = self.prober.figures(step, bank.features_NF, bank.labels_N)
+        """Figures by kind of record: those of a protocol of every epoch have its name. All ranks call it."""
+        subject = Subject(self.setup, self.setup.method.query_encoder)
+        rows: dict[str, dict[str, Any]] = {}
+        if step in self.held_out_steps:
+            bank = subject.features("train")
+            top1 = knn(bank, subject.features("validation"), self.setup.config, subject.num_classes)
+            rows["evaluation"] = {"knn_top1": top1[20], "knn200_top1": top1[200]}
+            if self.prober is not None:
+                rows["diagnostics"] = self.prober.figures(step, bank.features_NF, bank.labels_N)
+        if step in self.test_steps:
+            rows |= {protocol.name: {"test_top1": protocol.record(subject)["top1"]} for protocol in self.protocols}
         return rows
 
-    def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool:
-        """Whether an evaluation after one of the steps `evaluated` needs to know of `step`."""
-        return self.prober is not None and self.prober.looks_back_at(step, evaluated)
+    def looks_back_at(self, step: int) -> bool:
+        """Whether an evaluation on the way needs to know of `step`."""
+        return self.prober is not None and self.prober.looks_back_at(step, self.held_out_steps)
 
     def remember(self, step: int) -> None:
         assert self.prober is not None
         self.prober.remember(step)
 
-    def forget(self, evaluated: Collection[int]) -> None:
-        """Drop what no evaluation after one of the steps `evaluated` needs."""
+    def forget(self, step: int) -> None:
+        """Drop what no evaluation after `step` needs."""
         if self.prober is not None:
-            self.prober.forget(evaluated)
+            self.prober.forget({later for later in self.held_out_steps if later > step})
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         return self.prober.remembered if self.prober is not None else {}
@@ -48,3 +62,23 @@ class Curve:
     def load_state_dict(self, state: dict[int, dict[str, Any]]) -> None:
         if self.prober is not None:
             self.prober.remembered = dict(state)
+
+
+def highest(record: dict[str, Any], epoch: float, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The run's record of a protocol of every epoch: its highest figure among the epochs before `epoch` in the run's
+    `rows` and `epoch` itself, whose `record` it is; the first of equals."""
+    earlier = (row for row in rows if row["kind"] == record["protocol"] and row["epoch"] < epoch)
+    by_epoch = {row["epoch"]: row["test_top1"] for row in earlier} | {epoch: record["top1"]}
+    best = max(by_epoch, key=lambda number: by_epoch[number])
+    if len(by_epoch) > 1:
+        selection = (
+            f"chosen on the test set: the highest of {len(by_epoch)} epochs, epoch {best}; the last one evaluated, "
+            f"epoch {epoch}, has {record['top1']:.4f}"
+        )
+    else:
+        selection = (
+            f"of epoch {epoch} alone, for the run has no records of others; the protocol is the highest of all epochs "
+            "on the test set"
+        )
+    chosen = {"top1": by_epoch[best], "epoch": best, "last_top1": record["top1"], "last_epoch": epoch}
+    return record | chosen | {"epochs_evaluated": len(by_epoch), "selection": selection}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from negbench.data.sets import split_validation
 from negbench.evaluate.knn import check_labelled, full_precision
 from negbench.seeding import stream
 
@@ -156,3 +157,14 @@ def linear_probe(
     lr = min(inside or best)
     (top1,) = probes.only(lrs.index(lr)).top1(test_ND, test_labels)
     return LinearResult(top1, lr, by_lr, at_edge=not inside)
+
+
+def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions to train on and a tenth to choose by. ValueError if the set is too small to hold any out."""
+    try:
+        return split_validation(labels_N, 0.1, "linear probe")
+    except ValueError:
+        raise ValueError(
+            f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
+            "set evaluation.linear=false, or data.validation"
+        ) from None

@@ -1,59 +1,15 @@
-"""The end of a run: kNN and linear probe on frozen backbone features, beside the untrained encoder and no network.
+"""What every run is evaluated by: kNN and linear probe on frozen backbone features, and features without a network."""
 
-Shape suffixes: N images, F features.
-"""
-
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from negbench.config import RunConfig
-from negbench.data.batches import eval_batches
-from negbench.data.decode import BadImageError
-from negbench.data.folder import FolderSet
-from negbench.data.sets import ResidentSet, Splits, split_validation
-from negbench.distributed import gather_rows, rank, world_size
+from negbench.data.sets import ResidentSet, Splits
 from negbench.evaluate.baselines import baseline_knn
 from negbench.evaluate.knn import knn_top1
-from negbench.evaluate.linear import linear_probe
+from negbench.evaluate.linear import linear_probe, split_for_probe
+from negbench.evaluate.subject import Features, Subject
 
 KNN_K = (20, 200)
-Dataset = ResidentSet | FolderSet
-
-
-@dataclass(frozen=True)
-class Features:
-    features_NF: Tensor
-    labels_N: Tensor
-
-
-@torch.no_grad()
-def extract(
-    backbone: nn.Module,
-    dataset: Dataset,
-    config: RunConfig[Any],
-    device: torch.device,
-    dtype: torch.dtype | None,
-    skipped: set[str],
-) -> Features:
-    """Features [N, F] of the test view, fp32, and labels [N], on every rank; each rank encodes its share.
-
-    Paths of files that cannot be decoded are added to `skipped`. The backbone is in evaluation mode inside and back in
-    its own mode after.
-    """
-    training = backbone.training
-    backbone.eval()
-    features, labels = [], []
-    for images, label in eval_batches(dataset, config, device, rank=rank(), world_size=world_size(), skipped=skipped):
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            features.append(backbone(images).float())
-        labels.append(label)
-    backbone.train(training)
-    if not features:
-        raise BadImageError(f"none of the {len(dataset)} images to evaluate on can be decoded")
-    return Features(gather_rows(torch.cat(features)), gather_rows(torch.cat(labels)))
 
 
 def knn(bank: Features, queries: Features, config: RunConfig[Any], num_classes: int) -> dict[int, float]:
@@ -69,36 +25,26 @@ def knn(bank: Features, queries: Features, config: RunConfig[Any], num_classes: 
     )
 
 
-def knn_protocol(train: Features, test: Features, config: RunConfig[Any], num_classes: int) -> dict[str, Any]:
+def knn_protocol(subject: Subject) -> dict[str, Any]:
     """kNN on the test set, with every setting that the figure depends on."""
-    top1 = knn(train, test, config, num_classes)
+    train, test = subject.features("train"), subject.features("test")
+    top1 = knn(train, test, subject.config, subject.num_classes)
     return {
-        "protocol": "knn",
         "top1": {str(k): value for k, value in top1.items()},
         "features": "backbone, L2-normalised",
         "similarity": "cosine",
-        "temperature": config.evaluation.knn_temperature,
+        "temperature": subject.config.evaluation.knn_temperature,
         "bank": f"training images without the held-out ones, {len(train.labels_N)}",
         "queries": f"test images, {len(test.labels_N)}",
     }
 
 
-def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions to train on and a tenth to choose by. ValueError if the set is too small to hold any out."""
-    try:
-        return split_validation(labels_N, 0.1, "linear probe")
-    except ValueError:
-        raise ValueError(
-            f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
-            "set evaluation.linear=false, or data.validation"
-        ) from None
-
-
-def linear_protocol(
-    train: Features, validation: Features | None, test: Features, config: RunConfig[Any], num_classes: int
-) -> dict[str, Any]:
+def linear_protocol(subject: Subject) -> dict[str, Any]:
     """The linear probe: learning rate chosen on the held-out images, tested once."""
-    if validation is None:
+    train, test, config = subject.features("train"), subject.features("test"), subject.config
+    if subject.holds_out:
+        validation = subject.features("validation")
+    else:
         kept_N, held_out_N = split_for_probe(train.labels_N.cpu())
         validation = Features(train.features_NF[held_out_N], train.labels_N[held_out_N])
         train = Features(train.features_NF[kept_N], train.labels_N[kept_N])
@@ -110,13 +56,12 @@ def linear_protocol(
         validation.labels_N,
         test.features_NF,
         test.labels_N,
-        num_classes=num_classes,
+        num_classes=subject.num_classes,
         epochs=settings.linear_epochs,
         batch_size=settings.linear_batch_size,
         seed=config.seed,
     )
     return {
-        "protocol": "linear",
         "top1": result.top1,
         "lr": result.lr,
         "lr_at_edge_of_grid": result.at_edge,

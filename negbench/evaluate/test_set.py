@@ -6,47 +6,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from negbench import checkpoint
 from negbench.config import RunConfig
-from negbench.evaluate.protocol import Dataset, Features, extract, knn_protocol, linear_protocol, without_network
+from negbench.data.sets import steps_per_epoch
+from negbench.evaluate.curve import highest
+from negbench.evaluate.protocol import without_network
+from negbench.evaluate.registry import PROTOCOLS, check_track, of_every_epoch
+from negbench.evaluate.subject import Subject
 from negbench.models import build_encoder
 from negbench.records import RunFolder, write_json
 from negbench.setup import Setup, set_up
 from negbench.study import restore
 
-PROTOCOLS = ("knn", "linear")
-
 
 def protocols_of(config: RunConfig[Any]) -> list[str]:
     """What the end of a run makes."""
-    return [name for name in PROTOCOLS if config.evaluation.test and (name == "knn" or config.evaluation.linear)]
+    settings = config.evaluation
+    return ["knn", *(["linear"] if settings.linear else []), *settings.protocols] if settings.test else []
 
 
-def encode(setup: Setup, backbone: nn.Module, part: Dataset) -> Features:
-    return extract(backbone, part, setup.config, setup.device, setup.dtype, setup.skipped)
+def evaluate_on_test(
+    setup: Setup, protocols: Sequence[str], epoch: float = 0, rows: Sequence[dict[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """The figures of the trained encoder, of the untrained one, and (for kNN) of features that need no network.
 
-
-def evaluate_on_test(setup: Setup, protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The figures of the trained encoder, of the untrained one, and (for kNN) of features that need no network."""
-    config, splits = setup.config, setup.splits
-    num_classes = len(splits.classes)
+    Protocols of every epoch are told of the trained encoder, which is that of `epoch`, and of earlier epochs in the
+    run's records `rows`.
+    """
     evaluations: dict[str, dict[str, Any]] = {name: {} for name in protocols}
-    if not protocols:
-        return evaluations
-    backbones = {"trained": setup.method.query_encoder.backbone}
-    if config.evaluation.untrained:
-        backbones["untrained"] = build_encoder(config).backbone.to(setup.device)
-    for encoder, backbone in backbones.items():
-        train, test = encode(setup, backbone, splits.train), encode(setup, backbone, splits.test)
-        if "knn" in protocols:
-            evaluations["knn"][encoder] = knn_protocol(train, test, config, num_classes)
-        if "linear" in protocols:
-            validation = encode(setup, backbone, splits.validation) if splits.validation is not None else None
-            evaluations["linear"][encoder] = linear_protocol(train, validation, test, config, num_classes)
+    selecting = [protocol.name for protocol in of_every_epoch(protocols)]
+    trained = Subject(setup, setup.method.query_encoder)
+    for name in protocols:
+        evaluations[name]["trained"] = PROTOCOLS[name].record(trained)
+    for name in selecting:
+        evaluations[name]["trained"] = highest(evaluations[name]["trained"], epoch, rows)
+    del trained  # and its features
+    if setup.config.evaluation.untrained:
+        untrained = Subject(setup, build_encoder(setup.config).to(setup.device))
+        for name in protocols:
+            if name not in selecting:
+                evaluations[name]["untrained"] = PROTOCOLS[name].record(untrained)
     if "knn" in protocols:
-        evaluations["knn"]["without_network"] = without_network(splits, config)
+        evaluations["knn"]["without_network"] = without_network(setup.splits, setup.config)
     return evaluations
 
 
@@ -57,16 +59,20 @@ def evaluate_run(
     folder = RunFolder(path)
     if not folder.config.exists():
         raise ValueError(f"{path} is no run folder: it holds no config.yaml")
+    resolved = restore(path)
+    check_track(protocols, resolved.config.track)
     newest = checkpoint.find_whole(folder.checkpoints, warn)
     if newest is None:
         raise ValueError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
-    setup = set_up(restore(path), device)
+    setup = set_up(resolved, device)
     state = checkpoint.load(newest)
     try:
         setup.method.load_state_dict(state["method"])
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
-    evaluations = evaluate_on_test(setup, protocols)
+    epoch = state["step"] / steps_per_epoch(len(setup.splits.train), setup.config.batch_size)
+    epoch = int(epoch) if epoch.is_integer() else epoch
+    evaluations = evaluate_on_test(setup, protocols, epoch, folder.read_metrics())
     try:
         write_evaluations(folder, {name: e | {"step": state["step"]} for name, e in evaluations.items()})
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from negbench.distributed import rank
-from negbench.evaluate.protocol import Dataset
+from negbench.evaluate.subject import Dataset
 from negbench.evaluate.test_set import evaluate_on_test, protocols_of
 from negbench.failure import Interrupted, recorded_by
 from negbench.run import execute

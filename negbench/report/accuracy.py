@@ -1,19 +1,24 @@
 """Accuracy: means over seeds, and differences to a baseline."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from negbench.evaluate.registry import NAMED
 from negbench.report import text
 from negbench.report.comparisons import Comparison
 from negbench.report.statistics import Difference, holm, paired_difference, t_interval
 from negbench.report.table import Cell, Facts, Table, about, facts_of, seeds
 
 ALPHA = 0.05
-WITHOUT_DIFFERENCE = ("knn200_top1",)
+PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # to stand beside others' figures
+WITHOUT_DIFFERENCE = ("knn200_top1", *PUBLISHED)
 METRICS = {  # of summary.json, with what a reader calls them
     "knn_top1": "kNN",
     "linear_top1": "linear",
     "knn200_top1": "kNN, k = 200",
     "knn_top1_validation": "held-out kNN",
+    **{figure: protocol.title for figure, protocol in PUBLISHED.items()},
 }
 LOWER_BOUNDS = {
     "knn_top1_untrained": "untrained encoder",
@@ -24,7 +29,7 @@ LOWER_BOUNDS = {
 
 def main_metric(comparison: Comparison) -> str | None:
     """The figure that a comparison is told by: kNN on the test set, or where no run has it on held-out images."""
-    known = metrics_of(comparison)
+    known = [name for name in metrics_of(comparison) if name not in PUBLISHED]
     return known[0] if known else None
 
 
@@ -72,11 +77,18 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
     if metrics == ["knn_top1_validation"]:
         note += "The test set was left alone: figures are of the held-out training images. "
     elif metrics:
-        note += "Test set, final checkpoint, used once. "
+        selection = selection_note(metrics)
+        note += f"Test set, final checkpoint{', but for what follows' if selection else ', used once'}. {selection}"
     note += _lower_bounds(comparison)
     title = f"Accuracy: {comparison.title}"
     table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
     return table.without_empty_columns()
+
+
+def selection_note(metrics: Sequence[str]) -> str:
+    """What a reader must know where a figure was chosen on the test set, or nothing."""
+    chosen = [PUBLISHED[name].title for name in metrics if name in PUBLISHED and PUBLISHED[name].every_epoch]
+    return f"Chosen on the test set, and so too high: {text.listed(chosen)}. " if chosen else ""
 
 
 def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, tuple[Difference, float]]:

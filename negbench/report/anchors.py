@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from negbench.evaluate.registry import PROTOCOLS
 from negbench.report import text
+from negbench.report.accuracy import METRICS, PUBLISHED, selection_note
 from negbench.report.comparisons import Comparison
 from negbench.report.statistics import t_interval
 from negbench.report.table import Cell, Facts, Table, about, facts_of
@@ -28,34 +30,40 @@ def anchor_table(comparison: Comparison) -> Table | None:
     anchors = [a for a in published()["anchors"] if a["data"] == data and a["method"] in methods]
     if not anchors:
         return None
-    columns = ["method", "by", "backbone", "epochs", "batch", "kNN, %", "kNN, k = 200, %", "linear, %", "protocol"]
+    metrics = ["knn_top1", "knn200_top1", *PUBLISHED, "linear_top1"]
+    known = {name for anchor in anchors for name in _by_metric(anchor)}
+    metrics = [name for name in metrics if name in known or any(row.by_seed(name) for row in comparison.rows)]
+    columns = ["method", "by", "backbone", "epochs", "batch", *(f"{METRICS[name]}, %" for name in metrics), "protocol"]
     cells, facts = [], []
     settings = comparison.settings
     for row in comparison.rows:
         if not row.runs:
             continue
-        names = ("knn_top1", "knn200_top1", "linear_top1")
-        knn, knn200, linear = (t_interval(list(row.by_seed(name).values())) for name in names)
+        intervals = {name: t_interval(list(row.by_seed(name).values())) for name in metrics}
         own = {**settings, **row.settings}
         numbers = [_count(own.get("epochs")), _count(own.get("batch_size"))]
-        results = [Cell(text.percent(figure), figure.centre) for figure in (knn, knn200, linear)]
+        results = [Cell(text.percent(figure), figure.centre) for figure in intervals.values()]
         model = Cell(str(own.get("model.name")))
         cells.append(
             [Cell(row.label, bold=True), Cell("this report"), model, *numbers, *results, Cell("this report's")]
         )
-        facts.append(about(comparison, row) | {"by": "this report"} | facts_of(knn, "knn") | facts_of(linear, "linear"))
+        fact = about(comparison, row) | {"by": "this report"}
+        for name, figure in intervals.items():
+            fact |= facts_of(figure, name.removesuffix("_top1"))
+        facts.append(fact)
     for anchor in anchors:
         source = published()["sources"][anchor["source"]]
         name = f"{anchor['method']} ({anchor['variant']})" if "variant" in anchor else anchor["method"]
         numbers = [_count(anchor.get("epochs")), _count(anchor.get("batch_size"))]
-        results = [Cell(_figure(anchor, metric), anchor.get(metric)) for metric in ("knn", "linear")]
-        results.insert(1, Cell(text.NOTHING))  # their k is in their protocol
+        shown = _by_metric(anchor)
+        results = [Cell(_figure(shown.get(name)), shown.get(name)) for name in metrics]
         by, protocol = Cell(source["title"]), Cell(f"theirs: {source['protocol']}")
         cells.append([Cell(name), by, Cell(anchor["model"]), *numbers, *results, protocol])
         facts.append(_facts(anchor) | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]})
+    sources = "; ".join(dict.fromkeys(_reference(anchor) for anchor in anchors))
     note = (
         "Published figures are of others' protocols, most of one run: they tell whether ours are in the right region, "
-        "and rank nothing. Sources: " + "; ".join(dict.fromkeys(_reference(anchor) for anchor in anchors)) + "."
+        f"and rank nothing. {selection_note(metrics)}Sources: {sources}."
     )
     title = f"Published figures: {comparison.title}"
     return Table(f"published-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
@@ -81,14 +89,21 @@ def _reference(anchor: dict[str, Any]) -> str:
     return f"{source['title']}, {source['url']}"
 
 
+def _by_metric(anchor: dict[str, Any]) -> dict[str, float]:
+    """Its figures, percent, in the columns of the protocols that they were made by; another kNN's k is in its text."""
+    own = published()["sources"][anchor["source"]].get("evaluation")
+    metrics = {"knn": PROTOCOLS[own].figure if own else "knn_top1", "linear": "linear_top1"}
+    return {metric: anchor[name] for name, metric in metrics.items() if name in anchor}
+
+
 def _facts(anchor: dict[str, Any]) -> Facts:
     kept = {key: anchor.get(key) for key in ("method", "variant", "model", "epochs", "batch_size")}
-    return kept | {f"{metric}_mean": anchor[metric] / 100 for metric in ("knn", "linear") if metric in anchor}
+    return kept | {f"{name.removesuffix('_top1')}_mean": figure / 100 for name, figure in _by_metric(anchor).items()}
 
 
 def _count(value: int | None) -> Cell:
     return Cell(text.NOTHING if value is None else f"{value:,}", value)
 
 
-def _figure(anchor: dict[str, Any], metric: str) -> str:
-    return f"{anchor[metric]:.4g}" if metric in anchor else text.NOTHING
+def _figure(percent: float | None) -> str:
+    return text.NOTHING if percent is None else f"{percent:.4g}"

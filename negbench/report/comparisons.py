@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from negbench.config import RunConfig
 from negbench.report.runs import Run
-from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, leaves
+from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, leaves, plain
 
 RECIPE_KEYS = ("data.", "evaluation.", "batch_size")
 _OPERATIONAL = {
     key for key, field in leaves(RunConfig) if field.json_schema_extra and not field.json_schema_extra["scientific"]
+}
+_DEFAULTS = {  # for records of earlier versions, which lack what has been added since
+    key: plain(field.default) for key, field in leaves(RunConfig) if key not in ("method", *_OPERATIONAL)
 }
 
 
@@ -119,7 +122,8 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
     groups: dict[str, list[Row]] = {}
     for members in rows.values():
         made = _row(members)
-        shared = {key: value for key, value in made.settings.items() if not _is_own(key, members[0].track)}
+        settings = _DEFAULTS | made.settings
+        shared = {key: value for key, value in settings.items() if not _is_own(key, members[0].track)}
         group = json.dumps([members[0].study, members[0].track, shared], sort_keys=True)
         groups.setdefault(group, []).append(made)
     return _named(list(groups.values()))

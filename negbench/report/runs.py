@@ -14,6 +14,7 @@ import numpy.typing as npt
 import yaml
 
 from negbench.bench.record import benches_in, is_bench, study_of
+from negbench.evaluate.registry import NAMED
 from negbench.failure import OUT_OF_MEMORY
 from negbench.launch.scheduler import Job, jobs_if_asked
 from negbench.records import SCHEMA_VERSION, RunFolder, read_json
@@ -184,7 +185,8 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
 
 def _damage_of(summary: dict[str, Any]) -> str:
     """What makes a summary unfit for figures, or nothing."""
-    for name in (*NUMBERS, *MAY_BE_NONE):
+    published = [protocol.figure for protocol in NAMED.values() if protocol.figure in summary]
+    for name in (*NUMBERS, *MAY_BE_NONE, *published):
         if name not in summary:
             return f"summary.json lacks {name}"
         value = summary[name]
