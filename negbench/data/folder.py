@@ -25,7 +25,8 @@ from torchvision.transforms.v2 import functional as transforms
 from negbench import views
 from negbench.config import DataConfig, RunConfig
 from negbench.data.decode import BadImageError
-from negbench.data.listing import EXTENSIONS, list_classes
+from negbench.data.listing import EXTENSIONS, Listing, list_classes
+from negbench.data.pack import is_pack, open_pack
 from negbench.data.sets import batch_index, steps_per_epoch
 
 _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in one call, which costs as much as for one
@@ -34,8 +35,6 @@ _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in on
 class Files(Protocol):
     """N encoded images in order, wherever their bytes lie."""
 
-    @property
-    def root(self) -> str: ...
     @property
     def classes(self) -> tuple[str, ...]: ...
     @property
@@ -94,6 +93,11 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
 
 
 def open_files(root: Path) -> tuple[Files, Files]:
+    """The files for training and for testing, of a folder or of a pack (see pack.py)."""
+    return open_pack(root) if is_pack(root) else list_folder(root)
+
+
+def list_folder(root: Path) -> tuple[Listing, Listing]:
     """The files for training and for testing. ValueError if the layout is not the one above."""
     train_folder = root / "train"
     test_folder = root / "val" if (root / "val").is_dir() else root / "test"
