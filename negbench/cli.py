@@ -13,6 +13,7 @@ from rich.table import Table
 
 import negbench
 from negbench.cli_bench import register as register_bench
+from negbench.cli_data import register as register_data
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
     DEVICES,
@@ -193,6 +194,7 @@ def views(
 
 register_sweep(app)
 register_bench(app)
+register_data(app)
 register_jobs(app)
 register_report(app)
 

@@ -59,6 +59,10 @@ def train_set(config: RunConfig[MethodConfig]) -> FolderSet:
     return load_folder(config.data)[0]
 
 
+def paths(images: FolderSet) -> list[str]:
+    return [images.path(position) for position in range(len(images))]
+
+
 def channels(image: torch.Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).numpy()
 
@@ -75,9 +79,9 @@ def test_agrees_with_image_folder(root: Path) -> None:
     Image.fromarray(RGB).convert("RGBA").save(root / "train" / "dog" / "c.webp")
     theirs = ImageFolder(str(root / "train"))
     ours = train_set(run_config(root))
-    assert list(zip(ours.paths, ours.labels_N.tolist(), strict=True)) == theirs.samples
+    assert list(zip(paths(ours), ours.labels_N.tolist(), strict=True)) == theirs.samples
     for position, (image, _) in enumerate(theirs):
-        assert np.array_equal(channels(decode(ours.paths[position])), np.asarray(image))
+        assert np.array_equal(channels(decode(ours.path(position))), np.asarray(image))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
@@ -101,7 +105,7 @@ def test_order_is_sorted_and_other_files_are_ignored(root: Path) -> None:
     (root / "train" / ".hidden").mkdir()
     train, test, classes = load_folder(run_config(root).data)
     assert classes == ("ant", "dog") and len(test) == 8
-    names = [Path(path).name for path in train.paths[:11]]
+    names = [Path(path).name for path in paths(train)[:11]]
     assert names == ["0.png", "1.png", "10.PNG", *(f"{i}.png" for i in range(2, 10))]
     assert train.labels_N.tolist() == [0] * 11 + [1] * 10
 
@@ -130,8 +134,8 @@ def test_splits_of_a_folder(root: Path) -> None:
     assert isinstance(splits.train, FolderSet) and isinstance(splits.validation, FolderSet)
     assert splits.train.labels_N.tolist() == [0] * 4 + [1] * 4
     assert splits.validation.labels_N.tolist() == [0, 0, 1, 1]
-    assert not set(splits.train.paths) & set(splits.validation.paths)
-    for path, label in zip(splits.train.paths, splits.train.labels_N.tolist(), strict=True):
+    assert not set(paths(splits.train)) & set(paths(splits.validation))
+    for path, label in zip(paths(splits.train), splits.train.labels_N.tolist(), strict=True):
         assert Path(path).parent.name == splits.classes[label]
 
 
@@ -163,7 +167,7 @@ def test_step_shows_the_images_of_the_order_cropped_as_torchvision_does(crops: l
         sizes = config.views.sizes(12)
         for view, view_config, size, numbers in zip(made, config.views.all, sizes, uniforms, strict=True):
             for row, position in enumerate(index.tolist()):
-                image = decode(images.paths[position])
+                image = decode(images.path(position))
                 height, width = torch.tensor([image.shape[1]]), torch.tensor([image.shape[2]])
                 box = views.crop_boxes(view_config, numbers[row : row + 1], height, width)[0].tolist()
                 assert torch.equal(view[row], transforms.resized_crop(image, *box, [size, size], antialias=True))
@@ -173,7 +177,7 @@ def test_batches_equal_those_of_a_resident_set(root: Path) -> None:
     """With images of one value per image, resizing is exact, so both kinds of set must show the same."""
     config = run_config(root)
     images = train_set(config)
-    resident = ResidentSet(torch.stack([decode(path)[:, :12, :12] for path in images.paths]), images.labels_N)
+    resident = ResidentSet(torch.stack([decode(path)[:, :12, :12] for path in paths(images)]), images.labels_N)
     for (from_files, index_1), (from_memory, index_2) in zip(
         collect(images, config, 0, 4), collect(resident, config, 0, 4), strict=True
     ):
@@ -284,7 +288,7 @@ def test_evaluation_is_in_order_and_in_shards(root: Path, workers: int) -> None:
     test = load_folder(config.data)[1]
     images, labels = (torch.cat(parts) for parts in zip(*eval_batches(test, config, CPU, batch_size=3), strict=True))
     assert labels.tolist() == [0] * 4 + [1] * 4
-    expected = torch.stack([center_crop(decode(path), 12) for path in test.paths])
+    expected = torch.stack([center_crop(decode(path), 12) for path in paths(test)])
     assert torch.equal(images, views.eval_view(expected, config.views.first, 12))
     shards = [pair for rank in range(3) for pair in eval_batches(test, config, CPU, 2, rank, 3)]
     assert torch.equal(torch.cat([shard[0] for shard in shards]), images)

@@ -15,6 +15,7 @@ from benchmarks.peers.worker import serve
 from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.data.folder import FolderSet, StepDataset
+from negbench.data.listing import Listing
 from negbench.environment import autocast_dtype, choose_device, set_backends
 from negbench.memory import process_bytes
 from negbench.study import Resolved, resolve
@@ -60,7 +61,7 @@ def _crops(folder: str, method: str, study: str) -> Callable[[], object]:
     paths = chosen(folder)
     config = resolve(method, study, [f"batch_size={len(paths)}"]).config
     labels = torch.zeros(len(paths), dtype=torch.int64)
-    dataset = StepDataset(FolderSet(paths, labels, config.data.image_size), config)
+    dataset = StepDataset(FolderSet.all_of(Listing.of(paths), labels, config.data), config)
     numbers = itertools.count()
     return lambda: dataset[next(numbers)]
 

@@ -134,6 +134,9 @@ def _load(
 ) -> Iterator[Any]:
     """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`.
 
+    Training asks for all its steps at once, so its workers live from the first step to the last and know no epochs.
+    What is ahead, pinned memory included, is bounded by `_PREFETCH` items a worker. An evaluation starts workers of its
+    own: that takes a fraction of a second, and between evaluations they would only hold memory.
     At most one worker a core that this process may use: more decode no faster, and torch warns of them.
     """
     workers = min(workers, _num_cores())

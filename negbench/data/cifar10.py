@@ -22,7 +22,7 @@ from torchvision.datasets.utils import check_integrity
 
 from negbench.config import DataConfig
 from negbench.data.decode import BadImageError, decode
-from negbench.data.folder import list_images
+from negbench.data.listing import list_images
 from negbench.data.sets import ResidentSet
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -27,6 +27,14 @@ def decode(path: str) -> Tensor:
     """
     try:
         data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot decode the image {path}: {error}") from error
+    return decode_bytes(data, path)
+
+
+def decode_bytes(data: bytes, path: str) -> Tensor:
+    """As `decode`, of the bytes of a file; `path` is what an error calls it."""
+    try:
         image_HWC = _decode_jpeg(data) if data.startswith(_JPEG) else None
         return torch.from_numpy(_decode_any(data) if image_HWC is None else image_HWC).permute(2, 0, 1)
     except MemoryError:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,29 +24,55 @@ from torchvision.transforms.v2 import functional as transforms
 
 from negbench import views
 from negbench.config import DataConfig, RunConfig
-from negbench.data.decode import BadImageError, decode
+from negbench.data.decode import BadImageError
+from negbench.data.listing import EXTENSIONS, Listing, list_classes
+from negbench.data.pack import is_pack, open_pack
 from negbench.data.sets import batch_index, steps_per_epoch
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in one call, which costs as much as for one
+
+
+class Files(Protocol):
+    """N encoded images in order, wherever their bytes lie."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def class_N(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def path(self, position: int, /) -> str: ...
+    def decode(self, position: int, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class FolderSet:
-    """Image files and their labels (int64 [N]), decoded when they are needed."""
+    """Some of the images of `files` (`index_N`, int64 [N]) and their labels (int64 [N]), decoded when needed."""
 
-    paths: list[str]
+    files: Files
+    index_N: Tensor
     labels_N: Tensor
     image_size: int
     on_bad_image: str = "error"
     workers: int = 0
 
+    @classmethod
+    def all_of(cls, files: Files, labels_N: Tensor, config: DataConfig) -> "FolderSet":
+        index_N = torch.arange(len(files))
+        return cls(files, index_N, labels_N, config.image_size, config.on_bad_image, config.workers)
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.index_N)
+
+    def path(self, position: int) -> str:
+        return self.files.path(int(self.index_N[position]))
+
+    def decode(self, position: int) -> Tensor:
+        """The image at `position`, uint8 [3, H, W]. Raises BadImageError."""
+        return self.files.decode(int(self.index_N[position]))
 
     def subset(self, index_M: Tensor) -> "FolderSet":
         """The images at the positions `index_M` (int64 [M]), in that order."""
-        return replace(self, paths=[self.paths[i] for i in index_M.tolist()], labels_N=self.labels_N[index_M])
+        return replace(self, index_N=self.index_N[index_M], labels_N=self.labels_N[index_M])
 
 
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
@@ -56,54 +82,42 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
     """
     if config.root is None:
         raise ValueError("data.root is not set; for imagefolder it is the folder that holds train/CLASS and val/CLASS")
-    root = Path(config.root).expanduser()
+    train, test = open_files(Path(config.root).expanduser())
+    number_of = {name: number for number, name in enumerate(train.classes)}
+    test_labels_N = torch.tensor([number_of[name] for name in test.classes])[test.class_N]
+    return (
+        FolderSet.all_of(train, train.class_N, config),
+        FolderSet.all_of(test, test_labels_N, config),
+        train.classes,
+    )
+
+
+def open_files(root: Path) -> tuple[Files, Files]:
+    """The files for training and for testing, of a folder or of a pack (see pack.py)."""
+    return open_pack(root) if is_pack(root) else list_folder(root)
+
+
+def list_folder(root: Path) -> tuple[Listing, Listing]:
+    """The files for training and for testing. ValueError if the layout is not the one above."""
     train_folder = root / "train"
     test_folder = root / "val" if (root / "val").is_dir() else root / "test"
     for folder, wanted in ((train_folder, "train/CLASS"), (test_folder, "val/CLASS or test/CLASS")):
         if not folder.is_dir():
             raise ValueError(f"data.root {root} has no folders {wanted} with images")
-    classes = _subfolders(train_folder)
-    unknown = sorted(set(_subfolders(test_folder)) - set(classes))
+    train, test = list_classes(train_folder), list_classes(test_folder)
+    unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
         raise ValueError(
             f"{test_folder / unknown[0]} is a class that {train_folder} has not; both need the same classes"
         )
-    train = _scan(train_folder, classes, config)
-    empty = sorted(set(range(len(classes))) - set(train.labels_N.tolist()))
-    if empty:
-        raise ValueError(f"{train_folder / classes[empty[0]]} holds no image ({', '.join(EXTENSIONS)})")
-    test = _scan(test_folder, classes, config)
-    for folder, images in ((train_folder, train), (test_folder, test)):
-        if not len(images):
-            raise ValueError(f"{folder} holds no images ({', '.join(EXTENSIONS)}) in folders of classes")
-    return train, test, classes
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
-
-
-def list_images(folder: Path) -> list[str]:
-    """Paths of all images under `folder`, sorted by code point; hidden files and other extensions are not images."""
-    found = (
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-    )
-    return sorted(found)
-
-
-def _scan(folder: Path, classes: tuple[str, ...], config: DataConfig) -> FolderSet:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        of_class = list_images(folder / name)
-        paths += of_class
-        labels += [label] * len(of_class)
-    return FolderSet(
-        paths, torch.tensor(labels, dtype=torch.int64), config.image_size, config.on_bad_image, config.workers
-    )
+    kinds = ", ".join(EXTENSIONS)
+    empty = (train.class_N.bincount(minlength=len(train.classes)) == 0).nonzero()
+    if len(empty):
+        raise ValueError(f"{train_folder / train.classes[int(empty[0])]} holds no image ({kinds})")
+    for files in (train, test):
+        if not len(files):
+            raise ValueError(f"{files.root} holds no images ({kinds}) in folders of classes")
+    return train, test
 
 
 def decode_or_next(images: FolderSet, position: int) -> tuple[Tensor, int, list[str]]:
@@ -116,12 +130,12 @@ def decode_or_next(images: FolderSet, position: int) -> tuple[Tensor, int, list[
     for offset in range(len(images)):
         candidate = (position + offset) % len(images)
         try:
-            return decode(images.paths[candidate]), candidate, failed
+            return images.decode(candidate), candidate, failed
         except BadImageError:
             if images.on_bad_image != "skip":
                 raise
-            failed.append(images.paths[candidate])
-    raise BadImageError(f"none of the {len(images)} training images can be decoded; the first is {images.paths[0]}")
+            failed.append(images.path(candidate))
+    raise BadImageError(f"none of the {len(images)} training images can be decoded; the first is {images.path(0)}")
 
 
 class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
@@ -190,12 +204,12 @@ class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
         bad_paths: list[str] = []
         for position in range(item * self.batch_size, min((item + 1) * self.batch_size, len(self.images))):
             try:
-                crops.append(center_crop(decode(self.images.paths[position]), self.images.image_size))
+                crops.append(center_crop(self.images.decode(position), self.images.image_size))
                 labels.append(self.images.labels_N[position])
             except BadImageError:
                 if self.images.on_bad_image != "skip":
                     raise
-                bad_paths.append(self.images.paths[position])
+                bad_paths.append(self.images.path(position))
         if not crops:
             size = self.images.image_size
             return torch.empty(0, 3, size, size, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), bad_paths
