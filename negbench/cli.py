@@ -25,6 +25,7 @@ from negbench.cli_options import (
     check_choice,
     with_cluster_options,
 )
+from negbench.cli_plan import register as register_plan
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
 from negbench.registry import nearest
@@ -188,6 +189,7 @@ def views(
 
 
 register_sweep(app)
+register_plan(app)
 register_bench(app)
 register_jobs(app)
 register_report(app)
