@@ -47,7 +47,7 @@ def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decodin
         size = mean(Path(path).stat().st_size for path in sample.paths)
         rate = _images_per_second(config, sample)
     source = f"measured on {SYNTHETIC} synthetic JPEGs of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} kB each"
-    return Decoding(rate, IMAGENET_MEAN_BYTES, source, "ImageNet's mean is about 110 kB")
+    return Decoding(rate, IMAGENET_MEAN_BYTES, source, "about ImageNet's mean")
 
 
 def _images_per_second(config: RunConfig[Any], sample: FolderSet) -> float:

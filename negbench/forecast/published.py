@@ -33,8 +33,8 @@ PUBLISHED = (
         epochs=1,
         devices=8,
         device="V100",
-        includes="the paper's GPU-hours an epoch, summed over 8 GPUs; what they leave out is not stated",
-        source="github.com/maple-research-lab/AdCo/issues/7 (the figure) and README (the GPUs)",
+        includes="the paper's figure, a sum over the GPUs; what it leaves out is not stated",
+        source="github.com/maple-research-lab/AdCo, issue 7, and its README for the GPUs",
     ),
     PublishedCost(
         studies=_IMAGENET,
@@ -43,7 +43,7 @@ PUBLISHED = (
         epochs=200,
         devices=8,
         device="V100",
-        includes="pre-training, waiting for data included; stated as 53 h for 200 epochs",
+        includes="pre-training, stated as 53 h for 200 epochs",
         source="github.com/facebookresearch/moco, README",
     ),
     PublishedCost(
@@ -53,7 +53,7 @@ PUBLISHED = (
         epochs=100,
         devices=32,
         device="TPU v3",
-        includes="pre-training, about 6 h for 100 epochs on 32 TPU v3",
+        includes="pre-training, stated as about 6 h for 100 epochs",
         source="github.com/google-research/simclr, README",
     ),
     PublishedCost(
@@ -63,7 +63,7 @@ PUBLISHED = (
         epochs=1,
         devices=1,
         device="V100",
-        includes="an epoch in about 20 s",
+        includes="stated as about 20 s an epoch",
         source="github.com/facebookresearch/moco, branch colab-notebook, moco_cifar10_demo.ipynb",
     ),
     *(

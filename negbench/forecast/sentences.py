@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from negbench.report.text import number
+from negbench.report.text import count, number
 
 Facts = dict[str, Any]
 
@@ -46,10 +46,8 @@ def assumed(facts: Facts) -> list[str]:
 def _loading(data: Facts) -> str:
     workers, needed = data["workers_per_process"], data["workers_per_process_needed"]
     enough = "is enough" if workers >= needed else f"is too few: set data.workers={needed}"
-    return (
-        f"Training never waits for data: a process has {needed} cores for it, as fast as here. data.workers={workers} "
-        f"{enough}."
-    )
+    cores = f"a process has {count(needed, 'core')} for it, as fast as here"
+    return f"Training never waits for data: {cores}. data.workers={workers} {enough}."
 
 
 def published(facts: Facts) -> list[str]:
@@ -64,8 +62,8 @@ def _published(cost: Facts, facts: Facts) -> str:
     kind = "GPU-hours" if "TPU" not in cost["device"] else "TPU-hours"
     devices = f"{cost['devices']} {cost['device']}" if cost["devices"] > 1 else f"one {cost['device']}"
     return (
-        f"{cost['method']}: {number(cost['device_hours_per_epoch'])} {kind} an epoch on {devices} ({cost['includes']}; "
-        f"{cost['source']}). {_beside(cost, facts)}"
+        f"{cost['method']}: {number(cost['device_hours_per_epoch'])} {kind} an epoch on {devices}: {cost['includes']} "
+        f"({cost['source']}). {_beside(cost, facts)}"
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from negbench.forecast.sentences import published, unit
-from negbench.report.text import count, listed, number
+from negbench.report.text import count, number
 
 Facts = dict[str, Any]
 Row = tuple[str, str, str]
@@ -46,10 +46,9 @@ def rows(facts: Facts) -> Iterator[Row]:
 
 def _time(facts: Facts) -> Iterator[Row]:
     step, time = facts["step"], facts["time"]
-    sizes = [f"{facts['train_images']:,} to train on", f"{facts['test_images']:,} to test on"]
-    if facts["validation_images"]:
-        sizes.insert(1, f"{facts['validation_images']:,} held out")
-    yield "images", listed(sizes), facts["images_source"]
+    held_out = f" {facts['validation_images']:,} held out," if facts["validation_images"] else ""
+    sizes = f"{facts['train_images']:,} training,{held_out} {facts['test_images']:,} test"
+    yield "images", sizes, facts["images_source"]
     share = f"batch {facts['batch_size']:,}, {facts['batch_size_per_process']:,} a process"
     yield "steps", f"{facts['steps']:,}", f"{facts['epochs']:,} epochs of {facts['steps_per_epoch']:,}; {share}"
     spread = f" [{_seconds(step['computing_seconds_lowest'])}, {_seconds(step['computing_seconds_highest'])}]"
@@ -79,10 +78,10 @@ def _time(facts: Facts) -> Iterator[Row]:
         encoding = f"{number(facts['evaluating']['encoded_images_per_second'])} images/s encoded by each process"
         probes = ", kNN and linear probes" if facts["evaluating"]["probe_seconds_per_step"] else " and kNN"
         yield "final evaluation", _hours(time["final_evaluation_hours"]), f"{encoding}{probes} as timed here"
-    how = f"{count(facts['checkpoints'], 'checkpoint')}, serialised and summed in memory"
+    how = f"{count(facts['checkpoints'], 'checkpoint')}: serialisation and checksum, as timed here"
     yield "checkpoints", _hours(time["checkpoint_hours"]), how
     total = f"{_hours(time['run_hours'])}, {number(time['run_device_hours'])} {unit(facts)}"
-    yield "all of it", total, "what is known of the above"
+    yield "the whole run", total, "training, evaluations and checkpoints"
 
 
 def _memory(facts: Facts) -> Iterator[Row]:
