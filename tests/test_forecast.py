@@ -27,6 +27,8 @@ ADCO_STEPS = 5004 * 200  # floor(1,281,167 / 256) by 200 epochs
 
 
 def test_times() -> None:
+    assert arithmetic.quartiles([3.0, 1.0, 2.0, 5.0, 4.0]) == (2.0, 3.0, 4.0)
+    assert arithmetic.quartiles([2.0, 1.0]) == (1.25, 1.5, 1.75)
     assert arithmetic.hours(ADCO_STEPS, 0.2) == pytest.approx(55.6)
     assert arithmetic.transfer_seconds(390_000_000, 10) == 0.039
     assert arithmetic.encoding_seconds(1200, 50.0, 8) == 3.0

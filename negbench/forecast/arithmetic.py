@@ -1,10 +1,18 @@
 """The figures of a forecast, one small function each. Units are in the names."""
 
 import math
+from collections.abc import Sequence
+from statistics import quantiles
 
 from negbench.trainer import CHECKPOINT_SHARE
 
 RECORD_BYTES = 350  # a row of metrics.jsonl: 349.9 on average in results/reference/quickstart
+
+
+def quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile, between neighbours where they fall there; of two or more."""
+    lower, middle, upper = quantiles(seconds, n=4, method="inclusive")
+    return lower, middle, upper
 
 
 def ring_bytes(tensor_bytes: int, num_processes: int) -> int:

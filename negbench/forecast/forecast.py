@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -114,7 +113,7 @@ def _joined(
     num_steps = steps_per_epoch(extent.train, config.batch_size) * config.epochs
     received = sum(steps.received_bytes.values())
     transfer = arithmetic.transfer_seconds(received, interconnect)
-    computing = median(steps.seconds)
+    lower, computing, upper = arithmetic.quartiles(steps.seconds)
     step_seconds = computing + transfer
     train_hours = arithmetic.hours(num_steps, step_seconds)
     num_saves = arithmetic.num_checkpoints(3600 * train_hours, config.checkpoint_every_min, steps.save_seconds)
@@ -149,8 +148,8 @@ def _joined(
             "source": steps.source,
             "bench": steps.bench,
             "computing_seconds": computing,
-            "computing_seconds_lowest": min(steps.seconds),
-            "computing_seconds_highest": max(steps.seconds),
+            "computing_seconds_lower_quartile": lower,
+            "computing_seconds_upper_quartile": upper,
             "parts_seconds": steps.parts,
             "received_bytes_per_process": steps.received_bytes,
             "transfer_seconds": transfer,
@@ -158,8 +157,8 @@ def _joined(
         },
         "time": spent
         | {
-            "train_hours_lowest": arithmetic.hours(num_steps, min(steps.seconds) + transfer),
-            "train_hours_highest": arithmetic.hours(num_steps, max(steps.seconds) + transfer),
+            "train_hours_lower_quartile": arithmetic.hours(num_steps, lower + transfer),
+            "train_hours_upper_quartile": arithmetic.hours(num_steps, upper + transfer),
             "train_device_hours": train_hours * processes,
             "train_device_hours_per_epoch": train_hours * processes / config.epochs,
             "run_hours": total,

@@ -29,9 +29,11 @@ def assumed(facts: Facts) -> list[str]:
     if facts["processes"] > 1 and elsewhere:
         sentences.append("The bench was one process: work on what others' images add to the contrast is missing.")
     elif facts["processes"] > 1 and facts["batch_norm"] in ("shuffled", "sync"):
+        torchs = unit(facts) == "GPU-hours" and facts["batch_norm"] == "sync"
         sentences.append(
-            f"batch_norm: {facts['batch_norm']} was stepped by one process in which its own images stand for those of "
-            "the others; its exchanges cost latency, which is not counted."
+            f"batch_norm: {facts['batch_norm']} was stepped in one process, whose images stand for the others'; "
+            "statistics are over them, and the latency of exchanges is not counted"
+            + (", nor what torch's SyncBatchNorm sends." if torchs else ".")
         )
     data = facts["data"]
     if data["decoding_cores"]:

@@ -51,15 +51,17 @@ def _time(facts: Facts) -> Iterator[Row]:
     yield "images", sizes, facts["images_source"]
     share = f"batch {facts['batch_size']:,}, {facts['batch_size_per_process']:,} a process"
     yield "steps", f"{facts['steps']:,}", f"{facts['epochs']:,} epochs of {facts['steps_per_epoch']:,}; {share}"
-    spread = f" [{_seconds(step['computing_seconds_lowest'])}, {_seconds(step['computing_seconds_highest'])}]"
-    yield "computing a step", _seconds(step["computing_seconds"]) + spread, f"{step['source']} [lowest, highest]"
+    spread = (
+        f" [{_seconds(step['computing_seconds_lower_quartile'])}, {_seconds(step['computing_seconds_upper_quartile'])}]"
+    )
+    yield "computing a step", _seconds(step["computing_seconds"]) + spread, f"{step['source']} [quartiles]"
     if facts["processes"] > 1:
         parts = {part: size for part, size in step["received_bytes_per_process"].items() if size}
         told = ", ".join(f"{part.replace('_', ' ')} {_bytes(size)}" for part, size in parts.items())
         speed = f"{number(facts['interconnect_gigabytes_per_second'])} GB/s"
         how = f"{_bytes(sum(parts.values()))} received ({told}) at {speed}"
         yield "exchange a step", _seconds(step["transfer_seconds"]), how
-    bounds = f" [{_hours(time['train_hours_lowest'])}, {_hours(time['train_hours_highest'])}]"
+    bounds = f" [{_hours(time['train_hours_lower_quartile'])}, {_hours(time['train_hours_upper_quartile'])}]"
     how = "steps by the time of both" if facts["processes"] > 1 else "steps by their time"
     yield "training", _hours(time["train_hours"]) + bounds, how
     epoch = number(time["train_device_hours_per_epoch"])
