@@ -154,6 +154,14 @@ def test_ctrl_c_ends_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 130 and shown == "" and told.splitlines()[-1] == "interrupted; a plan keeps nothing"
 
 
+@pytest.mark.parametrize(("load", "told"), [(0.9, False), (1.1, True)])
+def test_a_crowded_machine_is_pointed_out(load: float, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    code, shown, _ = invoke(*QUICK)
+    assert code == 0 and ("load average 1.1 on 2 cores" in shown) == told
+
+
 def test_out_of_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
         raise MemoryError("no 10 GiB")

@@ -186,7 +186,7 @@ def _joined(
     }
     for cost in facts["published"]:
         cost["ratio"] = sentences.ratio(cost, facts)
-    return facts | {"assumed": sentences.assumed(facts)}
+    return facts | {"cautions": sentences.cautions(facts), "assumed": sentences.assumed(facts)}
 
 
 def _evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations: int, processes: int) -> Facts:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from negbench.report.bench_tables import CROWDED
 from negbench.report.text import count, number
 
 Facts = dict[str, Any]
@@ -9,6 +10,13 @@ Facts = dict[str, Any]
 
 def unit(facts: Facts) -> str:
     return "GPU-hours" if facts["environment"]["device_type"] == "cuda" else "device-hours"
+
+
+def cautions(facts: Facts) -> list[str]:
+    load, cores = facts["environment"]["load_average"], facts["environment"]["num_cpus"]
+    if load is None or not cores or load <= CROWDED * cores:
+        return []
+    return [f"Steps started on a crowded machine (load average {load:.1f} on {cores} cores): times may be too long."]
 
 
 def assumed(facts: Facts) -> list[str]:

@@ -52,6 +52,7 @@ def time_steps(
     subject: MethodSubject, resolved: Resolved, device: torch.device, budget_seconds: float, tell: Tell
 ) -> Steps:
     """Turns until the budget is spent, at least two; what is received is counted in the warm-up."""
+    around = environment.describe(device, 1, subject.method.autocast_dtype)  # its load is that of others
     started = time.perf_counter()
     peak = PeakMemory(device, resolved.config.execution == "graphs")
     peak.start()
@@ -72,7 +73,7 @@ def time_steps(
     warmup, timed = WARMUP_STEPS[device.type], len(turns) * STEPS_A_TURN[device.type]
     return Steps(
         source=f"median of {timed} steps here, after {warmup} of warm-up",
-        environment=environment.describe(device, 1, subject.method.autocast_dtype),
+        environment=around,
         seconds=[sum(turn.values()) for turn in turns],
         parts={part: median(turn.get(part, 0.0) for turn in turns) for part in turns[0]},
         peak_memory_bytes=peak.allocated,

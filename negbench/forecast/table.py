@@ -29,6 +29,8 @@ def show(facts: Facts) -> None:
     for row in rows(facts):
         grid.add_row(*map(Text, row))
     console.print(grid)
+    for caution in facts["cautions"]:
+        console.print(f"! {caution}", style="yellow", markup=False)
     for heading, sentences in (("Assumed:", facts["assumed"]), ("Published:", published(facts))):
         if sentences:
             console.print(heading, style="bold")
