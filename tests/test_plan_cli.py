@@ -78,7 +78,7 @@ def test_a_plan_for_people() -> None:
     text = " ".join(shown.split())
     assert code == 0
     assert told.splitlines() == [
-        *("counting images", "building adco", "warming up", "timing steps", "evaluations", "decoding files"),
+        *("counting images", "decoding files", "building adco", "warming up", "timing steps", "evaluations"),
     ]
     assert "adco, study quickstart: what it will cost on 2 nodes with 2 processes" in text
     assert "2,300 training, 260 held out, 100 test" in text
@@ -141,7 +141,7 @@ def test_a_record_of_a_bench_takes_the_place_of_steps(tmp_path: Path) -> None:
     assert facts["evaluating"] is None and "final_evaluation_hours" not in facts["time"]
     code, shown, _ = invoke(*given, "--bench", folder)
     text = " ".join(shown.split())
-    assert code == 0 and "GPU-hours of training" in text and "a bench does not time it" in text
+    assert code == 0 and "GPU-hours of training" in text and "a bench does not time them" in text
     assert "Each process has a GPU as fast as the one that was measured, Test GPU" in text
 
 

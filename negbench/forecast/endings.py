@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from negbench.seeding import stream
 LARGEST_BATCH = 512  # as negbench.data.batches.eval_batches
 BANK, QUERIES = 8192, 512  # a block of kNN's arithmetic
 PROBE_STEPS = 3
+REPETITIONS, LONG = 3, 5.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ def time_evaluations(backbone: nn.Module, config: RunConfig[Any], device: torch.
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    """The median of three repetitions, or of as many as `LONG` seconds permit."""
+    taken: list[float] = []
+    while not taken or (len(taken) < REPETITIONS and sum(taken) < LONG):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return median(taken)

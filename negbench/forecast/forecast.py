@@ -45,11 +45,11 @@ def forecast(
     tell("counting images")
     extent = extent_of(config.data, num_images)
     steps_per_epoch(extent.train, config.batch_size)
-    steps, evaluating = _measure(resolved, device, processes, extent, steps, seconds, tell)
     decoding = None
     if extent.decoded_in_training:
         tell("decoding files")
         decoding = measure_decoding(config, extent.files)
+    steps, evaluating = _measure(resolved, device, processes, extent, steps, seconds, tell)
     return _joined(resolved, shape, extent, steps, evaluating, decoding, interconnect_gb_per_second)
 
 

@@ -16,7 +16,8 @@ def cautions(facts: Facts) -> list[str]:
     load, cores = facts["environment"]["load_average"], facts["environment"]["num_cpus"]
     if load is None or not cores or load <= CROWDED * cores:
         return []
-    return [f"Steps started on a crowded machine (load average {load:.1f} on {cores} cores): times may be too long."]
+    crowd = f"Steps started on a crowded machine (load average {load:.1f} on {cores} cores)"
+    return [f"{crowd}: times may be too long. On a CPU, OMP_NUM_THREADS below the number of free cores helps."]
 
 
 def assumed(facts: Facts) -> list[str]:

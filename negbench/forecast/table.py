@@ -69,23 +69,20 @@ def _time(facts: Facts) -> Iterator[Row]:
     epoch = number(time["train_device_hours_per_epoch"])
     devices = _processes(facts["processes"])
     yield f"{unit(facts)} of training", f"{number(time['train_device_hours'])}, {epoch} an epoch", f"by {devices}"
-    if facts["evaluations"]:
-        how = f"{count(facts['evaluations'], 'evaluation')} on held-out images: encoding and kNN as timed here"
-        yield (
-            "evaluations on the way",
-            _hours(time["evaluations_hours"]) if "evaluations_hours" in time else "unknown",
-            how,
-        )
     if "final_evaluation_hours" not in time:
-        yield "final evaluation", "unknown", "a bench does not time it"
-    elif time["final_evaluation_hours"]:
+        yield "evaluations", "unknown", "a bench does not time them"
+    elif facts["evaluations"]:
+        how = f"{count(facts['evaluations'], 'evaluation')} on held-out images: encoding and kNN as timed here"
+        yield "evaluations on the way", _hours(time["evaluations_hours"]), how
+    if time.get("final_evaluation_hours"):
         encoding = f"{number(facts['evaluating']['encoded_images_per_second'])} images/s encoded by each process"
         probes = ", kNN and linear probes" if facts["evaluating"]["probe_seconds_per_step"] else " and kNN"
         yield "final evaluation", _hours(time["final_evaluation_hours"]), f"{encoding}{probes} as timed here"
     how = f"{count(facts['checkpoints'], 'checkpoint')}: serialisation and checksum, as timed here"
     yield "checkpoints", _hours(time["checkpoint_hours"]), how
     total = f"{_hours(time['run_hours'])}, {number(time['run_device_hours'])} {unit(facts)}"
-    yield "the whole run", total, "training, evaluations and checkpoints"
+    how = "training, evaluations and checkpoints" if facts["evaluating"] else "training and checkpoints"
+    yield "the whole run", total, how
 
 
 def _memory(facts: Facts) -> Iterator[Row]:
