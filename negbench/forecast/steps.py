@@ -43,10 +43,6 @@ class Steps:
     state_bytes: int = 0  # of a checkpoint
     save_seconds: float = 0.0  # its serialisation and checksum, not the disk's time
 
-    @property
-    def device_type(self) -> str:
-        return str(self.environment["device_type"])
-
 
 def time_steps(
     subject: MethodSubject, resolved: Resolved, device: torch.device, budget_seconds: float, tell: Tell
