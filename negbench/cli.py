@@ -26,6 +26,7 @@ from negbench.cli_options import (
     check_choice,
     with_cluster_options,
 )
+from negbench.cli_plan import register as register_plan
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
 from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, of_every_epoch
@@ -193,6 +194,7 @@ def views(
 
 
 register_sweep(app)
+register_plan(app)
 register_bench(app)
 register_data(app)
 register_jobs(app)

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +29,14 @@ def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> insp
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
-_CLUSTER = [
-    _option("cluster", str | None, "none: here and now; local: in the background; slurm: a batch job.", "NAME"),
+_SIZE = [
     _option("nodes", int | None, "Nodes.", "N"),
     _option("gpus_per_node", str | None, "GPUs, and so processes, a node; with a type as h100:8.", "[TYPE:]N"),
     _option("processes_per_node", int | None, "Processes a node, on CPUs.", "N"),
+]
+_CLUSTER = [
+    _option("cluster", str | None, "none: here and now; local: in the background; slurm: a batch job.", "NAME"),
+    *_SIZE,
     _option("time", str | None, "Time limit: 90m, 24h, 2d, H:MM:SS, D-HH:MM:SS.", "TIME"),
     _option("partition", str | None, "Partition.", "P"),
     _option("account", str | None, "Account.", "A"),
@@ -46,9 +49,11 @@ _CLUSTER = [
 ]
 
 
-def with_cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_cluster_options(
+    command: Callable[..., None], options: Sequence[inspect.Parameter] = _CLUSTER
+) -> Callable[..., None]:
     """`command` with the options above; it gets those that were given as the dictionary `cluster`."""
-    names = [parameter.name for parameter in _CLUSTER]
+    names = [parameter.name for parameter in options]
 
     def wrapped(**options: Any) -> None:
         given = {name: options.pop(name) for name in names}
@@ -56,7 +61,12 @@ def with_cluster_options(command: Callable[..., None]) -> Callable[..., None]:
 
     signature = inspect.signature(command)
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "cluster"]
-    wrapped.__signature__ = signature.replace(parameters=[*own, *_CLUSTER])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *_CLUSTER]}
+    wrapped.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     return wrapped
+
+
+def with_size_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_cluster_options`, with how many nodes and processes alone."""
+    return with_cluster_options(command, _SIZE)

@@ -52,7 +52,8 @@ def check_batch(config: RunConfig[Any], num_processes: int) -> None:
         raise ValueError(f"batch_size {config.batch_size} is not divisible by the {num_processes} processes")
     if config.batch_norm == "shuffled" and num_processes == 1:
         raise ValueError(
-            "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split"
+            "batch_norm: shuffled exchanges images among processes and there is one; use batch_norm: split, or several "
+            "processes (--gpus-per-node)"
         )
     groups = config.batch_norm_splits if config.batch_norm == "split" else 1
     images = config.batch_size // num_processes

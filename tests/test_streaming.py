@@ -36,7 +36,8 @@ class Recorder(Method):
 
 def build(config, encoder, facts):
     queue = Queue(config.num_negatives, facts.dim, facts.seed)
-    return Recorder(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))
+    momentum = config.momentum(facts.num_steps)
+    return Recorder(encoder, facts.pairs(config.symmetric), [queue], config.temperature, momentum)
 '''
 NUM_IMAGES, BATCH, EPOCHS = 30, 8, 8
 STEPS = NUM_IMAGES // BATCH  # an epoch

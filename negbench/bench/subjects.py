@@ -15,6 +15,7 @@ from negbench.compiling import begin_step, compile_encoder
 from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
+from negbench.distributed import rank, world_size
 from negbench.method import Method, StepOutput, joined, shared_passes
 from negbench.models import build_encoder
 from negbench.optim import build_optimizer, descend, set_learning_rate
@@ -35,12 +36,12 @@ class Subject(Protocol):
         """What the record holds of it besides times and memory."""
 
 
-def random_images(config: RunConfig[Any], device: torch.device) -> ResidentSet:
-    """Enough images for two batches, all of them one that is held once: no batch is too large for them.
+def random_images(config: RunConfig[Any], device: torch.device, num_images: int | None = None) -> ResidentSet:
+    """So many images, or enough for two batches, all of them one that is held once: no batch is too large for them.
 
     A step takes the same, since each view is made of its own crop, with its own colours.
     """
-    num_images, size = max(MIN_IMAGES, 2 * config.batch_size), config.data.image_size
+    num_images, size = num_images or max(MIN_IMAGES, 2 * config.batch_size), config.data.image_size
     image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=stream("bench", "images"))
     label = torch.zeros(1, dtype=torch.int64, device=device)
     return ResidentSet(image.to(device).expand(num_images, -1, -1, -1), label.expand(num_images))
@@ -50,15 +51,23 @@ class MethodSubject:
     """A method as the trainer steps it.
 
     Steps are numbered from K on: a source that is filled at first, as AdCo's adversaries, is full by then.
+    `num_images` is for methods whose state grows with the data set.
     """
 
-    def __init__(self, resolved: Resolved, device: torch.device, dtype: torch.dtype | None):
+    def __init__(
+        self,
+        resolved: Resolved,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        num_images: int | None = None,
+    ) -> None:
         config = resolved.config
-        images = random_images(config, device)
+        images = random_images(config, device, num_images)
         self.method = build_method(resolved, len(images), device, dtype).train()
         self.optimizer, self.scaler = _optimizer(self.method, config, device, dtype)
         self.number = size_of(resolved) or 0
-        self.batches = training_batches(images, config, device, self.number, sys.maxsize)
+        start, stop = self.number, sys.maxsize
+        self.batches = training_batches(images, config, device, start, stop, rank(), world_size())
 
     def step(self) -> None:
         with span("views"):

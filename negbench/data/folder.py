@@ -41,6 +41,7 @@ class Files(Protocol):
     def class_N(self) -> Tensor: ...
     def __len__(self) -> int: ...
     def path(self, position: int, /) -> str: ...
+    def num_bytes(self, position: int, /) -> int: ...
     def decode(self, position: int, /) -> Tensor: ...
 
 
@@ -65,6 +66,9 @@ class FolderSet:
 
     def path(self, position: int) -> str:
         return self.files.path(int(self.index_N[position]))
+
+    def num_bytes(self, position: int) -> int:
+        return self.files.num_bytes(int(self.index_N[position]))
 
     def decode(self, position: int) -> Tensor:
         """The image at `position`, uint8 [3, H, W]. Raises BadImageError."""

@@ -88,6 +88,9 @@ class Listing:
     def path(self, position: int) -> str:
         return os.path.join(self.root, self.folders[int(self.folder_N[position])], self.names[position])
 
+    def num_bytes(self, position: int) -> int:
+        return os.stat(self.path(position)).st_size
+
     def decode(self, position: int) -> Tensor:
         """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         return decode(self.path(position))

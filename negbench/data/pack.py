@@ -72,6 +72,9 @@ class Pack:
         """The file's name in the folder that was packed, and the shard that it lies in now."""
         return f"{self.listing.path(position)} in {self.shards[int(self.extents.shard_N[position])]}"
 
+    def num_bytes(self, position: int) -> int:
+        return int(self.extents.length_N[position])
+
     def decode(self, position: int) -> Tensor:
         """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         path = self.path(position)
