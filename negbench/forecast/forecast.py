@@ -167,6 +167,7 @@ def _joined(
         },
         "checkpoints": num_saves,
         "evaluations": evaluations,
+        "test_evaluations": num_test_evaluations(config),
         "memory": _memory(config, extent, steps, evaluating),
         "data": _data(config, shape, decoding, step_seconds),
         "disk": _disk(config, extent, steps, decoding, num_steps, evaluations),
@@ -190,6 +191,11 @@ def _joined(
     return facts | {"cautions": sentences.cautions(facts), "assumed": sentences.assumed(facts)}
 
 
+def num_test_evaluations(config: Any) -> int:
+    """Those on the test set on the way, for protocols of every epoch."""
+    return config.epochs if config.evaluation.test and of_every_epoch(config.evaluation.protocols) else 0
+
+
 def _evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations: int, processes: int) -> Facts:
     """All processes encode, and each of them does the whole of kNN and linear probes by itself."""
 
@@ -200,17 +206,14 @@ def _evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluation
     on_the_way += extent.train * extent.validation * speed.knn_seconds_per_pair
     settings = config.evaluation
     encoders = settings.test * (1 + settings.untrained)
-    if settings.test and of_every_epoch(settings.protocols):
-        of_test_set = encoding(extent.total)
-        of_test_set += (extent.train + extent.validation) * extent.test * speed.knn_seconds_per_pair
-    else:
-        of_test_set = 0.0
+    on_test_set = encoding(extent.total)
+    on_test_set += (extent.train + extent.validation) * extent.test * speed.knn_seconds_per_pair
     at_the_end = encoding(extent.train + extent.test) + extent.train * extent.test * speed.knn_seconds_per_pair
     if settings.linear:
         probe_steps = settings.linear_epochs * math.ceil(extent.train / settings.linear_batch_size)
         at_the_end += encoding(extent.validation) + probe_steps * speed.probe_seconds_per_step
     return {
-        "evaluations_hours": (evaluations * on_the_way + config.epochs * of_test_set) / 3600,
+        "evaluations_hours": (evaluations * on_the_way + num_test_evaluations(config) * on_test_set) / 3600,
         "final_evaluation_hours": encoders * at_the_end / 3600,
     }
 

@@ -71,8 +71,12 @@ def _time(facts: Facts) -> Iterator[Row]:
     yield f"{unit(facts)} of training", f"{number(time['train_device_hours'])}, {epoch} an epoch", f"by {devices}"
     if "final_evaluation_hours" not in time:
         yield "evaluations", "unknown", "a bench does not time them"
-    elif facts["evaluations"]:
-        how = f"{count(facts['evaluations'], 'evaluation')} on held-out images: encoding and kNN as timed here"
+    elif time["evaluations_hours"]:
+        where = {"held-out images": facts["evaluations"], "the test set": facts["test_evaluations"]}
+        counted = " and ".join(
+            f"{count(number, 'evaluation')} on {images}" for images, number in where.items() if number
+        )
+        how = f"{counted}: encoding and kNN as timed here"
         yield "evaluations on the way", _hours(time["evaluations_hours"]), how
     if time.get("final_evaluation_hours"):
         encoding = f"{number(facts['evaluating']['encoded_images_per_second'])} images/s encoded by each process"
