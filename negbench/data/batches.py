@@ -28,6 +28,8 @@ from negbench.transfer import to_device
 from negbench.view_maker import ViewMaker
 
 _PREFETCH = 2  # batches ahead a worker
+# A batch in evaluation, at most; the activations of many large images fill memory.
+_EVAL_BATCH, _EVAL_PIXELS = 512, 512 * 96 * 96
 
 
 def training_batches(
@@ -77,7 +79,7 @@ def eval_batches(
     dataset: ResidentSet | FolderSet,
     config: RunConfig[Any],
     device: torch.device,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     skipped: set[str] | None = None,
@@ -85,9 +87,10 @@ def eval_batches(
     """Centre views (normalised as the first view, float32 [n, 3, S, S]) and labels (int64 [n]) in the set's order.
 
     Rank r has the r-th of `world_size` contiguous parts, so the ranks' batches one after another are the whole set.
+    Without `batch_size` it is `eval_batch_size`.
     With on_bad_image "skip" an undecodable file is left out and its path added to `skipped`.
     """
-    shard = dataset
+    shard, batch_size = dataset, batch_size or eval_batch_size(config.data.image_size)
     if world_size > 1:
         first, last = len(dataset) * rank // world_size, len(dataset) * (rank + 1) // world_size
         shard = dataset.subset(torch.arange(first, last))
@@ -103,6 +106,10 @@ def eval_batches(
         if len(images):
             view = views.eval_view(to_device(images, device), config.views.first, config.data.image_size)
             yield _in_format(view, config), to_device(labels_n, device)
+
+
+def eval_batch_size(image_size: int) -> int:
+    return max(1, min(_EVAL_BATCH, _EVAL_PIXELS // image_size**2))
 
 
 def _within(waiting: Callable[[], AbstractContextManager[None]], items: Iterator[Any]) -> Iterator[Any]:

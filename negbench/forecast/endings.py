@@ -12,6 +12,7 @@ from torch import nn
 from negbench import environment
 from negbench.bench.subjects import random_images
 from negbench.config import RunConfig
+from negbench.data.batches import eval_batch_size
 from negbench.evaluate.knn import knn_top1
 from negbench.evaluate.linear import train_probes
 from negbench.evaluate.protocol import KNN_K
@@ -19,7 +20,6 @@ from negbench.evaluate.subject import extract
 from negbench.forecast.images import Extent
 from negbench.seeding import stream
 
-LARGEST_BATCH = 512  # as negbench.data.batches.eval_batches
 BANK, QUERIES = 8192, 512  # a block of kNN's arithmetic
 PROBE_STEPS = 3
 REPETITIONS, LONG = 3, 5.0
@@ -36,7 +36,9 @@ class Evaluating:
 def time_evaluations(backbone: nn.Module, config: RunConfig[Any], device: torch.device, extent: Extent) -> Evaluating:
     """One batch through the backbone in evaluation mode, one block of kNN, and some steps of the linear probes."""
     dtype = environment.autocast_dtype(config.precision, device)
-    images = random_images(config, device).subset(torch.arange(min(config.batch_size, LARGEST_BATCH)))
+    images = random_images(config, device).subset(
+        torch.arange(min(config.batch_size, eval_batch_size(config.data.image_size)))
+    )
     features = extract(backbone, images, config, device, dtype, set()).features_NF
     encoding = _seconds(device, lambda: extract(backbone, images, config, device, dtype, set()))
 
