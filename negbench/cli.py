@@ -175,7 +175,7 @@ def evaluate(
 
 @app.command()
 def views(
-    method: Method = "moco",
+    method: Method = None,
     config: Study = "quickstart",
     settings: Settings = None,
     seed: Seed = None,
@@ -186,7 +186,7 @@ def views(
     with mistakes_of_the_user():
         from negbench.study import resolve
 
-        resolved = resolve(method, config, settings or [], seed)
+        resolved = resolve(method, config, settings or [], seed, otherwise="moco")
         from negbench.view_grid import write_view_grid
 
         write_view_grid(resolved.config, num_images, output)

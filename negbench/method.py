@@ -168,9 +168,9 @@ class Method(nn.Module):
         queries: dict[int, Tensor] = {}
         for group in shared_passes(views, self.query_views):
             with span("query_forward"):
-                embedding = self._embed(self.query_encoder, joined([views[view] for view in group]))
+                embedding = self._embed(self.query_encoder, interleaved([views[view] for view in group]))
                 embedding = unit_norm(self._predict(embedding))
-            queries |= zip(group, embedding.chunk(len(group)), strict=True)
+            queries |= zip(group, separated(embedding, len(group)), strict=True)
         return queries
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ class Method(nn.Module):
                 keyed = (shuffle(views[v], self.batch_norm, (self.seed, "shuffle", step, v)) for v in group)
                 shuffled, restores = zip(*keyed, strict=True)
             with span("key_forward"):
-                parts = self._embed(self.key_encoder, joined(shuffled)).chunk(len(group))
+                parts = separated(self._embed(self.key_encoder, interleaved(shuffled)), len(group))
             with span("shuffle_gather"):
                 restored = [restore(part) for restore, part in zip(restores, parts, strict=True)]
             with span("key_forward"):
@@ -313,9 +313,22 @@ def shared_passes(views: Sequence[Tensor], wanted: Sequence[int]) -> list[list[i
     return [[view for view, other in zip(wanted, sizes, strict=True) if other == size] for size in dict.fromkeys(sizes)]
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """`torch.cat` without a copy of a single part."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def interleaved(views: Sequence[Tensor]) -> Tensor:
+    """Views [N, C, H, W] as one batch, the views of an image side by side and in their memory format.
+
+    So each of the groups that `batch_norm: split` takes its statistics over has all views of its images, as one process
+    of many has.
+    """
+    if len(views) == 1:
+        return views[0]
+    if views[0].is_contiguous():
+        return torch.stack(list(views), dim=1).flatten(0, 1)
+    return torch.stack([view.movedim(1, -1) for view in views], dim=1).flatten(0, 1).movedim(-1, 1)
+
+
+def separated(embedding_MD: Tensor, num_views: int) -> tuple[Tensor, ...]:
+    """The embeddings [N, D] of each of the views that were `interleaved`."""
+    return embedding_MD.unflatten(0, (-1, num_views)).unbind(1)
 
 
 def unit_norm(embedding_ND: Tensor) -> Tensor:

@@ -82,8 +82,12 @@ def resolve(
     study: str = "quickstart",
     overrides: Sequence[str] = (),
     seed: int | None = None,
+    otherwise: str | None = None,
 ) -> Resolved:
-    """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence."""
+    """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence.
+
+    `otherwise` is the method where neither the user nor the study names one.
+    """
     path = find_study(study)
     base, blocks, cluster = _study_layers(path)
     for block in blocks:
@@ -97,6 +101,7 @@ def resolve(
     name = method or chosen.get("method.name") or base.get("method.name")
     if name is None and len(blocks) == 1:
         (name,) = blocks
+    name = name or otherwise
     if name is None:
         raise ValueError(f"study {study} names no single method; add --method, one of: {', '.join(blocks) or 'any'}")
     if chosen.get("method.name", name) != name:

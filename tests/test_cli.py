@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageStat
 from typer.testing import CliRunner
 
 from negbench.cli import app
@@ -155,6 +156,10 @@ def test_views_writes_a_picture(tmp_path: Path) -> None:
     code, _, _ = invoke("views", "--num-images", "5", "--output", str(tmp_path / "views.png"))
     assert code == 0
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    with Image.open(tmp_path / "views.png") as drawn:
+        assert max(ImageStat.Stat(drawn).stddev) > 20
+    recipe = ["--config", "paper/adco-imagenet-200", "--set", "data.name=patterns", "--set", "data.image_size=32"]
+    assert invoke("views", *recipe, "--output", str(tmp_path / "views.png"))[0] == 0  # of a study with its own method
     code, _, stderr = invoke("views", "--output", str(tmp_path / "nowhere" / "views.png"))
     assert code == 2 and "cannot write" in stderr
 

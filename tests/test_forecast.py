@@ -13,13 +13,15 @@ from negbench.config import DataConfig
 from negbench.distributed import all_gather, all_reduce_sum, world_size
 from negbench.forecast import arithmetic
 from negbench.forecast.decoding import HEIGHT, IMAGENET_MEAN_BYTES, WIDTH, measure_decoding
-from negbench.forecast.images import extent_of
+from negbench.forecast.endings import Evaluating
+from negbench.forecast.forecast import evaluation_hours
+from negbench.forecast.images import Extent, extent_of
 from negbench.forecast.peers import imagined
 from negbench.forecast.published import PUBLISHED, published_costs
 from negbench.forecast.record import steps_of_record
 from negbench.forecast.steps import count_received, count_step, gradient_bytes, save_in_memory
 from negbench.registry import list_studies
-from negbench.study import Resolved, flatten
+from negbench.study import Resolved, flatten, resolve
 from tests import benches, runs
 from tests.ranks import on_ranks
 
@@ -51,9 +53,31 @@ def test_evaluations_are_at_the_start_in_between_and_at_the_end(
 
 
 def test_checkpoints_are_spaced_by_the_clock_or_by_their_own_cost() -> None:
-    assert arithmetic.num_checkpoints(3600, every_min=10, save_seconds=1) == 7
-    assert arithmetic.num_checkpoints(3600, every_min=10, save_seconds=20) == 4  # 50 times 20 s apart
-    assert arithmetic.num_checkpoints(30, every_min=10, save_seconds=1) == 1
+    assert arithmetic.num_checkpoints(3600, every_min=10, save_seconds=1, evaluations=0) == 7
+    assert arithmetic.num_checkpoints(3600, every_min=10, save_seconds=20, evaluations=0) == 4  # 50 times 20 s apart
+    assert arithmetic.num_checkpoints(30, every_min=10, save_seconds=1, evaluations=0) == 1
+    assert arithmetic.num_checkpoints(30, every_min=10, save_seconds=1, evaluations=4) == 4  # each but the first
+    assert arithmetic.num_checkpoints(3600, every_min=10, save_seconds=1, evaluations=3) == 2 * 3 + 2 + 1
+
+
+def test_evaluations_take_what_their_parts_take() -> None:
+    extent = Extent(train=1000, validation=100, test=200, num_classes=10, source="")
+    speed = Evaluating(8, encoded_images_per_second=50, knn_seconds_per_pair=1e-3, probe_seconds_per_step=0.5)
+
+    def seconds(*settings: str, evaluations: int = 3) -> tuple[float, float]:
+        config = resolve("moco", "quickstart", ["evaluation.linear_epochs=2", "epochs=7", *settings]).config
+        hours = evaluation_hours(config, extent, speed, evaluations, processes=2)
+        return 3600 * hours["evaluations_hours"], 3600 * hours["final_evaluation_hours"]
+
+    held_out = 1100 / 100 + 1000 * 100 * 1e-3
+    knn, linear = 1200 / 100 + 1000 * 200 * 1e-3, 100 / 100 + 2 * 4 * 0.5  # four batches of 256
+    assert seconds() == pytest.approx((3 * held_out, 2 * (knn + linear)))
+    assert seconds("evaluation.untrained=false") == pytest.approx((3 * held_out, knn + linear))
+    assert seconds("evaluation.linear=false") == pytest.approx((3 * held_out, 2 * knn))
+    assert seconds("evaluation.test=false", evaluations=0) == (0, 0)
+    lightly = ["track=recipe", "evaluation.protocols=knn-lightly", "evaluation.linear=false"]
+    on_test_set = 1300 / 100 + 1100 * 200 * 1e-3
+    assert seconds(*lightly, evaluations=0)[0] == pytest.approx(7 * on_test_set)
     assert arithmetic.checkpoint_disk_bytes(400, keep=2) == 1200
 
 
@@ -156,6 +180,10 @@ def test_published_costs_are_of_studies_that_exist() -> None:
     assert adco.device_hours_per_epoch == 2.26 and moco.device_hours_per_epoch == 2.12  # 53 h by 8, over 200 epochs
     assert [cost.method for cost in published_costs("adco-imagenet-200", "moco")] == ["moco", "adco"]
     assert published_costs("quickstart", "adco") == []
+    recipes = [name.removeprefix("paper/") for name in list_studies() if name.startswith("paper/adco-imagenet")]
+    assert {name: next(cost.same_steps for cost in published_costs(name, "adco")) for name in recipes} == {
+        name: name in ("adco-imagenet-200", "adco-imagenet-800") for name in recipes
+    }
 
 
 def bench_of(resolved: Resolved, folder: Path, **changes: Any) -> Path:

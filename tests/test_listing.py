@@ -122,6 +122,15 @@ def test_a_folder_that_changed_just_now_is_not_cached(root: Path, monkeypatch: p
     assert len(caches(root)) == 1
 
 
+def test_hidden_folders_and_what_is_no_file_are_no_images(root: Path) -> None:
+    before = [list_classes(root).path(position) for position in range(len(list_classes(root)))]
+    (root / "ant" / ".ipynb_checkpoints").mkdir()
+    (root / "ant" / ".ipynb_checkpoints" / "copy.jpg").touch()
+    os.mkfifo(root / "ant" / "pipe.jpg")
+    listing = list_classes(root)
+    assert [listing.path(position) for position in range(len(listing))] == before
+
+
 def test_a_link_to_nothing_is_not_cached(root: Path) -> None:
     """Its target may appear, as an unmounted disk's folder, without a trace in the folder that holds the link."""
     (root / "cat").symlink_to(root.parent / "elsewhere")

@@ -12,12 +12,15 @@ from torch.nn import functional as F
 from negbench import views
 from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
+from negbench.distributed import rank, world_size
 from negbench.failure import Interrupted
 from negbench.method import Encoded, Facts
 from negbench.registry import list_methods
+from negbench.seeding import stream
 from negbench.setup import set_up
 from negbench.study import resolve
 from tests import tiny
+from tests.ranks import on_ranks
 from tests.runs import CPU, STEPS, StopAt, assert_same, folder, outcome, short, start
 
 CROPS = "views.crops=[{size: 12, scale: [0.1, 0.5]}, {size: 8, scale: [0.05, 0.3], num: 2}]"
@@ -102,6 +105,44 @@ def test_the_encoder_runs_once_a_size(
     bare.step()
     assert seen == [of_queries, of_keys]
     assert seen_bare == seen
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["adco", "byol", "simclr"])
+def test_each_view_has_its_own_embedding(name: str, symmetric: bool) -> None:
+    settings = {} if name == "simclr" else {"symmetric": symmetric}
+    method = tiny.build(name, num_views=5, **settings)
+    tiny.train(method, 0, 3)
+    method.batch_norm = "split"  # shuffles keys
+    views, index = tiny.batch(3, num_views=5)
+    views = [view.contiguous(memory_format=torch.channels_last) for view in views] if symmetric else views
+    encoded = method.encode(views, index, 3)
+    predict = method.predictor or torch.nn.Identity()
+    for view, query_ND in encoded.queries.items():
+        expected = F.normalize(predict(method.query_encoder(views[view])))
+        torch.testing.assert_close(query_ND, expected, rtol=0, atol=1e-12)
+    for view, key_ND in encoded.keys.items():
+        expected = F.normalize((method.key_encoder or method.query_encoder)(views[view]))
+        torch.testing.assert_close(key_ND, expected, rtol=0, atol=1e-12)
+
+
+SPLIT = "views.crops=[{size: 8, scale: [0.1, 0.5]}, {size: 9, scale: [0.05, 0.3], num: 2}]"
+
+
+def queries(batch_norm: str) -> dict[int, Tensor]:
+    """Of this rank's rows of a batch whose second view is brighter, with a backbone that has BatchNorm."""
+    method = set_up(short("byol", SPLIT, f"batch_norm={batch_norm}"), CPU).method.double().train()
+    rows = slice(rank() * 16 // world_size(), (rank() + 1) * 16 // world_size())
+    generator = stream("test", "views")
+    drawn = [torch.randn(16, 3, size, size, generator=generator, dtype=torch.float64) for size in (8, 8, 8, 9, 9)]
+    drawn[1] += 3
+    return method.encode([view[rows] for view in drawn], torch.arange(16)[rows], 0).detach().queries
+
+
+def test_a_group_of_split_batch_norm_sees_what_a_process_of_several_sees() -> None:
+    split, ranks = queries("split"), on_ranks(2, queries, "process")
+    for view, query_ND in split.items():
+        torch.testing.assert_close(query_ND, torch.cat([part[view] for part in ranks]), rtol=0, atol=1e-10)
 
 
 def cross_entropy(query_ND: Tensor, positive_ND: Tensor, negatives: Sequence[Tensor], temperature: float) -> Tensor:

@@ -4,9 +4,11 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +185,18 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A change to the splits of the manifest."""
+
+    def damage(packed: Path) -> None:
+        path = packed / "manifest.json"
+        manifest = json.loads(path.read_text())
+        change(manifest["splits"])
+        path.write_text(json.dumps(manifest))
+
+    return damage
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard cut": (lambda packed: cut(packed / "train/00001.pack"), r"train/00001.pack has [\d,]+ bytes and not"),
     "shard missing": (lambda packed: (packed / "val/00000.pack").unlink(), "val/00000.pack is missing: copy it again"),
@@ -190,6 +204,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index changed": (lambda packed: flip(packed / "train/index.npz", 500), "train/index.npz is damaged"),
     "index cut": (lambda packed: cut(packed / "val/index.npz"), "val/index.npz has"),
     "manifest missing": (lambda packed: (packed / "manifest.json").unlink(), "manifest.json is missing or damaged"),
+    "split lost": (rewrite(lambda splits: splits.pop("val")), "manifest.json is missing or damaged"),
+    "split renamed": (rewrite(lambda s: s.update(vol=s.pop("val"))), "manifest.json is missing or damaged"),
+    "class renamed": (
+        rewrite(lambda s: s["train"].update(classes=["ant", "bea"])),
+        "manifest.json is damaged, it does",
+    ),
+    "images miscounted": (rewrite(lambda s: s["val"].update(images=9)), "manifest.json is damaged, it does not fit"),
     "manifest cut": (lambda packed: os.truncate(packed / "manifest.json", 90), "manifest.json is missing or damaged"),
 }
 
@@ -203,6 +224,29 @@ def test_what_is_missing_or_cut_is_noticed_at_the_start(packed: Path, damage: st
     assert "\n" not in str(error.value)
     code, _, err = invoke("verify", packed)
     assert code == 2 and str(error.value) in err
+
+
+def test_splits_go_by_their_names(root: Path) -> None:
+    (root / "val").rename(root / "test")
+    packed = root.parent / "pack"
+    make_pack(root, packed, SHARD_BYTES, untold)
+    rewrite(lambda splits: splits.update(train=splits.pop("train")))(packed)  # now the last
+    train, test, _ = load_folder(config(packed))
+    assert (len(train), len(test)) == (25, 8)
+
+
+def test_verify_compares_each_shard_as_a_whole(packed: Path) -> None:
+    rewrite(lambda splits: splits["val"]["shards"][0].update(sha256="0" * 64))(packed)
+    load_folder(config(packed))
+    with pytest.raises(ValueError, match=r"^not as packed: .*val/00000.pack \(its SHA-256\): copy it again"):
+        verify_pack(packed, untold)
+
+
+def test_folders_that_cannot_be_read_are_one_sentence(root: Path) -> None:
+    (root / "train" / "ant" / "loop").symlink_to("loop")
+    code, _, err = invoke("pack", root, root.parent / "pack")
+    assert code == 2 and err.count("\n") == 1
+    assert re.match(r"^negbench: cannot read .*ant/loop: Too many levels of symbolic links$", err.strip())
 
 
 def test_a_later_version_is_refused(packed: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_plan_in_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     kinds = ("train", "checkpoint", "evaluations", "final_evaluation")
     assert all(time[f"{kind}_hours"] > 0 for kind in kinds)
     assert time["run_hours"] == pytest.approx(sum(time[f"{kind}_hours"] for kind in kinds))
-    assert facts["evaluations"] == 4 and facts["checkpoints"] == 1
+    assert facts["evaluations"] == 4 and facts["checkpoints"] == 4
     assert facts["memory"]["data_set_bytes"] == (70 + 500 + 2000) * 3 * 8 * 8
     assert facts["memory"]["step_peak_bytes"] > 2**20
     assert facts["data"]["images_per_second"] == pytest.approx(16 / step["seconds"])
@@ -104,15 +104,17 @@ def test_published_costs_stand_beside_a_study_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "method", "told"),
+    ("device", "method", "same_steps", "told"),
     [
-        ("Tesla V100-SXM2-16GB", "adco", "Here 1.13, 0.500 times as many, on Tesla V100-SXM2-16GB."),
-        ("NVIDIA H100", "adco", "Here 1.13, 0.500 times as many, on NVIDIA H100, another GPU."),
-        ("NVIDIA H100", "moco", "Another method than moco."),
+        ("Tesla V100-SXM2-16GB", "adco", True, "Here 1.13, 0.500 times as many, on Tesla V100-SXM2-16GB."),
+        ("NVIDIA H100", "adco", True, "Here 1.13, 0.500 times as many, on NVIDIA H100, another GPU."),
+        ("NVIDIA H100", "adco", False, "Another variant than this study's."),
+        ("NVIDIA H100", "moco", True, "Another method than moco."),
     ],
 )
-def test_ratios_are_of_gpus_and_of_one_method(device: str, method: str, told: str) -> None:
+def test_ratios_are_of_gpus_and_of_one_method(device: str, method: str, same_steps: bool, told: str) -> None:
     cost = {
+        "same_steps": same_steps,
         "method": "adco",
         "device_hours_per_epoch": 2.26,
         "devices": 8,

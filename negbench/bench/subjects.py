@@ -16,7 +16,7 @@ from negbench.config import RunConfig
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
 from negbench.distributed import rank, world_size
-from negbench.method import Method, StepOutput, joined, shared_passes
+from negbench.method import Method, StepOutput, interleaved, shared_passes
 from negbench.models import build_encoder
 from negbench.optim import build_optimizer, descend, set_learning_rate
 from negbench.seeding import stream
@@ -116,7 +116,7 @@ class BareSubject:
         views, _ = next(training_batches(random_images(config, device), config, device, 0, 1))
         orders = ([0, *range(2, len(views)), 1], [1, 0])  # view 1 is the last to be a query, and the first to be a key
         self.query_views, self.key_views = (
-            [joined([views[view] for view in group]) for group in shared_passes(views, sorted(order[:n]))]
+            [interleaved([views[view] for view in group]) for group in shared_passes(views, sorted(order[:n]))]
             for order, n in zip(orders, passes, strict=True)
         )
         self.passes, self.execution = passes, config.execution

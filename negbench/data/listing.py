@@ -59,8 +59,8 @@ class Strings:
 class Listing:
     """The images of `root`/CLASS and below, by class (sorted) and then sorted by code point.
 
-    Hidden files and other extensions are no images. `folders` are below `root`, `class_F` (int64, -1 for `root` itself)
-    is the class that a folder belongs to, `folder_N` (int32) the folder that an image lies in.
+    Hidden files, files in hidden folders, and other extensions are no images. `folders` are below `root`, `class_F`
+    (int64, -1 for `root` itself) is the class that a folder belongs to, `folder_N` (int32) the folder of an image.
     """
 
     root: str
@@ -173,9 +173,10 @@ def _read_folder(path: str) -> _Folder:
     dangling = False
     with os.scandir(path) as entries:
         for entry in entries:
+            hidden, is_image = entry.name.startswith("."), entry.name.lower().endswith(EXTENSIONS)
             if entry.is_dir():
-                folders.append(entry.name)
-            elif not entry.name.startswith(".") and entry.name.lower().endswith(EXTENSIONS):
+                folders += [] if hidden else [entry.name]
+            elif is_image and not hidden and (entry.is_file() or entry.is_symlink()):
                 images.append(entry.name)
             else:
                 dangling |= entry.is_symlink() and not os.path.exists(entry.path)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from torch import Tensor
 
 from negbench.data.decode import BadImageError, decode_bytes
@@ -120,7 +120,18 @@ class PackedSplit(BaseModel):
 class Manifest(BaseModel):
     format: Literal["negbench pack"] = FORMAT
     version: int = VERSION
-    splits: dict[str, PackedSplit]  # train, and val or test
+    splits: dict[str, PackedSplit]
+
+    @model_validator(mode="after")
+    def _two_splits(self) -> "Manifest":
+        if set(self.splits) not in ({"train", "val"}, {"train", "test"}):
+            raise ValueError(f"splits must be train, and val or test, not {', '.join(self.splits)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the splits for training and for testing."""
+        return "train", "val" if "val" in self.splits else "test"
 
 
 def is_pack(root: Path) -> bool:
@@ -153,12 +164,13 @@ def read_manifest(root: Path) -> Manifest:
 
 def open_pack(root: Path) -> tuple[Pack, Pack]:
     """The images for training and for testing. ValueError as of `open_split`."""
-    train, test = (open_split(root, name, split) for name, split in read_manifest(root).splits.items())
+    manifest = read_manifest(root)
+    train, test = (open_split(root, name, manifest.splits[name]) for name in manifest.names)
     return train, test
 
 
 def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
-    """ValueError if a file is missing, a shard has not the size that was written, or the index is damaged."""
+    """ValueError if a file is missing, a shard has not the size that was written, or index or manifest are damaged."""
     for file in (*split.shards, split.index):
         _check_size(root / file.name, file.bytes)
     path = root / split.index.name
@@ -167,6 +179,8 @@ def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
         raise ValueError(f"{path} is damaged: {AGAIN}")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         listing, extents = Listing.from_arrays(name, arrays), Extents.from_arrays(arrays)
+    if (listing.classes, len(listing)) != (tuple(split.classes), split.images):
+        raise ValueError(f"{root / MANIFEST} is damaged, it does not fit {path}: {AGAIN}")
     return Pack(listing, extents, [root / shard.name for shard in split.shards])
 
 

@@ -8,6 +8,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,15 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Te
     It is written beside `out`, as OUT.partial, and renamed when all of it is on disk; an exception removes it.
     `begin` is told the number of images. Raises ValueError where it cannot be done, and for a file that cannot be read.
     """
+    out = out.resolve()
     if is_pack(root):
         raise ValueError(f"{root} is a pack already; data.root={root} reads it")
     if os.path.lexists(out):
         raise ValueError(f"{out} exists already, and a pack overwrites nothing; choose another folder")
-    listings = list_folder(root)
+    with _reading(root):
+        listings = list_folder(root)
     for listing in listings:
-        if Path(listing.root).resolve() in out.resolve().parents:
+        if Path(listing.root).resolve() in out.parents:
             raise ValueError(f"{out} would be taken for a class of {listing.root}; choose a folder outside")
     partial = out.with_name(f"{out.name}.partial")
     try:
@@ -63,6 +66,7 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Te
         if os.path.lexists(out):
             raise ValueError(f"{out} has been made meanwhile, and a pack overwrites nothing; choose another folder")
         partial.rename(out)
+        _onto_disk(out.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
@@ -73,7 +77,8 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Te
 def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
     """Read all of a pack. ValueError if any byte is not as it was packed; it names shards and images."""
     splits = read_manifest(root).splits
-    packs = {name: open_split(root, name, split) for name, split in splits.items()}
+    with _reading(root):
+        packs = {name: open_split(root, name, split) for name, split in splits.items()}
     tell = begin(sum(map(len, packs.values())))
     damages = [
         f"{root / shard.name} ({damage})"
@@ -83,6 +88,21 @@ def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
     ]
     if damages:
         raise ValueError(f"not as packed: {', '.join(damages)}: {AGAIN}")
+
+
+@contextmanager
+def _reading(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+
+
+def _onto_disk(folder: Path) -> None:
+    """The names of the folder's entries; those of a file do not go with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _damage(pack: Pack, number: int, sha256: str, tell: Tell) -> str | None:
@@ -113,7 +133,9 @@ def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, te
         np.savez(arrays, **listing.to_arrays(), **extents.to_arrays())
         index = _File(folder, f"{name}/{INDEX}").add(arrays.getvalue()).finish()
         splits[name] = PackedSplit(classes=list(listing.classes), images=len(listing), index=index, shards=shards)
+        _onto_disk(folder / name)
     _File(folder, MANIFEST).add(Manifest(splits=splits).model_dump_json(indent=1).encode()).finish()
+    _onto_disk(folder)
 
 
 def _write_shards(

@@ -34,9 +34,11 @@ def num_evaluations(epochs: int, every_epochs: int, has_validation: bool) -> int
     return len({*range(0, epochs, every_epochs), epochs}) if every_epochs and has_validation else 0
 
 
-def num_checkpoints(train_seconds: float, every_min: float, save_seconds: float) -> int:
-    """Those on the way, which the trainer spaces by their own cost too, and the last one."""
-    return math.floor(train_seconds / max(60 * every_min, CHECKPOINT_SHARE * save_seconds)) + 1
+def num_checkpoints(train_seconds: float, every_min: float, save_seconds: float, evaluations: int) -> int:
+    """One before each evaluation but the start's, those in between by the clock or by their own cost, and the last."""
+    parts = max(1, evaluations - 1)
+    by_the_clock = math.floor(train_seconds / parts / max(60 * every_min, CHECKPOINT_SHARE * save_seconds))
+    return parts * by_the_clock + max(0, evaluations - 1) + 1
 
 
 def checkpoint_disk_bytes(state_bytes: int, keep: int) -> int:

@@ -117,12 +117,14 @@ def _joined(
     lower, computing, upper = arithmetic.quartiles(steps.seconds)
     step_seconds = computing + transfer
     train_hours = arithmetic.hours(num_steps, step_seconds)
-    num_saves = arithmetic.num_checkpoints(3600 * train_hours, config.checkpoint_every_min, steps.save_seconds)
     evaluations = arithmetic.num_evaluations(config.epochs, config.evaluate_every_epochs, extent.validation > 0)
+    num_saves = arithmetic.num_checkpoints(
+        3600 * train_hours, config.checkpoint_every_min, steps.save_seconds, evaluations
+    )
     spent = {
         "train_hours": train_hours,
         "checkpoint_hours": num_saves * steps.save_seconds / 3600,
-        **(_evaluation_hours(config, extent, evaluating, evaluations, processes) if evaluating else {}),
+        **(evaluation_hours(config, extent, evaluating, evaluations, processes) if evaluating else {}),
     }
     total = sum(spent.values())
     facts: Facts = {
@@ -182,6 +184,7 @@ def _joined(
                 "device": cost.device,
                 "includes": cost.includes,
                 "source": cost.source,
+                "same_steps": cost.same_steps,
             }
             for cost in published_costs(config.study, config.method.name)
         ],
@@ -196,7 +199,7 @@ def num_test_evaluations(config: Any) -> int:
     return config.epochs if config.evaluation.test and of_every_epoch(config.evaluation.protocols) else 0
 
 
-def _evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations: int, processes: int) -> Facts:
+def evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations: int, processes: int) -> Facts:
     """All processes encode, and each of them does the whole of kNN and linear probes by itself."""
 
     def encoding(images: int) -> float:

@@ -1,6 +1,6 @@
 """What runs cost others, as their sources say; nothing here was measured by negbench. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,26 +15,44 @@ class PublishedCost:
     device: str
     includes: str
     source: str
+    same_steps: bool = True  # False: of another variant of the method
 
     @property
     def device_hours_per_epoch(self) -> float:
         return self.hours * self.devices / self.epochs
 
 
+_VARIANTS_OF_ADCO = (
+    "adco-imagenet-200-symmetric",
+    "adco-imagenet-200-multi-crop",
+    "adco-imagenet-200-multi-crop-symmetric",
+    "adco-imagenet-800-multi-crop",
+    "adco-imagenet-200-16384",
+    "adco-imagenet-200-symmetric-16384",
+    "adco-imagenet-200-8192",
+    "adco-imagenet-200-symmetric-8192",
+)
 _IMAGENET = ("adco-imagenet-200", "adco-imagenet-800", "moco-v2-imagenet-200", "moco-v2-imagenet-800")
 _LIGHTLY = "lightly's documentation, benchmarks on CIFAR-10, one run"
 _WITH_KNN = "training and a kNN evaluation each epoch"
 
+_ADCO = PublishedCost(
+    studies=_IMAGENET,
+    method="adco",
+    hours=2.26 / 8,
+    epochs=1,
+    devices=8,
+    device="V100",
+    includes="the paper's figure, a sum over the GPUs; what it leaves out is not stated",
+    source="github.com/maple-research-lab/AdCo, issue 7, and its README for the GPUs",
+)
 PUBLISHED = (
-    PublishedCost(
-        studies=_IMAGENET,
-        method="adco",
-        hours=2.26 / 8,
-        epochs=1,
-        devices=8,
-        device="V100",
-        includes="the paper's figure, a sum over the GPUs; what it leaves out is not stated",
-        source="github.com/maple-research-lab/AdCo, issue 7, and its README for the GPUs",
+    _ADCO,
+    replace(
+        _ADCO,
+        studies=_VARIANTS_OF_ADCO,
+        includes="the paper's figure for one-way training with one crop and K = 65,536, a sum over the GPUs",
+        same_steps=False,
     ),
     PublishedCost(
         studies=_IMAGENET,

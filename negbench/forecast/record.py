@@ -8,7 +8,7 @@ from negbench.bench.plan import is_own, size_of
 from negbench.bench.record import RECORD
 from negbench.forecast.steps import Steps
 from negbench.report.bench_record import BenchRecord, SubjectRecord, read_record
-from negbench.study import Flat, Resolved, flatten, leaves
+from negbench.study import Flat, Resolved, flatten, leaves, plain
 
 # Shared settings that change what a step does; the rest of a study does not.
 COSTS = (
@@ -75,7 +75,7 @@ def _check_settings(record: BenchRecord, subject: SubjectRecord, folder: Path, r
     defaults = {key: field.default for key, field in leaves(type(resolved.config))}
     held = {**record.settings, **subject.settings}
     for key, value in _wanted(resolved).items():
-        found = held.get(key, _plain(defaults[key]))  # an earlier version had no such setting, and did the same
+        found = held.get(key, plain(defaults[key]))  # an earlier version had no such setting, and did the same
         if found != value:
             raise ValueError(
                 f"--bench {folder} was made with {key}={found}, and the plan has {value}; {_advice(resolved, images)}"
@@ -97,7 +97,3 @@ def _wanted(resolved: Resolved) -> Flat:
         flat["batch_norm"] = "process"
     own = {key for key in flat if is_own(key) and key.startswith("method.")}
     return {key: value for key, value in flat.items() if key in own or key.startswith(COSTS)}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

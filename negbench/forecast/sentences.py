@@ -79,8 +79,9 @@ def _published(cost: Facts, facts: Facts) -> str:
 
 
 def ratio(cost: Facts, facts: Facts) -> float | None:
-    """Device-hours here over those published; None where one of them is of no GPU, or of another method."""
-    if unit(facts) != "GPU-hours" or "TPU" in cost["device"] or cost["method"] != facts["method"]:
+    """Device-hours here over those published; None where one is of no GPU, or of another method or variant of it."""
+    alike = cost["method"] == facts["method"] and cost["same_steps"]
+    if unit(facts) != "GPU-hours" or "TPU" in cost["device"] or not alike:
         return None
     return float(facts["time"]["train_device_hours_per_epoch"] / cost["device_hours_per_epoch"])
 
@@ -92,4 +93,6 @@ def _beside(cost: Facts, facts: Facts) -> str:
         return f"Here {here}, {number(cost['ratio'])} times as many, on {device}{other}."
     if cost["method"] != facts["method"]:
         return f"Another method than {facts['method']}."
+    if not cost["same_steps"]:
+        return "Another variant than this study's."
     return f"No ratio: {device} is another kind of device."
