@@ -13,6 +13,7 @@ from rich.table import Table
 
 import negbench
 from negbench.cli_bench import register as register_bench
+from negbench.cli_export import register as register_export
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
     DEVICES,
@@ -205,6 +206,7 @@ def views(
     print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 
+register_export(app)
 register_sweep(app)
 register_bench(app)
 register_jobs(app)
