@@ -333,7 +333,7 @@ def test_files_of_something_else_get_one_sentence(content: Any, tmp_path: Path) 
 
 def test_there_is_no_file(tmp_path: Path) -> None:
     code, _, stderr = invoke("evaluate", str(tmp_path / "x.pth"))
-    assert (code, stderr) == (2, f"negbench: there is no file {tmp_path / 'x.pth'}\n")
+    assert (code, stderr) == (2, f"negbench: there is neither a run folder nor a file {tmp_path / 'x.pth'}\n")
 
 
 def test_looking_at_architectures_draws_no_random_number() -> None:

@@ -216,7 +216,7 @@ def test_nothing_is_overwritten_but_by_force(run: RunFolder, tmp_path: Path) -> 
         (["RUN", "--format", "timm", "--output", "nowhere/x"], "cannot write nowhere/x: No such file"),
         (["RUN", "--format", "timm", "--output", "."], "--output . is a folder; name a file"),
         (["EMPTY", "--format", "timm"], "is no run folder: it holds no config.yaml"),
-        (["nowhere.pth", "--format", "timm"], "there is no file nowhere.pth"),
+        (["nowhere.pth", "--format", "timm"], "neither a run folder nor a file nowhere.pth"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments: list[str], sentence: str, run: RunFolder, tmp_path: Path) -> None:

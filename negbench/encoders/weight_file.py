@@ -46,7 +46,7 @@ def read(path: Path) -> WeightFile:
     try:
         content = checkpoint.read_whole(path) if checkpoint.has_checksum(path) else path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
+        raise ValueError(f"there is neither a run folder nor a file {path}") from None
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     facts = read_json(facts_beside(path))
