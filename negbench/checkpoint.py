@@ -50,7 +50,7 @@ def find(folder: Path) -> list[Path]:
 
 def load(path: Path) -> State:
     """The state on the CPU. ValueError naming the file if it is damaged."""
-    content = _read_whole(path)
+    content = read_whole(path)
     try:
         return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:
@@ -66,7 +66,7 @@ def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = Fals
     damaged: list[tuple[Path, str]] = []
     for path in find(folder):
         try:
-            _read_whole(path)
+            read_whole(path)
         except ValueError as error:
             damaged.append((path, str(error)))
             continue
@@ -80,7 +80,13 @@ def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = Fals
     return None
 
 
-def _read_whole(path: Path) -> bytes:
+def has_checksum(path: Path) -> bool:
+    """Whether the file at `path` is one of ours, or says so."""
+    return _checksum(path).exists()
+
+
+def read_whole(path: Path) -> bytes:
+    """The file's content. ValueError naming the file if it is damaged."""
     content = path.read_bytes()
     checksum = _checksum(path)
     if not checksum.exists():

@@ -14,6 +14,7 @@ from rich.table import Table
 import negbench
 from negbench.cli_bench import register as register_bench
 from negbench.cli_data import register as register_data
+from negbench.cli_export import register as register_export
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
     DEVICES,
@@ -44,7 +45,7 @@ UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its o
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
 PROTOCOL_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
-RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+EncoderPath = Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)]
 
 
 def version(show: bool) -> None:
@@ -145,23 +146,37 @@ def show_config(
 
 @app.command()
 def evaluate(
-    path: RunPath,
+    path: EncoderPath,
     protocol: Annotated[list[str] | None, typer.Option(help=PROTOCOL_HELP)] = None,
+    config: Annotated[str | None, typer.Option(help="FILE's study: its data and views. Default: quickstart.")] = None,
+    settings: Settings = None,
+    output: Annotated[Path | None, typer.Option(help="Parent folder of FILE's records. Default: results.")] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Evaluate a run's newest checkpoint on the test set and write evaluations/PROTOCOL.json."""
+    """Evaluate a run's newest checkpoint, or the encoder in FILE (docs/encoders.md), on the test set.
+
+    Writes evaluations/PROTOCOL.json.
+    """
     protocols = protocol or STANDARD
     with mistakes_of_the_user():
         for name in protocols:
             find_protocol(name)
         check_choice("--device", device, DEVICES)
-        from negbench.display import console
+        from negbench.display import Plain, console
         from negbench.environment import choose_device
+        from negbench.evaluate.encoder_file import evaluate_file
         from negbench.evaluate.test_set import evaluate_run
         from negbench.summary import top1_figures
 
-        evaluations = evaluate_run(path, protocols, choose_device(device), console.print)
+        if not path.is_dir():
+            records = output or Path("results")
+            where = choose_device(device)
+            folder, evaluations = evaluate_file(path, protocols, config, settings or [], records, where, Plain().note)
+        elif config or settings or output:
+            raise ValueError(f"--config, --set and --output belong to a FILE; the run {path} has settings of its own")
+        else:
+            folder, evaluations = path, evaluate_run(path, protocols, choose_device(device), console.print)
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))
@@ -170,7 +185,7 @@ def evaluate(
         print(f"{name:32}{value:.4f}")
     for selecting in of_every_epoch(protocols):
         print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
-    print(f"written to {path / 'evaluations'}")
+    print(f"written to {folder / 'evaluations'}")
 
 
 @app.command()
@@ -193,6 +208,7 @@ def views(
     print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 
+register_export(app)
 register_sweep(app)
 register_plan(app)
 register_bench(app)

@@ -1,5 +1,6 @@
 """What a run needs before its first step: data and method on the device, checked against each other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,8 +34,14 @@ class Setup:
         return self.resolved.config
 
 
-def set_up(resolved: Resolved, device: torch.device) -> Setup:
-    """Data and method on the device. Every mistake of the user is a ValueError."""
+MethodBuilder = Callable[[Resolved, int, torch.device, torch.dtype | None], Method]
+
+
+def set_up(resolved: Resolved, device: torch.device, build: MethodBuilder | None = None) -> Setup:
+    """Data and method on the device; `build` makes another one than the settings'.
+
+    Every mistake of the user is a ValueError.
+    """
     config = resolved.config
     dtype = environment.autocast_dtype(config.precision, device)
     environment.set_backends(config.precision, config.deterministic, device)
@@ -43,7 +50,8 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
         split_for_probe(splits.train.labels_N)
     splits = splits.to(device)
-    return Setup(resolved, device, dtype, splits, build_method(resolved, len(splits.train), device, dtype))
+    method = (build or build_method)(resolved, len(splits.train), device, dtype)
+    return Setup(resolved, device, dtype, splits, method)
 
 
 def check_batch(config: RunConfig[Any], num_processes: int) -> None:

@@ -49,8 +49,13 @@ class RunStatus:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's folder: one that was submitted, started by a sweep, begun, or that failed before it."""
-    return any((path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json"))
+    """Whether `path` is a run's folder: one that was submitted, started by a sweep, begun, or that failed before it.
+
+    The folder of an encoder of others holds `encoder.json`.
+    """
+    return not (path / "encoder.json").exists() and any(
+        (path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json")
+    )
 
 
 def find_runs(output: Path) -> list[Path]:

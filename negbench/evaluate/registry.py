@@ -28,6 +28,7 @@ class Protocol:
     function: str  # module:name
     figure: str = ""  # of the record's `top1`, in summary.json
     title: str = ""  # of that figure, for a reader
+    projector: bool = False  # whether it reads the projector's output
     every_epoch: bool = False
 
     def record(self, subject: "Subject") -> dict[str, Any]:
@@ -46,6 +47,7 @@ PROTOCOLS = {
             "negbench.evaluate.knn_anchors:knn_moco_demo",
             figure="knn_moco_demo_top1",
             title="kNN as in MoCo's demo",
+            projector=True,
         ),
         Protocol(
             "knn-lightly",

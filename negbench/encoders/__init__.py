@@ -1,0 +1,1 @@
+"""Encoders as files: those of others, read; ours, written as others load them."""
