@@ -13,6 +13,7 @@ from rich.table import Table
 
 import negbench
 from negbench.cli_bench import register as register_bench
+from negbench.cli_evaluate import register as register_evaluate
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
     DEVICES,
@@ -27,7 +28,6 @@ from negbench.cli_options import (
 )
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
-from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, of_every_epoch
 from negbench.registry import nearest
 
 app = typer.Typer(
@@ -41,8 +41,6 @@ app = typer.Typer(
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
-PROTOCOL_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
-RunPath = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 
 
 def version(show: bool) -> None:
@@ -142,36 +140,6 @@ def show_config(
 
 
 @app.command()
-def evaluate(
-    path: RunPath,
-    protocol: Annotated[list[str] | None, typer.Option(help=PROTOCOL_HELP)] = None,
-    device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Evaluate a run's newest checkpoint on the test set and write evaluations/PROTOCOL.json."""
-    protocols = protocol or STANDARD
-    with mistakes_of_the_user():
-        for name in protocols:
-            find_protocol(name)
-        check_choice("--device", device, DEVICES)
-        from negbench.display import console
-        from negbench.environment import choose_device
-        from negbench.evaluate.test_set import evaluate_run
-        from negbench.summary import top1_figures
-
-        evaluations = evaluate_run(path, protocols, choose_device(device), console.print)
-    figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:32}{value:.4f}")
-    for selecting in of_every_epoch(protocols):
-        print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
-    print(f"written to {path / 'evaluations'}")
-
-
-@app.command()
 def views(
     method: Method = "moco",
     config: Study = "quickstart",
@@ -191,6 +159,7 @@ def views(
     print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 
+register_evaluate(app)
 register_sweep(app)
 register_bench(app)
 register_jobs(app)

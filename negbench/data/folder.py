@@ -33,13 +33,17 @@ _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in on
 
 @dataclass(frozen=True)
 class FolderSet:
-    """Image files and their labels (int64 [N]), decoded when they are needed."""
+    """Image files and their labels (int64 [N]), decoded when they are needed.
+
+    `whole`: the evaluation view is the whole image, squeezed to a square, and not its centre.
+    """
 
     paths: list[str]
     labels_N: Tensor
     image_size: int
     on_bad_image: str = "error"
     workers: int = 0
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,6 +51,10 @@ class FolderSet:
     def subset(self, index_M: Tensor) -> "FolderSet":
         """The images at the positions `index_M` (int64 [M]), in that order."""
         return replace(self, paths=[self.paths[i] for i in index_M.tolist()], labels_N=self.labels_N[index_M])
+
+    def joined(self, other: "FolderSet") -> "FolderSet":
+        """These images and then those of `other`."""
+        return replace(self, paths=self.paths + other.paths, labels_N=torch.cat([self.labels_N, other.labels_N]))
 
 
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
@@ -175,8 +183,14 @@ def center_crop(image_3HW: Tensor, size: int) -> Tensor:
     return center_3SS
 
 
+def squeezed(image_3HW: Tensor, size: int) -> Tensor:
+    """The whole image, uint8 [3, S, S], whatever its shape was."""
+    image_3SS: Tensor = transforms.resize(image_3HW, [size, size], antialias=True)
+    return image_3SS
+
+
 class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
-    """Item i is a batch of centre crops in order: uint8 [n, 3, S, S], labels (int64 [n]) and paths left out as bad."""
+    """Item i is a batch of evaluation views: uint8 [n, 3, S, S], labels (int64 [n]) and paths left out as bad."""
 
     def __init__(self, images: FolderSet, batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
@@ -188,9 +202,10 @@ class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
         crops: list[Tensor] = []
         labels: list[Tensor] = []
         bad_paths: list[str] = []
+        view = squeezed if self.images.whole else center_crop
         for position in range(item * self.batch_size, min((item + 1) * self.batch_size, len(self.images))):
             try:
-                crops.append(center_crop(decode(self.images.paths[position]), self.images.image_size))
+                crops.append(view(decode(self.images.paths[position]), self.images.image_size))
                 labels.append(self.images.labels_N[position])
             except BadImageError:
                 if self.images.on_bad_image != "skip":
