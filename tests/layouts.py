@@ -18,13 +18,13 @@ def draw(path: Path, number: int, tint: int = 0) -> None:
     Image.fromarray((noise + 40 * tint).astype(np.uint8)).save(path)
 
 
-def image_folder(root: Path, classes: int = 3, train: int = 10, test: int = 4) -> Path:
-    """Classes that differ in brightness."""
+def image_folder(root: Path, classes: int = 3, train: int = 10, test: int = 4, tint: int = 1) -> Path:
+    """Classes that differ in brightness by `tint`."""
     for part, count in (("train", train), ("val", test)):
         for label in range(classes):
             for number in range(count):
                 name = f"n{label:08d}_{number}.JPEG"
-                draw(root / part / f"n{label:08d}" / name, 100 * label + number + 1000 * (part == "val"), label)
+                draw(root / part / f"n{label:08d}" / name, 100 * label + number + 1000 * (part == "val"), tint * label)
     return root
 
 

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torchvision.transforms.v2 import functional as transforms
 
-from negbench.evaluate import classifier
+from negbench.data.decode import decode
+from negbench.data.folder import EvaluationDataset, FolderSet
+from negbench.evaluate import classifier, logistic
+from negbench.evaluate.datasets import image_folder, voc07_folder
 from negbench.evaluate.registry import NAMED, PROTOCOLS
 from negbench.evaluate.request import make_requests
+from negbench.evaluate.subject import Subject
 from negbench.records import RunFolder
+from negbench.setup import set_up
+from negbench.study import restore
 from tests import layouts, runs
 from tests.test_cli import invoke
 
@@ -105,13 +114,46 @@ def test_places205(finished: RunFolder, data: dict[str, Path]) -> None:
     assert (fewer["train"], fewer["validation"]) == (20, 4)
 
 
+def test_transfer_is_refit_on_all_training_images(finished: RunFolder, tmp_path: Path) -> None:
+    root = layouts.image_folder(tmp_path, test=40, tint=0)  # noise, on which every fit errs differently
+    asked = make_requests(["transfer"], ["num_strengths=3", "lowest=0.1", "highest=1e4"], root)["transfer"]
+    setup = set_up(restore(finished.path), runs.CPU)
+    subject = Subject(setup, setup.method.query_encoder)
+    made = PROTOCOLS["transfer"].record(subject, asked)
+    moved = subject.on(image_folder(root, setup.config))
+    (train, labels), (test, test_labels) = (logistic.arrays(moved.features(part)) for part in ("train", "test"))
+    by_hand = LogisticRegression(C=1 / made["strength"], max_iter=100).fit(train, labels)
+    assert made["top1"] == by_hand.score(test, test_labels)
+    assert max(made["held_out_by_strength"].values()) == made["held_out_by_strength"][f"{made['strength']:.4g}"]
+
+
+def test_voc07_sees_whole_images(data: dict[str, Path]) -> None:
+    config = runs.short("moco").config
+    splits, _ = voc07_folder(data["voc07"], config)
+    assert isinstance(splits.test, FolderSet)
+    views, positions, _ = EvaluationDataset(splits.test, 4)[0]
+    image = decode(splits.test.paths[2])
+    assert torch.equal(views[2], transforms.resize(image, [8, 8], antialias=True)) and positions.tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
 def test_a_file_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
     resolved = runs.short("moco", "data.on_bad_image=skip", "data.workers=0", "epochs=1")
     runs.start(resolved, tmp_path)
-    root = layouts.voc07(tmp_path / "voc")
-    (root / "VOCdevkit/VOC2007/JPEGImages/000003.jpg").write_bytes(b"no image")
-    made = evaluate(runs.folder(resolved, tmp_path), "voc07", "--data", str(root), "--set", "costs=[1]")["trained"]
+    broken, whole = layouts.voc07(tmp_path / "broken"), layouts.voc07(tmp_path / "whole")
+    (broken / "VOCdevkit/VOC2007/JPEGImages/000003.jpg").write_bytes(b"no image")
+    for file in (whole / "VOCdevkit/VOC2007/ImageSets/Main").glob("*_trainval.txt"):
+        file.write_text("".join(line for line in file.read_text().splitlines(True) if not line.startswith("000003")))
+    made, without = (
+        evaluate(runs.folder(resolved, tmp_path), "voc07", "--data", str(root), "--set", "costs=[1]")["trained"]
+        for root in (broken, whole)
+    )
     assert (made["train"], made["test"]) == (29, 15)
+    assert made["by_class"] == without["by_class"]
 
 
 def test_several_protocols_share_what_they_are_given(finished: RunFolder) -> None:
