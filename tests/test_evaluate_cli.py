@@ -116,7 +116,7 @@ def test_places205(finished: RunFolder, data: dict[str, Path]) -> None:
 
 def test_transfer_is_refit_on_all_training_images(finished: RunFolder, tmp_path: Path) -> None:
     root = layouts.image_folder(tmp_path, test=40, tint=0)  # noise, on which every fit errs differently
-    asked = make_requests(["transfer"], ["num_strengths=3", "lowest=0.1", "highest=1e4"], root)["transfer"]
+    asked = make_requests(["transfer"], ["num_strengths=3", "highest=1e-3"], root)["transfer"]
     setup = set_up(restore(finished.path), runs.CPU)
     subject = Subject(setup, setup.method.query_encoder)
     made = PROTOCOLS["transfer"].record(subject, asked)
