@@ -195,9 +195,9 @@ def test_labels_by_a_published_list(folder: Setup, tmp_path: Path) -> None:
     [
         (
             "n00000001_3.JPEG\nn09999999_1.JPEG",
-            "line 2: n09999999_1.JPEG, of 32 training images, which is none of them",
+            "line 2: n09999999_1.JPEG is none of the 32 training images",
         ),
-        ("same.png", "line 1: same.png, of 32 training images, which 2 of them have; write CLASS/same.png"),
+        ("same.png", "line 1: same.png is the name of 2 of the 32 training images; write CLASS/same.png"),
         ("n00000001_3.JPEG\nn00000001/n00000001_3.JPEG", "line 2: n00000001/n00000001_3.JPEG stands there twice"),
         ("\n", "names 0 images; at least two are needed"),
     ],

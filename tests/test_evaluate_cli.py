@@ -3,15 +3,18 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
 from negbench.data.decode import decode
 from negbench.data.folder import EvaluationDataset, FolderSet
+from negbench.data.sets import load_splits
 from negbench.evaluate import classifier, logistic
 from negbench.evaluate.datasets import image_folder, voc07_folder
 from negbench.evaluate.registry import NAMED, PROTOCOLS
@@ -244,6 +247,20 @@ def test_a_missing_image_is_named(finished: RunFolder, tmp_path: Path) -> None:
     (root / "VOCdevkit/VOC2007/JPEGImages/000009.jpg").unlink()
     code, _, stderr = invoke("evaluate", str(finished.path), "--protocol", "voc07", "--data", str(root))
     assert (code, stderr.count("\n")) == (2, 1) and "000009.jpg" in stderr
+
+
+def test_an_encoder_without_a_run_and_without_a_projector(data: dict[str, Path]) -> None:
+    config = runs.short("moco", "data.workers=0").config
+    where = SimpleNamespace(config=config, device=runs.CPU, dtype=None, splits=load_splits(config.data), skipped=set())
+    foreign = SimpleNamespace(backbone=nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), projector=None, feature_dim=7)
+    subject = Subject(where, foreign)
+    requests = make_requests(["linear-moco", "semi-1"], ["epochs=1"]) | make_requests(
+        ["transfer"], data=data["transfer"]
+    )
+    made = {name: PROTOCOLS[name].record(subject, requests.get(name)) for name in ("knn", "linear", *requests)}
+    assert made["transfer"]["test"] == 12 and all(made[name]["top1"] for name in made)
+    with pytest.raises(ValueError, match="the encoder has no projector"):
+        PROTOCOLS["knn-moco-demo"].record(subject)
 
 
 def test_published_settings_have_the_plain_name() -> None:

@@ -56,8 +56,11 @@ def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
             continue
         found = positions.get(name, [])
         if len(found) != 1:
-            what = f"which {len(found)} of them have; write CLASS/{name}" if found else "which is none of them"
-            raise ValueError(f"--labels-file {file}, line {number}: {name}, of {len(images):,} training images, {what}")
+            what = f"is the name of {len(found)}" if found else "is none"
+            rest = f"; write CLASS/{name}" if found else ""
+            raise ValueError(
+                f"--labels-file {file}, line {number}: {name} {what} of the {len(images):,} training images{rest}"
+            )
         if found[0] in chosen:
             raise ValueError(f"--labels-file {file}, line {number}: {name} stands there twice")
         chosen[found[0]] = name
