@@ -218,7 +218,7 @@ def test_a_list_needs_files(tmp_path: Path) -> None:
 
 
 def test_divergence_is_told() -> None:
-    with pytest.raises(ValueError, match="linear-moco diverged; try a smaller rate, as --set lr=1e\\+37"):
+    with pytest.raises(ValueError, match="linear-moco diverged in epoch 1; try a smaller rate, as --set lr=1e\\+37"):
         PROTOCOLS["linear-moco"].record(subject(), request("linear-moco", "epochs=2", "batch_size=32", "lr=1e38"))
 
 

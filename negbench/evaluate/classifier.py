@@ -98,6 +98,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
     as many whole batches as fit. ValueError if training diverges.
     """
     settings: ClassifierSettings = request.settings
+    name = request.protocol.name
     device, dtype = subject.setup.device, subject.setup.dtype
     config = training_config(subject.config, settings, len(images))
     steps = steps_per_epoch(len(images), config.batch_size)
@@ -117,10 +118,10 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         with torch.set_grad_enabled(learns), torch.autocast(device.type, dtype, enabled=dtype is not None):
             features_nF = backbone(view_n3SS)
         descend(F.cross_entropy(head(features_nF.float()), labels_N[index_n]), optimizer, scaler)
-        if within == steps - 1:
-            subject.tell(request.protocol.name, epoch + 1, settings.epochs)
-    if not all(parameter.isfinite().all() for parameter in head.parameters()):
-        raise ValueError(f"{request.protocol.name} diverged; try a smaller rate, as --set lr={settings.lr / 10:g}")
+        subject.tell(f"{name}, steps", step + 1, steps * settings.epochs)
+        if within == steps - 1 and not all(parameter.isfinite().all() for parameter in head.parameters()):
+            smaller = f"--set lr={settings.lr / 10:g}"
+            raise ValueError(f"{name} diverged in epoch {epoch + 1}; try a smaller rate, as {smaller}")
     return {
         "selection": _SELECTION,
         "train": len(images),
