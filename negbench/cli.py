@@ -14,6 +14,7 @@ from rich.table import Table
 import negbench
 from negbench.cli_bench import register as register_bench
 from negbench.cli_data import register as register_data
+from negbench.cli_evaluate import register as register_evaluate
 from negbench.cli_export import register as register_export
 from negbench.cli_jobs import register as register_jobs
 from negbench.cli_options import (
@@ -30,7 +31,6 @@ from negbench.cli_options import (
 from negbench.cli_plan import register as register_plan
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
-from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, of_every_epoch
 from negbench.registry import nearest
 
 app = typer.Typer(
@@ -44,8 +44,6 @@ app = typer.Typer(
 UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
-PROTOCOL_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
-EncoderPath = Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)]
 
 
 def version(show: bool) -> None:
@@ -145,50 +143,6 @@ def show_config(
 
 
 @app.command()
-def evaluate(
-    path: EncoderPath,
-    protocol: Annotated[list[str] | None, typer.Option(help=PROTOCOL_HELP)] = None,
-    config: Annotated[str | None, typer.Option(help="FILE's study: its data and views. Default: quickstart.")] = None,
-    settings: Settings = None,
-    output: Annotated[Path | None, typer.Option(help="Parent folder of FILE's records. Default: results.")] = None,
-    device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Evaluate a run's newest checkpoint, or the encoder in FILE (docs/encoders.md), on the test set.
-
-    Writes evaluations/PROTOCOL.json.
-    """
-    protocols = protocol or STANDARD
-    with mistakes_of_the_user():
-        for name in protocols:
-            find_protocol(name)
-        check_choice("--device", device, DEVICES)
-        from negbench.display import Plain, console
-        from negbench.environment import choose_device
-        from negbench.evaluate.encoder_file import evaluate_file
-        from negbench.evaluate.test_set import evaluate_run
-        from negbench.summary import top1_figures
-
-        if not path.is_dir():
-            records = output or Path("results")
-            where = choose_device(device)
-            folder, evaluations = evaluate_file(path, protocols, config, settings or [], records, where, Plain().note)
-        elif config or settings or output:
-            raise ValueError(f"--config, --set and --output belong to a FILE; the run {path} has settings of its own")
-        else:
-            folder, evaluations = path, evaluate_run(path, protocols, choose_device(device), console.print)
-    figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:32}{value:.4f}")
-    for selecting in of_every_epoch(protocols):
-        print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
-    print(f"written to {folder / 'evaluations'}")
-
-
-@app.command()
 def views(
     method: Method = None,
     config: Study = "quickstart",
@@ -208,6 +162,7 @@ def views(
     print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 
+register_evaluate(app)
 register_export(app)
 register_sweep(app)
 register_plan(app)

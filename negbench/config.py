@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from negbench.evaluate.registry import NAMED, STANDARD, check_track, find_protocol
+from negbench.evaluate.registry import NAMED, PROTOCOLS, STANDARD, check_track, find_protocol
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
@@ -219,6 +219,11 @@ class EvaluationConfig(Section):
         for name in STANDARD:
             if name in names:
                 raise ValueError(f"{name} is no further protocol: evaluation.test and evaluation.linear ask for it")
+        for name in names:
+            if name in PROTOCOLS and not PROTOCOLS[name].at_end:
+                raise ValueError(
+                    f"{name} is not made at the end of a run; `negbench evaluate RUN --protocol {name}` makes it after"
+                )
         found = {find_protocol(name, NAMED).name for name in names}
         return tuple(name for name in NAMED if name in found)  # in one order, for the run id
 

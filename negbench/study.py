@@ -93,7 +93,7 @@ def resolve(
     for block in blocks:
         if block not in (known := list_methods()) and block != Path(method or "").stem:
             raise ValueError(f"{path}: per_method names the unknown method {block!r}{nearest(block, known)}")
-    given = dict(_parse_override(text) for text in overrides)
+    given = dict(parse_override(text) for text in overrides)
     cluster_overrides = {key.removeprefix(CLUSTER): value for key, value in given.items() if key.startswith(CLUSTER)}
     chosen = {key: value for key, value in given.items() if not key.startswith(CLUSTER)}
     if seed is not None:
@@ -221,7 +221,8 @@ def _unflatten(flat: Flat) -> dict[str, Any]:
     return tree
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of one `--set KEY=VALUE`. ValueError if it has another form."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {text} must have the form key.path=value")

@@ -7,7 +7,7 @@ import torch
 
 from negbench import environment
 from negbench.distributed import world_size
-from negbench.evaluate.registry import NAMED
+from negbench.evaluate.registry import PROTOCOLS
 from negbench.method import Method
 from negbench.records import SCHEMA_VERSION, RunFolder
 from negbench.setup import Setup
@@ -87,7 +87,12 @@ def _to_float(scalar: torch.Tensor | None) -> float | None:
 
 
 def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """Accuracies by their names in `summary.json`; None where a protocol of every run was not run."""
+    """Accuracies by their names in `summary.json`; None where a protocol of every run was not run.
+
+    Protocols that are asked for by name have their figure where they were made, and those of `negbench evaluate` alone
+    the untrained encoder's besides.
+    """
+    named = {name: PROTOCOLS[name] for name in evaluations if PROTOCOLS[name].figure}
 
     def figure(protocol: str, *path: str) -> float | None:
         value: Any = evaluations.get(protocol, {})
@@ -104,5 +109,10 @@ def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | No
         "linear_top1_untrained": figure("linear", "untrained", "top1"),
         "knn_top1_pixels": figure("knn", "without_network", "pixels"),
         "knn_top1_histogram": figure("knn", "without_network", "histogram"),
-        **{protocol.figure: figure(name, "trained", "top1") for name, protocol in NAMED.items() if name in evaluations},
+        **{protocol.figure: figure(name, "trained", protocol.key) for name, protocol in named.items()},
+        **{
+            f"{protocol.figure}_untrained": figure(name, "untrained", protocol.key)
+            for name, protocol in named.items()
+            if not protocol.at_end and "untrained" in evaluations[name]
+        },
     }

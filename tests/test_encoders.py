@@ -250,8 +250,23 @@ def test_mistakes_get_one_sentence(arguments: list[str], sentence: str, tmp_path
 
 
 def test_settings_of_a_file_do_not_belong_to_a_run(tmp_path: Path) -> None:
-    code, _, stderr = invoke("evaluate", str(tmp_path), "--config", "imagefolder")
-    assert code == 2 and "belong to a FILE" in stderr
+    for option in (["--config", "imagefolder"], ["--set", "data.image_size=8"], ["--output", "results"]):
+        code, _, stderr = invoke("evaluate", str(tmp_path), *option)
+        assert code == 2 and f"{' '.join(option[: 1 if option[0] != '--set' else 2])} belongs to a FILE" in stderr
+
+
+def test_a_files_study_and_a_protocol_have_their_settings(tmp_path: Path) -> None:
+    torch.save(resnet().state_dict(), tmp_path / "x.pth")
+    of_study = ["data.image_size=32", "data.num_images=60", "precision=fp32"]
+    of_protocol = ["epochs=1", "batch_size=20"]
+    settings = [part for setting in [*of_study, *of_protocol] for part in ("--set", setting)]
+    arguments = ["--protocol", "linear-moco", "--output", str(tmp_path / "results"), "--device", "cpu"]
+    code, stdout, _ = invoke("evaluate", str(tmp_path / "x.pth"), *settings, *arguments)
+    (record,) = (tmp_path / "results").glob("encoder-x-*/evaluations/linear-moco-*.json")
+    assert code == 0 and record.name in stdout
+    written = json.loads(record.read_text())
+    assert (written["trained"]["settings"]["epochs"], written["trained"]["settings"]["batch_size"]) == (1, 20)
+    assert "60" in json.dumps(written["trained"]) and len(written["encoder"]["sha256"]) == 64
 
 
 class Touch:

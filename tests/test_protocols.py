@@ -20,7 +20,7 @@ from negbench.display import Quiet
 from negbench.evaluate import knn_anchors
 from negbench.evaluate.curve import highest
 from negbench.evaluate.knn_anchors import knn_lightly
-from negbench.evaluate.registry import NAMED, PROTOCOLS
+from negbench.evaluate.registry import NAMED, PROTOCOLS, STANDARD
 from negbench.evaluate.subject import Subject
 from negbench.evaluate.test_set import evaluate_on_test, evaluate_run
 from negbench.failure import Interrupted
@@ -78,9 +78,10 @@ def top1_by_hand(setup: Setup, network: nn.Module) -> float:
 
 
 def test_every_protocol_is_a_function_and_every_named_one_has_a_figure() -> None:
-    for protocol in PROTOCOLS.values():
-        assert list(inspect.signature(resolve_name(protocol.function)).parameters) == ["subject"]
-    assert all(protocol.figure and protocol.title for protocol in NAMED.values())
+    for name, protocol in PROTOCOLS.items():
+        taken = ["subject", "request"] if protocol.settings else ["subject"]
+        assert list(inspect.signature(resolve_name(protocol.function)).parameters) == taken
+        assert (protocol.figure and protocol.title) or name in STANDARD
     assert all("test set" in protocol.title for protocol in NAMED.values() if protocol.every_epoch)
 
 
@@ -244,6 +245,10 @@ def test_only_recipes_select_on_the_test_set(tmp_path: Path) -> None:
     [
         ("[knn-ligthly]", "evaluation.protocols (--set): unknown protocol 'knn-ligthly', did you mean 'knn-lightly'?"),
         ("knn", "evaluation.protocols (--set): knn is no further protocol: evaluation.test and evaluation.linear ask"),
+        (
+            "semi-1",
+            "evaluation.protocols (--set): semi-1 is not made at the end of a run; `negbench evaluate RUN --prot",
+        ),
     ],
 )
 def test_a_misspelt_protocol(value: str, sentence: str) -> None:

@@ -47,7 +47,10 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class FolderSet:
-    """Some of the images of `files` (`index_N`, int64 [N]) and their labels (int64 [N]), decoded when needed."""
+    """Some of the images of `files` (`index_N`, int64 [N]) and their labels (int64 [N]), decoded when needed.
+
+    `whole`: the evaluation view is the whole image, squeezed to a square, and not its centre.
+    """
 
     files: Files
     index_N: Tensor
@@ -55,6 +58,7 @@ class FolderSet:
     image_size: int
     on_bad_image: str = "error"
     workers: int = 0
+    whole: bool = False
 
     @classmethod
     def all_of(cls, files: Files, labels_N: Tensor, config: DataConfig) -> "FolderSet":
@@ -77,6 +81,12 @@ class FolderSet:
     def subset(self, index_M: Tensor) -> "FolderSet":
         """The images at the positions `index_M` (int64 [M]), in that order."""
         return replace(self, index_N=self.index_N[index_M], labels_N=self.labels_N[index_M])
+
+    def joined(self, other: "FolderSet") -> "FolderSet":
+        """These images and then those of `other`, which are of the same files."""
+        assert self.files is other.files
+        index_N, labels_N = torch.cat([self.index_N, other.index_N]), torch.cat([self.labels_N, other.labels_N])
+        return replace(self, index_N=index_N, labels_N=labels_N)
 
 
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
@@ -193,8 +203,14 @@ def center_crop(image_3HW: Tensor, size: int) -> Tensor:
     return center_3SS
 
 
+def squeezed(image_3HW: Tensor, size: int) -> Tensor:
+    """The whole image, uint8 [3, S, S], whatever its shape was."""
+    image_3SS: Tensor = transforms.resize(image_3HW, [size, size], antialias=True)
+    return image_3SS
+
+
 class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
-    """Item i is a batch of centre crops in order: uint8 [n, 3, S, S], labels (int64 [n]) and paths left out as bad."""
+    """Item i is a batch of evaluation views: uint8 [n, 3, S, S], labels (int64 [n]) and paths left out as bad."""
 
     def __init__(self, images: FolderSet, batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
@@ -206,9 +222,10 @@ class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
         crops: list[Tensor] = []
         labels: list[Tensor] = []
         bad_paths: list[str] = []
+        view = squeezed if self.images.whole else center_crop
         for position in range(item * self.batch_size, min((item + 1) * self.batch_size, len(self.images))):
             try:
-                crops.append(center_crop(self.images.decode(position), self.images.image_size))
+                crops.append(view(self.images.decode(position), self.images.image_size))
                 labels.append(self.images.labels_N[position])
             except BadImageError:
                 if self.images.on_bad_image != "skip":

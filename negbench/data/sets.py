@@ -37,6 +37,11 @@ class ResidentSet:
             self.images_NCHW[index_M.to(self.images_NCHW.device)], self.labels_N[index_M.to(self.labels_N.device)]
         )
 
+    def joined(self, other: "ResidentSet") -> "ResidentSet":
+        """These images and then those of `other`."""
+        images_NCHW = torch.cat([self.images_NCHW, other.images_NCHW])
+        return ResidentSet(images_NCHW, torch.cat([self.labels_N, other.labels_N]))
+
     def to(self, device: torch.device | str) -> "ResidentSet":
         return ResidentSet(self.images_NCHW.to(device), self.labels_N.to(device))
 
@@ -53,6 +58,13 @@ class Splits:
     test: "ResidentSet | FolderSet"
     classes: tuple[str, ...]
     skipped: int = 0
+
+    @property
+    def all_training(self) -> "ResidentSet | FolderSet":
+        """All training images, and those held out after them."""
+        train: Any = self.train
+        joined: ResidentSet | FolderSet = train if self.validation is None else train.joined(self.validation)
+        return joined
 
     def to(self, device: torch.device) -> "Splits":
         """With resident sets on `device`; folders are decoded on the host."""

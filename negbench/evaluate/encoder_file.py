@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import yaml
 from negbench import environment
 from negbench.encoders.layout import FileEncoder, NoProjector, read_encoder, run_of
 from negbench.evaluate.registry import PROTOCOLS, check_track
+from negbench.evaluate.request import Request, make_requests
+from negbench.evaluate.subject import Tell, silent
 from negbench.evaluate.test_set import evaluate_on_test, write_evaluations
 from negbench.method import Method
 from negbench.records import RunFolder, write_atomically, write_json
@@ -33,6 +35,8 @@ def evaluate_file(
     output: Path,
     device: torch.device,
     note: Callable[[str], None],
+    requests: Mapping[str, Request] | None = None,
+    tell: Tell = silent,
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
     """Evaluate the encoder in a file on the data of a study, and record it in `output`/encoder-NAME-HASH.
 
@@ -40,6 +44,7 @@ def evaluate_file(
     `config.yaml`, `environment.json` and `evaluations/PROTOCOL.json` with the file's SHA-256. ValueError if it cannot
     be done, before time is spent.
     """
+    requests = make_requests(protocols) if requests is None else requests
     encoder = read_encoder(path)
     resolved = _resolved(encoder, study, settings)
     check_track(protocols, resolved.config.track)
@@ -57,7 +62,7 @@ def evaluate_file(
         return prepare(Method(built, ((0, 1),)), resolved.config, device)
 
     setup = set_up(resolved, device, method)
-    evaluations = evaluate_on_test(setup, protocols)
+    evaluations = evaluate_on_test(setup, protocols, requests=requests, tell=tell)
     facts = {"file": str(path.absolute()), "sha256": encoder.file.sha256}
     found = {
         "model": encoder.model.model_dump(),
@@ -72,7 +77,7 @@ def evaluate_file(
         write_json(folder.path / "encoder.json", facts | {"bytes": path.stat().st_size} | found)
         write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
         write_json(folder.environment, environment.describe(device, 1, setup.dtype))
-        write_evaluations(folder, evaluated)
+        write_evaluations(folder, evaluated, requests)
     except OSError as error:
         raise ValueError(f"cannot write to {folder.path}: {error.strerror}") from None
     return folder.path, evaluations

@@ -41,14 +41,19 @@ def knn_protocol(subject: Subject) -> dict[str, Any]:
 
 def linear_protocol(subject: Subject) -> dict[str, Any]:
     """The linear probe: learning rate chosen on the held-out images, tested once."""
-    train, test, config = subject.features("train"), subject.features("test"), subject.config
+    settings = subject.config.evaluation
+    return linear_on(subject, settings.linear_epochs, settings.linear_batch_size)
+
+
+def linear_on(subject: Subject, epochs: int, batch_size: int) -> dict[str, Any]:
+    """The linear probe on the subject's data."""
+    train, test = subject.features("train"), subject.features("test")
     if subject.holds_out:
         validation = subject.features("validation")
     else:
         kept_N, held_out_N = split_for_probe(train.labels_N.cpu())
         validation = Features(train.features_NF[held_out_N], train.labels_N[held_out_N])
         train = Features(train.features_NF[kept_N], train.labels_N[kept_N])
-    settings = config.evaluation
     result = linear_probe(
         train.features_NF,
         train.labels_N,
@@ -57,9 +62,9 @@ def linear_protocol(subject: Subject) -> dict[str, Any]:
         test.features_NF,
         test.labels_N,
         num_classes=subject.num_classes,
-        epochs=settings.linear_epochs,
-        batch_size=settings.linear_batch_size,
-        seed=config.seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=subject.config.seed,
     )
     return {
         "top1": result.top1,
@@ -68,8 +73,8 @@ def linear_protocol(subject: Subject) -> dict[str, Any]:
         "validation_top1_by_lr": {str(lr): top1 for lr, top1 in result.validation_top1_by_lr.items()},
         "features": "backbone, standardised by the training features, no augmentation",
         "optimizer": "SGD, momentum 0.9, no weight decay, cosine",
-        "epochs": settings.linear_epochs,
-        "batch_size": settings.linear_batch_size,
+        "epochs": epochs,
+        "batch_size": batch_size,
         "train": len(train.labels_N),
         "validation": len(validation.labels_N),
         "test": len(test.labels_N),

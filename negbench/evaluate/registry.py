@@ -1,6 +1,7 @@
 """Protocols by name: how an encoder is evaluated on the test set. Imports no torch.
 
 Each is an entry here and a function from a `Subject` to a JSON record, which holds all that its figure depends on.
+Those with settings of their own take a `Request` too.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from negbench.registry import nearest
 
 if TYPE_CHECKING:
+    from negbench.evaluate.request import Request
     from negbench.evaluate.subject import Subject
 
 STANDARD = ("knn", "linear")  # what every run is evaluated by; the others are asked for by name
@@ -21,22 +23,35 @@ class Protocol:
     """What makes `evaluations/NAME.json`.
 
     A protocol of `every_epoch` is called at the end of each epoch, and the run's figure is the highest: selection on
-    the test set, which only recipes may do. Its record's figure is `top1`.
+    the test set, which only recipes may do.
     """
 
     name: str
     function: str  # module:name
-    figure: str = ""  # of the record's `top1`, in summary.json
+    figure: str = ""  # of the record's `key`, in summary.json and on the screen
     title: str = ""  # of that figure, for a reader
     projector: bool = False  # whether it reads the projector's output
     every_epoch: bool = False
+    key: str = "top1"  # of the record: the protocol's figure
+    settings: str = ""  # module:name of the model of its own settings
+    data: str = ""  # what `--data DIR` must hold; empty: it is evaluated on the run's own data
+    takes_labels: bool = False  # whether it trains on the labels that `--labels-file` lists
+    untrained: bool = True  # whether the untrained encoder is evaluated too
 
-    def record(self, subject: "Subject") -> dict[str, Any]:
-        """The protocol's record of one encoder."""
-        made: dict[str, Any] = {"protocol": self.name} | resolve_name(self.function)(subject)
-        return made
+    @property
+    def at_end(self) -> bool:
+        """Whether a run may be evaluated by it at its end, on all its ranks."""
+        return not self.settings
+
+    def record(self, subject: "Subject", request: "Request | None" = None) -> dict[str, Any]:
+        """The protocol's record of one encoder; `request` where the protocol has settings."""
+        function = resolve_name(self.function)
+        if request is None:
+            return {"protocol": self.name} | function(subject)
+        return {"protocol": self.name} | function(subject, request) | request.described()
 
 
+_SETTINGS = "negbench.evaluate.settings:"
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -56,9 +71,77 @@ PROTOCOLS = {
             title="kNN as lightly's (highest of all epochs on the test set)",
             every_epoch=True,
         ),
+        Protocol(
+            "linear-moco",
+            "negbench.evaluate.classifier:linear",
+            figure="linear_moco_top1",
+            title="linear as MoCo's",
+            settings=_SETTINGS + "LinearMoco",
+            untrained=False,
+        ),
+        Protocol(
+            "linear-adco",
+            "negbench.evaluate.classifier:linear",
+            figure="linear_adco_top1",
+            title="linear as AdCo's",
+            settings=_SETTINGS + "LinearAdco",
+            untrained=False,
+        ),
+        Protocol(
+            "finetune",
+            "negbench.evaluate.classifier:finetune",
+            figure="finetune_top1",
+            title="fine-tuned with all labels",
+            settings=_SETTINGS + "Finetune",
+            untrained=False,
+        ),
+        Protocol(
+            "semi-1",
+            "negbench.evaluate.classifier:finetune",
+            figure="semi_1_top1",
+            title="fine-tuned with 1% of the labels",
+            settings=_SETTINGS + "Semi1",
+            takes_labels=True,
+            untrained=False,
+        ),
+        Protocol(
+            "semi-10",
+            "negbench.evaluate.classifier:finetune",
+            figure="semi_10_top1",
+            title="fine-tuned with 10% of the labels",
+            settings=_SETTINGS + "Semi10",
+            takes_labels=True,
+            untrained=False,
+        ),
+        Protocol(
+            "transfer",
+            "negbench.evaluate.logistic:transfer",
+            figure="transfer_top1",
+            title="logistic regression on another data set",
+            settings=_SETTINGS + "Transfer",
+            data="an image folder: train/CLASS and val/CLASS (or test/CLASS)",
+        ),
+        Protocol(
+            "voc07",
+            "negbench.evaluate.voc07:voc07",
+            figure="voc07_mean_ap",
+            title="SVMs on PASCAL VOC2007, mean average precision",
+            key="mean_ap",
+            settings=_SETTINGS + "Voc07",
+            data="VOCdevkit/VOC2007, trainval and test",
+        ),
+        Protocol(
+            "places205",
+            "negbench.evaluate.places205:places205",
+            figure="places205_top1",
+            title="linear on Places205",
+            settings=_SETTINGS + "Places205",
+            data="trainvalsplit_places205/ and data/vision/torralba/deeplearning/images256/",
+            untrained=False,
+        ),
     )
 }
-NAMED = {name: protocol for name, protocol in PROTOCOLS.items() if name not in STANDARD}
+NAMED = {name: protocol for name, protocol in PROTOCOLS.items() if name not in STANDARD and protocol.at_end}
 
 
 def find_protocol(name: str, known: Iterable[str] = PROTOCOLS) -> Protocol:

@@ -3,24 +3,54 @@
 Shape suffixes: N images, F features, D embedding.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from negbench.config import RunConfig
-from negbench.data.batches import eval_batches
+from negbench.data.batches import eval_batch_size, eval_batches
 from negbench.data.decode import BadImageError
 from negbench.data.folder import FolderSet
-from negbench.data.sets import ResidentSet
+from negbench.data.sets import ResidentSet, Splits
 from negbench.distributed import gather_rows, rank, world_size
-from negbench.models import Encoder
-from negbench.setup import Setup
 
 Dataset = ResidentSet | FolderSet
 Part = Literal["train", "validation", "test"]
+Tell = Callable[[str, int, int], None]  # told of work: what it is, how much is done, of how much
 _CHUNK = 4096  # features at a time through the projector
+
+
+def silent(what: str, done: int, of: int) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What an encoder is evaluated in; a `Setup` is one. Of `config` data, views, seed and evaluation matter."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype | None: ...
+    @property
+    def splits(self) -> Splits: ...
+    @property
+    def skipped(self) -> set[str]: ...
+
+
+class Evaluated(Protocol):
+    """An encoder, or a backbone without a projector. `backbone` maps images [N, 3, H, W] to features [N, F]."""
+
+    @property
+    def backbone(self) -> nn.Module: ...
+    @property
+    def projector(self) -> nn.Module | None: ...
+    @property
+    def feature_dim(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -30,10 +60,14 @@ class Features:
 
 
 class Subject:
-    """An encoder under evaluation. Features are made when they are first asked for; all ranks ask for the same."""
+    """An encoder under evaluation, on the data of `setup` or on other `splits`. Features are made when they are first
+    asked for; all ranks ask for the same. `tell` is told how far long work is."""
 
-    def __init__(self, setup: Setup, encoder: Encoder) -> None:
-        self.setup, self.encoder = setup, encoder
+    def __init__(
+        self, setup: Surroundings, encoder: Evaluated, tell: Tell = silent, splits: Splits | None = None
+    ) -> None:
+        self.setup, self.encoder, self.tell = setup, encoder, tell
+        self.splits = setup.splits if splits is None else splits
         self._features: dict[Part, Features] = {}
 
     @property
@@ -43,21 +77,32 @@ class Subject:
 
     @property
     def num_classes(self) -> int:
-        return len(self.setup.splits.classes)
+        return len(self.splits.classes)
 
     @property
     def holds_out(self) -> bool:
         """Whether there is the part `validation`."""
-        return self.setup.splits.validation is not None
+        return self.splits.validation is not None
+
+    def on(self, splits: Splits) -> "Subject":
+        """The same encoder on other data, in the run's view of it."""
+        return Subject(self.setup, self.encoder, self.tell, splits)
 
     def features(self, part: Part) -> Features:
         """The backbone's features [N, F] of the test view, fp32, and labels [N], on every rank."""
         if part not in self._features:
-            dataset = getattr(self.setup.splits, part)
-            setup = self.setup
-            backbone = self.encoder.backbone
-            self._features[part] = extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped)
+            self._features[part] = self.extract(self.encoder.backbone, getattr(self.splits, part), f"{part} features")
         return self._features[part]
+
+    def extract(self, backbone: nn.Module, dataset: Dataset, what: str) -> Features:
+        """As `features`, of any backbone and images."""
+        setup = self.setup
+        tell = self.tell
+
+        def told(done: int, of: int) -> None:
+            tell(what, done, of)
+
+        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, told)
 
     def all_training_features(self) -> Features:
         """Of all training images, those held out too."""
@@ -70,8 +115,13 @@ class Subject:
 
     @torch.no_grad()
     def embedded(self, features: Features) -> Features:
-        """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor."""
+        """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor.
+
+        ValueError if it has none.
+        """
         projector, device, dtype = self.encoder.projector, self.setup.device, self.setup.dtype
+        if projector is None:
+            raise ValueError("the encoder has no projector, whose output this protocol is about")
         training = projector.training
         projector.eval()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -88,19 +138,23 @@ def extract(
     device: torch.device,
     dtype: torch.dtype | None,
     skipped: set[str],
+    tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Features:
     """Features [N, F] of the test view, fp32, and labels [N], on every rank; each rank encodes its share.
 
     Paths of files that cannot be decoded are added to `skipped`. The backbone is in evaluation mode inside and back in
-    its own mode after.
+    its own mode after. `tell` is told the batches done, of how many.
     """
     training = backbone.training
     backbone.eval()
     features, labels = [], []
-    for images, label in eval_batches(dataset, config, device, rank=rank(), world_size=world_size(), skipped=skipped):
+    batch = eval_batch_size(config.data.image_size)
+    num_batches = math.ceil(len(dataset) / world_size() / batch)
+    for images, label in eval_batches(dataset, config, device, batch, rank(), world_size(), skipped):
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             features.append(backbone(images).float())
         labels.append(label)
+        tell(len(labels), num_batches)
     backbone.train(training)
     if not features:
         raise BadImageError(f"none of the {len(dataset)} images to evaluate on can be decoded")

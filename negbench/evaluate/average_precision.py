@@ -1,0 +1,35 @@
+"""Average precision as PASCAL VOC defines it, over images ranked by score.
+
+Shape suffixes: N images.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def average_precisions(scores_N: Array, shown_N: Array) -> tuple[float, float]:
+    """Average precision of one class by VOC2007's definition and by VOC2010's; `shown_N` is 1, -1, or 0: difficult.
+
+    Images are ranked by score, of equals the earlier first; difficult ones are left out. VOC2007's (VOCevalcls.m of the
+    devkit) is the mean over the recalls 0, 0.1 ... 1 of the highest precision at that recall or more. VOC2010's, which
+    VISSL reports for VOC2007 too, is the area under the same interpolated precision.
+
+    ValueError if the class is shown nowhere.
+    """
+    known_N = shown_N != 0
+    scores_N, shown_N = scores_N[known_N], shown_N[known_N]
+    num_positive = int((shown_N > 0).sum())
+    if not num_positive:
+        raise ValueError("average precision needs at least one positive image")
+    found_N = np.cumsum(shown_N[np.argsort(-scores_N, kind="stable")] > 0)
+    precision_N = found_N / np.arange(1, len(found_N) + 1)
+    highest_N = np.maximum.accumulate(precision_N[::-1])[::-1]  # at this rank or a later one
+    # Recall r is reached first at the rank where ceil(r * positives) are found: in whole numbers, so exactly.
+    ranks = [np.searchsorted(found_N, -(-tenth * num_positive // 10)) for tenth in range(11)]
+    eleven_points = float(np.mean([highest_N[rank] for rank in ranks]))
+    area = float(highest_N[np.searchsorted(found_N, np.arange(1, num_positive + 1))].mean())
+    return eleven_points, area

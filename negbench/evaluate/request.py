@@ -1,0 +1,100 @@
+"""What `negbench evaluate` is asked for: settings, another data set, a list of labels. Imports no torch."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from negbench.evaluate.registry import Protocol, find_protocol
+from negbench.evaluate.settings import ProtocolSettings
+from negbench.registry import nearest
+from negbench.study import parse_override, validate
+
+
+@dataclass(frozen=True)
+class Request:
+    """One protocol with its settings; `data` and `labels_file` where it takes them."""
+
+    protocol: Protocol
+    settings: Any  # of the protocol's own subclass of ProtocolSettings
+    data: Path | None = None
+    labels_file: Path | None = None
+
+    def described(self) -> dict[str, Any]:
+        """What a record says of it: every setting, their source, and whether they are those of published figures."""
+        given = {"data": str(self.data)} if self.data else {}
+        if self.labels_file:
+            given["labels_file"] = str(self.labels_file)
+        settings: ProtocolSettings = self.settings
+        return given | {
+            "settings": settings.model_dump(mode="json"),
+            "settings_source": settings.source,
+            "settings_as_published": settings.published and not self._changed(),
+        }
+
+    def _changed(self) -> dict[str, Any]:
+        defaults = type(self.settings)().model_dump(mode="json")
+        return {key: value for key, value in self.settings.model_dump(mode="json").items() if value != defaults[key]}
+
+    def stem(self, record: dict[str, Any]) -> str:
+        """The record's file name without `.json`: the protocol's name, the data set's folder, and a digest of what else
+        tells it from others, so that no figure of other settings, images or labels is overwritten."""
+        differences = {"settings": self._changed(), "images": record.get("data_digest", "")}
+        if self.labels_file:
+            differences["labels"] = record["labels_digest"]
+        folder = [self.data.resolve().name] if self.data else []
+        return "-".join([self.protocol.name, *folder, *([digest(differences)] if any(differences.values()) else [])])
+
+
+def make_requests(
+    names: Iterable[str], overrides: Sequence[str] = (), data: Path | None = None, labels_file: Path | None = None
+) -> dict[str, Request]:
+    """A request for each protocol of `names` that has settings. ValueError if one does not take what is given."""
+    given = dict(parse_override(text) for text in overrides)
+    requests: dict[str, Request] = {}
+    for protocol in map(find_protocol, names):
+        options = {"--set": overrides, "--data": data, "--labels-file": labels_file}
+        takes = {"--set": protocol.settings, "--data": protocol.data, "--labels-file": protocol.takes_labels}
+        for option, value in options.items():
+            if value and not takes[option]:
+                raise ValueError(f"protocol {protocol.name} takes no {option}{_why_not(protocol, option)}")
+        if protocol.data:
+            _check_folder(protocol, data)
+        if labels_file and not labels_file.is_file():
+            raise ValueError(f"--labels-file {labels_file} is no file")
+        if protocol.settings:
+            settings = _validate(protocol, given)
+            requests[protocol.name] = Request(protocol, settings, data, labels_file)
+    return requests
+
+
+def digest(content: object) -> str:
+    """Eight digits that stand for a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _validate(protocol: Protocol, given: dict[str, Any]) -> ProtocolSettings:
+    schema: type[ProtocolSettings] = resolve_name(protocol.settings)
+    known = list(schema.model_fields)
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{protocol.name} has no setting {key}{nearest(key, known)}; it has {', '.join(known)}")
+    return validate(schema, given, dict.fromkeys(given, "--set"))
+
+
+def _check_folder(protocol: Protocol, data: Path | None) -> None:
+    if data is None:
+        raise ValueError(f"protocol {protocol.name} needs --data DIR, which holds {protocol.data}")
+    if not data.is_dir():
+        raise ValueError(f"--data {data} is no folder; {protocol.name} needs one that holds {protocol.data}")
+
+
+def _why_not(protocol: Protocol, option: str) -> str:
+    if option == "--set":
+        return ": its settings are the run's own"
+    if option == "--data":
+        return ": it is evaluated on the run's own data"
+    return "; semi-1 and semi-10 do"
