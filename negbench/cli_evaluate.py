@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from negbench.cli_options import DEVICES, Device, check_choice
-from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, of_every_epoch
+from negbench.evaluate.registry import PROTOCOLS, STANDARD, find_protocol, keys_of_protocols, of_every_epoch
 
 if TYPE_CHECKING:
     from negbench.evaluate.subject import Tell
@@ -81,7 +81,11 @@ def evaluate(
                         path, protocols, config, of_study, records, where, note, requests, tell
                     )
         except KeyboardInterrupt:
-            console.print("interrupted; all evaluations are as they were", markup=False, soft_wrap=True)
+            console.print(
+                "interrupted; protocols that were done are written, and all other records are as they were",
+                markup=False,
+                soft_wrap=True,
+            )
             raise typer.Exit(130) from None
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
@@ -96,9 +100,11 @@ def evaluate(
 
 
 def _is_of_study(setting: str) -> bool:
-    """Whether it is a key of runs and not of a protocol, whose keys have no dots."""
+    """Whether it is a key of runs and not of a protocol."""
+    from negbench.config import RunConfig
+
     key = setting.partition("=")[0]
-    return "." in key or key in ("views", "track", "seed", "precision")
+    return "." in key or (key in RunConfig.model_fields and key not in keys_of_protocols())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ Triple = tuple[float, float, float]
 class Section(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def setting(default: Any, description: str, *, scientific: bool = True, **constraints: Any) -> Any:

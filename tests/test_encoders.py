@@ -257,7 +257,7 @@ def test_settings_of_a_file_do_not_belong_to_a_run(tmp_path: Path) -> None:
 
 def test_a_files_study_and_a_protocol_have_their_settings(tmp_path: Path) -> None:
     torch.save(resnet().state_dict(), tmp_path / "x.pth")
-    of_study = ["data.image_size=32", "data.num_images=60", "precision=fp32"]
+    of_study = ["data.image_size=32", "data.num_images=60", "precision=fp32", "deterministic=true"]
     of_protocol = ["epochs=1", "batch_size=20"]
     settings = [part for setting in [*of_study, *of_protocol] for part in ("--set", setting)]
     arguments = ["--protocol", "linear-moco", "--output", str(tmp_path / "results"), "--device", "cpu"]
@@ -344,6 +344,21 @@ def test_files_of_something_else_get_one_sentence(content: Any, tmp_path: Path) 
     code, _, stderr = invoke("evaluate", str(tmp_path / "x.pth"))
     assert (code, stderr.count("\n")) == (2, 1)
     assert "holds a " in stderr or "holds no ResNet in a layout" in stderr
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (torch.full((64,), torch.nan), "is not finite"),
+        (torch.ones(64, dtype=torch.int8), "is of int8, and not of floating-point numbers"),
+        (torch.ones(64).to_sparse(), "is not stored as a dense tensor"),
+        (torch.ones(64, device="meta"), "is not stored as a dense tensor"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(broken: Tensor, sentence: str, tmp_path: Path) -> None:
+    torch.save(resnet().state_dict() | {"layer1.0.bn1.weight": broken}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"x.pth cannot be evaluated: its weight layer1.0.bn1.weight {sentence}"):
+        read_encoder(tmp_path / "x.pth")
 
 
 def test_there_is_no_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from negbench.data.decode import decode
 from negbench.data.folder import EvaluationDataset, FolderSet
 from negbench.data.sets import load_splits
 from negbench.evaluate import classifier, logistic
-from negbench.evaluate.datasets import image_folder, voc07_folder
+from negbench.evaluate.datasets import digest_of, image_folder, voc07_folder
 from negbench.evaluate.registry import NAMED, PROTOCOLS
 from negbench.evaluate.request import make_requests
 from negbench.evaluate.subject import Subject
@@ -65,7 +65,7 @@ def test_classifiers_on_the_runs_own_data(finished: RunFolder, name: str) -> Non
     made = record["trained"]
     share = {"semi-1": 10, "semi-10": 57}.get(name, 570)
     assert (record["step"], made["train"], made["test"], made["images_a_step"]) == (12, share, 2000, min(32, share))
-    assert made["settings"]["epochs"] == 2 and made["settings_as_published"] is False
+    assert made["settings"]["epochs"] == 2 and made["settings_are_defaults"] is False
     assert "the published code reports the highest of all epochs on the test set" in made["selection"]
     assert "untrained" not in record
     (file,) = finished.evaluations.glob(f"{name}-????????.json")
@@ -79,7 +79,7 @@ def test_transfer(finished: RunFolder, data: dict[str, Path]) -> None:
     record = evaluate(finished, "transfer", "--data", str(data["transfer"]))
     made = record["trained"]
     assert (made["train"], made["held_out"], made["test"], made["num_classes"]) == (30, 6, 12, 3)
-    assert made["settings_as_published"] and len(made["held_out_by_strength"]) == 45
+    assert made["settings_are_defaults"] and made["defaults_are_published"] and len(made["held_out_by_strength"]) == 45
     assert made["top1"] > 0.8  # brightness tells the classes apart
     assert made["data"] == str(data["transfer"]) and record["untrained"].keys() == made.keys()
     assert made["top1"] == pytest.approx(made["mean_per_class"])
@@ -94,6 +94,37 @@ def test_sets_of_one_name_do_not_overwrite_each_other(finished: RunFolder, tmp_p
     root.rename(tmp_path / "birds")
     evaluate(finished, "transfer", "--data", str(tmp_path / "birds"), *few)  # the same images elsewhere
     assert len(list(finished.evaluations.glob("transfer-birds-*.json"))) == 3
+
+
+def test_images_of_other_sizes_under_the_same_names_are_another_set(tmp_path: Path) -> None:
+    config = runs.short("moco").config
+    digests = []
+    for name in ("a", "b"):
+        root = layouts.image_folder(tmp_path / name / "birds")
+        image = next((root / "val").rglob("*.JPEG"))
+        image.write_bytes(image.read_bytes() + (b" " if name == "b" else b""))
+        digests.append(digest_of(image_folder(root, config)))
+    assert digests[0] != digests[1]
+
+
+def test_with_val_and_test_the_choice_is_on_val_and_the_test_on_test(finished: RunFolder, tmp_path: Path) -> None:
+    root = layouts.image_folder(tmp_path / "birds", train=10, test=4)
+    layouts.image_folder(tmp_path / "others", train=10, test=7)
+    (tmp_path / "others" / "val").rename(root / "test")
+    made = evaluate(finished, "transfer", "--data", str(root), "--set", "num_strengths=2")["trained"]
+    assert (made["train"], made["held_out"], made["test"]) == (3 * (10 + 4), 3 * 4, 3 * 7)
+    assert (made["held_out_images"], made["tested_images"]) == ("the folder val", "the folder test")
+
+
+def test_what_was_done_before_a_mistake_is_kept(finished: RunFolder, data: dict[str, Path]) -> None:
+    options = ("--protocol", "places205", "--protocol", "transfer", "--data", str(data["places205"]))
+    for path in finished.evaluations.glob("places205-*.json"):
+        path.unlink()
+    code, _, stderr = invoke("evaluate", str(finished.path), *options)
+    assert code == 2 and "has no folders train/CLASS" in stderr
+    (record,) = finished.evaluations.glob("places205-*.json")
+    made = json.loads(record.read_text())["trained"]
+    assert (made["seed"], made["precision"], made["image_size"], made["held_out_share"]) == (0, "float32", 8, 0.1)
 
 
 def test_voc07(finished: RunFolder, data: dict[str, Path]) -> None:
@@ -173,7 +204,7 @@ def test_an_interruption_leaves_records_as_they_were(finished: RunFolder, monkey
     monkeypatch.setattr(classifier, "descend", interrupt)
     code, _, stderr = invoke("evaluate", str(finished.path), "--protocol", "linear-moco", *QUICK)
     assert code == 130
-    assert stderr.endswith("all evaluations are as they were\n")
+    assert stderr.endswith("all other records are as they were\n")
     assert {path: path.read_bytes() for path in finished.evaluations.iterdir()} == before
 
 
@@ -266,7 +297,7 @@ def test_an_encoder_without_a_run_and_without_a_projector(data: dict[str, Path])
 def test_published_settings_have_the_plain_name() -> None:
     requests = make_requests(["linear-moco", "semi-10", "finetune"])
     assert [request.stem({}) for request in requests.values()] == list(requests)
-    published = [request.described()["settings_as_published"] for request in requests.values()]
+    published = [request.described()["defaults_are_published"] for request in requests.values()]
     assert published == [True, True, False]  # nobody published fine-tuning with all labels by these
     assert not set(requests) & set(NAMED)
     assert "/" not in make_requests(["linear-moco"], ["lr=1"])["linear-moco"].stem({})

@@ -97,13 +97,19 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
     if config.root is None:
         raise ValueError("data.root is not set; for imagefolder it is the folder that holds train/CLASS and val/CLASS")
     train, test = open_files(Path(config.root).expanduser())
-    number_of = {name: number for number, name in enumerate(train.classes)}
-    test_labels_N = torch.tensor([number_of[name] for name in test.classes])[test.class_N]
     return (
         FolderSet.all_of(train, train.class_N, config),
-        FolderSet.all_of(test, test_labels_N, config),
+        labelled(test, train.classes, config),
         train.classes,
     )
+
+
+def labelled(files: Files, classes: tuple[str, ...], config: DataConfig) -> FolderSet:
+    """All of `files`, by the numbers of `classes`. ValueError for a class that is none of them."""
+    number_of = {name: number for number, name in enumerate(classes)}
+    if unknown := sorted(set(files.classes) - set(classes)):
+        raise ValueError(f"{files.path(0)} and others are of class {unknown[0]}, which the training images have not")
+    return FolderSet.all_of(files, torch.tensor([number_of[name] for name in files.classes])[files.class_N], config)
 
 
 def open_files(root: Path) -> tuple[Files, Files]:

@@ -38,7 +38,7 @@ def write(source: Source, format: str) -> bytes:
         )
     missing = [package for package in chosen.needs if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(f"--format {format} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise ValueError(f"--format {format} needs {' and '.join(missing)}: pip install 'negbench[export]'")
     return chosen.content(source)
 
 

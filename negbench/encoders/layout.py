@@ -126,10 +126,21 @@ def _recognised(file: WeightFile, layout: Layout, backbone: State, head: State, 
             f"{file.path} is none of resnet18, resnet34 and resnet50: of {model.name} with the stem {model.stem}, the "
             f"nearest, {differences}"
         )
+    for name, tensor in [*backbone.items(), *head.items()]:
+        if not name.endswith(COUNTER) and (problem := _problem(tensor)):
+            raise ValueError(f"{file.path} cannot be evaluated: its weight {layout.prefix + name} {problem}")
     kept = {name: tensor for name, tensor in backbone.items() if name not in differences.elsewhere}
     others = [*(layout.prefix + name for name in differences.elsewhere), *rest]
     left_out = Counter(".".join(name.split(".")[:2]) for name in others)
     return FileEncoder(file, layout, model, kept, head, dict(left_out))
+
+
+def _problem(tensor: Tensor) -> str | None:
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return "is not stored as a dense tensor"
+    if not tensor.is_floating_point():
+        return f"is of {str(tensor.dtype).removeprefix('torch.')}, and not of floating-point numbers"
+    return None if tensor.isfinite().all() else "is not finite"
 
 
 def _tables(content: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -127,9 +127,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         "train": len(images),
         "images_a_step": config.batch_size,
         "steps": steps * settings.epochs,
-        "image_size": config.data.image_size,
-        "precision": str(dtype or torch.float32).removeprefix("torch."),
-        "seed": subject.config.seed,
+        "seed_of_crops_and_order": config.seed,
     }
 
 

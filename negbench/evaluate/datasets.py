@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from negbench.config import DataConfig, RunConfig
-from negbench.data.folder import FolderSet, load_folder
-from negbench.data.listing import Listing
+from negbench.data.folder import FolderSet, labelled, load_folder
+from negbench.data.listing import Listing, list_classes
 from negbench.data.sets import Splits
 from negbench.evaluate.request import digest
 
@@ -21,7 +21,10 @@ VOC07_NUM_CLASSES = 20
 
 
 def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
-    """train/CLASS and val/CLASS (or test/CLASS). ValueError if the layout is another one."""
+    """train/CLASS and val/CLASS or test/CLASS; with both, `val` is held out and `test` tested on.
+
+    ValueError if the layout is another one.
+    """
     data = config.data
     wanted = DataConfig(
         name="imagefolder",
@@ -32,6 +35,8 @@ def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
     )
     try:
         train, test, classes = load_folder(wanted)
+        if (root / "val").is_dir() and (root / "test").is_dir():
+            return Splits(train, test, labelled(list_classes(root / "test"), classes, wanted), classes)
     except OSError as error:
         raise ValueError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
     except ValueError as error:
@@ -103,13 +108,14 @@ def listed_images(names: list[str], labels: Sequence[int], config: RunConfig[Any
 
 
 def digest_of(splits: Splits) -> str:
-    """Tells a data set from others, wherever it lies: by labels and by names below the files' common folder."""
+    """Tells a data set from others, wherever it lies: by labels, names below the files' common folder, and sizes."""
     train, test = splits.train, splits.test
     assert isinstance(train, FolderSet) and isinstance(test, FolderSet)
     paths = [[part.path(position) for position in range(len(part))] for part in (train, test)]
     common = len(os.path.commonpath([min(map(min, paths)), max(map(max, paths))]))
-    labels = (train.labels_N.tolist(), test.labels_N.tolist())
-    return digest([[[path[common:] for path in part], of] for part, of in zip(paths, labels, strict=True)])
+    names = [[path[common:] for path in part] for part in paths]
+    sizes = [[part.num_bytes(position) for position in range(len(part))] for part in (train, test)]
+    return digest([names, sizes, train.labels_N.tolist(), test.labels_N.tolist()])
 
 
 def _voc07_list(file: Path, root: Path) -> dict[str, int]:

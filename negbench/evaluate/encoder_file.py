@@ -16,7 +16,7 @@ from negbench.encoders.layout import FileEncoder, NoProjector, read_encoder, run
 from negbench.evaluate.registry import PROTOCOLS, check_track
 from negbench.evaluate.request import Request, make_requests
 from negbench.evaluate.subject import Tell, silent
-from negbench.evaluate.test_set import evaluate_on_test, write_evaluations
+from negbench.evaluate.test_set import evaluate_on_test, write_evaluations, writing
 from negbench.method import Method
 from negbench.records import RunFolder, write_atomically, write_json
 from negbench.registry import find_study
@@ -62,7 +62,6 @@ def evaluate_file(
         return prepare(Method(built, ((0, 1),)), resolved.config, device)
 
     setup = set_up(resolved, device, method)
-    evaluations = evaluate_on_test(setup, protocols, requests=requests, tell=tell)
     facts = {"file": str(path.absolute()), "sha256": encoder.file.sha256}
     found = {
         "model": encoder.model.model_dump(),
@@ -70,17 +69,20 @@ def evaluate_file(
         "head": sorted(encoder.head),
         "left_out": encoder.left_out,
     }
-    evaluated = {name: {"encoder": facts} | evaluation for name, evaluation in evaluations.items()}
     sections = resolved.config.model_dump(mode="json", include=set(_SECTIONS))
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / "encoder.json", facts | {"bytes": path.stat().st_size} | found)
         write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
         write_json(folder.environment, environment.describe(device, 1, setup.dtype))
-        write_evaluations(folder, evaluated, requests)
     except OSError as error:
         raise ValueError(f"cannot write to {folder.path}: {error.strerror}") from None
-    return folder.path, evaluations
+
+    def done(name: str, evaluation: dict[str, Any]) -> None:
+        with writing(folder):
+            write_evaluations(folder, {name: {"encoder": facts} | evaluation}, requests)
+
+    return folder.path, evaluate_on_test(setup, protocols, requests=requests, tell=tell, done=done)
 
 
 def _resolved(encoder: FileEncoder, study: str | None, settings: Sequence[str]) -> Resolved:

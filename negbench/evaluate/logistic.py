@@ -5,15 +5,18 @@ Shape suffixes: N images, F features.
 
 import math
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from negbench.data.folder import FolderSet
 from negbench.data.sets import split_validation
 from negbench.evaluate.datasets import digest_of, image_folder
 from negbench.evaluate.request import Request
-from negbench.evaluate.subject import Features, Subject
+from negbench.evaluate.subject import Dataset, Features, Subject
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -26,15 +29,17 @@ def transfer(subject: Subject, request: Request) -> dict[str, Any]:
     assert request.data is not None
     settings = request.settings
     splits = image_folder(request.data, subject.config)
+    if len(splits.classes) < 2:
+        raise ValueError(f"--data {request.data} has one class; there must be two or more to tell apart")
     moved = subject.on(splits)
     (train_NF, labels_N), (test_NF, test_labels_N) = (arrays(moved.features(part)) for part in ("train", "test"))
-    try:
-        kept_N, held_out_N = split_validation(moved.features("train").labels_N.cpu(), settings.holdout, "transfer")
-    except ValueError:
-        raise ValueError(
-            f"{len(labels_N)} training images are too few to hold {settings.holdout:g} of each class out; "
-            "choose another share with --set holdout=SHARE"
-        ) from None
+    if moved.holds_out:
+        validation_NF, validation_labels_N = arrays(moved.features("validation"))
+        kept_N, held_out_N = np.split(np.arange(len(labels_N) + len(validation_labels_N)), [len(labels_N)])
+        train_NF = np.concatenate([train_NF, validation_NF])
+        labels_N = np.concatenate([labels_N, validation_labels_N])
+    else:
+        kept_N, held_out_N = _held_out(labels_N, settings.holdout)
     strengths = np.geomspace(settings.lowest, settings.highest, settings.num_strengths)[::-1].tolist()
     scores: dict[float, dict[str, float]] = {}
     for number, strength in enumerate(strengths, 1):
@@ -48,17 +53,36 @@ def transfer(subject: Subject, request: Request) -> dict[str, Any]:
         "strength": chosen,
         "strength_at_edge_of_grid": chosen in (strengths[0], strengths[-1]),
         "converged": bool((model.n_iter_ < settings.max_iterations).all()),
-        "selection": f"L2 strength by {settings.choose_by} on {len(held_out_N)} held-out training images, refit on all",
+        "selection": f"L2 strength by {settings.choose_by} on {len(held_out_N)} held-out images, refit on all",
+        "held_out_images": "the folder val" if moved.holds_out else f"{settings.holdout:g} of each class of train",
+        "tested_images": f"the folder {_folder_of(splits.test, request.data)}",
         "held_out_by_strength": {f"{strength:.4g}": score[settings.choose_by] for strength, score in scores.items()},
         "features": "backbone, as they are, no augmentation",
-        "classifier": "multinomial logistic regression, L-BFGS (scikit-learn), loss + strength / 2 * |weights|^2",
+        "classifier": "logistic regression (of two classes binary, of more multinomial), L-BFGS (scikit-learn), summed "
+        "loss + strength / 2 * |weights|^2",
         "train": len(labels_N),
         "held_out": len(held_out_N),
         "test": len(test_labels_N),
         "num_classes": len(splits.classes),
-        "image_size": subject.config.data.image_size,
         "data_digest": digest_of(splits),
     }
+
+
+def _held_out(labels_N: Array, share: float) -> tuple[Array, Array]:
+    """Positions to fit on and to choose by. ValueError if there are too few."""
+    try:
+        kept_N, held_out_N = split_validation(torch.from_numpy(labels_N), share, "transfer")
+    except ValueError:
+        raise ValueError(
+            f"{len(labels_N)} training images are too few to hold {share:g} of each class out; "
+            "choose another share with --set holdout=SHARE"
+        ) from None
+    return kept_N.numpy(), held_out_N.numpy()
+
+
+def _folder_of(images: Dataset, root: Path) -> str:
+    assert isinstance(images, FolderSet)
+    return images.path(0).removeprefix(str(root)).lstrip("/").partition("/")[0]
 
 
 def fit(features_NF: Array, labels_N: Array, strength: float, max_iterations: int) -> "LogisticRegression":

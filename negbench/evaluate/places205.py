@@ -31,7 +31,7 @@ def places205(subject: Subject, request: Request) -> dict[str, Any]:
     moved = subject.on(replace(splits, train=train.subset(kept_N), validation=train.subset(held_out_N)))
     return linear_on(moved, settings.epochs, settings.batch_size) | {
         "num_classes": num_classes,
-        "image_size": subject.config.data.image_size,
+        "held_out_share": _HOLDOUT,
         "test_images": "Places205's validation images, as in published figures",
         "data_digest": digest_of(splits),
     }

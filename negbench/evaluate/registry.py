@@ -48,7 +48,8 @@ class Protocol:
         function = resolve_name(self.function)
         if request is None:
             return {"protocol": self.name} | function(subject)
-        return {"protocol": self.name} | function(subject, request) | request.described()
+        made: dict[str, Any] = function(subject, request)
+        return {"protocol": self.name} | made | subject.described() | request.described()
 
 
 _SETTINGS = "negbench.evaluate.settings:"
@@ -149,6 +150,16 @@ def find_protocol(name: str, known: Iterable[str] = PROTOCOLS) -> Protocol:
     if name not in known:
         raise ValueError(f"unknown protocol {name!r}{nearest(name, known)}; known: {', '.join(known)}")
     return PROTOCOLS[name]
+
+
+def keys_of_protocols() -> set[str]:
+    """The names of all settings that protocols have."""
+    return {
+        key
+        for protocol in PROTOCOLS.values()
+        if protocol.settings
+        for key in resolve_name(protocol.settings).model_fields
+    }
 
 
 def of_every_epoch(names: Iterable[str]) -> list[Protocol]:

@@ -32,7 +32,8 @@ class Request:
         return given | {
             "settings": settings.model_dump(mode="json"),
             "settings_source": settings.source,
-            "settings_as_published": settings.published and not self._changed(),
+            "settings_are_defaults": not self._changed(),
+            "defaults_are_published": settings.published,
         }
 
     def _changed(self) -> dict[str, Any]:

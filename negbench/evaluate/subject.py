@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from negbench import environment
 from negbench.config import RunConfig
 from negbench.data.batches import eval_batch_size, eval_batches
 from negbench.data.decode import BadImageError
@@ -83,6 +84,20 @@ class Subject:
     def holds_out(self) -> bool:
         """Whether there is the part `validation`."""
         return self.splits.validation is not None
+
+    def described(self) -> dict[str, Any]:
+        """What every figure depends on: images, arithmetic, the seed of what is drawn."""
+        config, view = self.config, self.config.views.first
+        return {
+            "image_size": config.data.image_size,
+            "mean": list(view.mean),
+            "std": list(view.std),
+            "precision": str(self.setup.dtype or torch.float32).removeprefix("torch."),
+            "seed": config.seed,
+            "undecodable_images": len(self.setup.skipped),
+            "evaluated_on": environment.device_name(self.setup.device),
+            "torch": torch.__version__,
+        }
 
     def on(self, splits: Splits) -> "Subject":
         """The same encoder on other data, in the run's view of it."""

@@ -35,28 +35,32 @@ def evaluate_on_test(
     rows: Sequence[dict[str, Any]] = (),
     requests: Mapping[str, Request] | None = None,
     tell: Tell = silent,
+    done: Callable[[str, dict[str, Any]], None] = lambda name, evaluation: None,
 ) -> dict[str, dict[str, Any]]:
     """The figures of the trained encoder, of the untrained one, and (for kNN) of features that need no network.
 
     Protocols of every epoch are told of the trained encoder, which is that of `epoch`, and of earlier epochs in the
-    run's records `rows`. Protocols with settings need their `requests`.
+    run's records `rows`. Protocols with settings need their `requests`. `done` is told of each protocol when it is.
     """
     requests = requests or {}
     evaluations: dict[str, dict[str, Any]] = {name: {} for name in protocols}
     selecting = [protocol.name for protocol in of_every_epoch(protocols)]
+    compared = [name for name in protocols if name not in selecting and PROTOCOLS[name].untrained]
+    compared = compared if setup.config.evaluation.untrained else []
+    if "knn" in protocols:
+        evaluations["knn"]["without_network"] = without_network(setup.splits, setup.config)
     trained = Subject(setup, setup.method.query_encoder, tell)
     for name in protocols:
-        evaluations[name]["trained"] = PROTOCOLS[name].record(trained, requests.get(name))
-    for name in selecting:
-        evaluations[name]["trained"] = highest(evaluations[name]["trained"], epoch, rows)
+        record = PROTOCOLS[name].record(trained, requests.get(name))
+        evaluations[name]["trained"] = highest(record, epoch, rows) if name in selecting else record
+        if name not in compared:
+            done(name, evaluations[name])
     del trained  # and its features
-    compared = [name for name in protocols if name not in selecting and PROTOCOLS[name].untrained]
-    if setup.config.evaluation.untrained and compared:
+    if compared:
         untrained = Subject(setup, build_encoder(setup.config).to(setup.device), tell)
         for name in compared:
             evaluations[name]["untrained"] = PROTOCOLS[name].record(untrained, requests.get(name))
-    if "knn" in protocols:
-        evaluations["knn"]["without_network"] = without_network(setup.splits, setup.config)
+            done(name, evaluations[name])
     return evaluations
 
 
@@ -68,7 +72,7 @@ def evaluate_run(
     requests: Mapping[str, Request] | None = None,
     tell: Tell = silent,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate a run folder's newest checkpoint and write a file in `evaluations/` for each of `protocols`.
+    """Evaluate a run folder's newest checkpoint, and write a file in `evaluations/` for each protocol that is done.
 
     `requests` are those of `make_requests`, by default with published settings. ValueError if it cannot be done.
     """
@@ -81,7 +85,7 @@ def evaluate_run(
     newest = checkpoint.find_whole(folder.checkpoints, warn)
     if newest is None:
         raise ValueError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
-    with _writing(folder):  # before days are spent on what cannot be written
+    with writing(folder):  # before days are spent on what cannot be written
         folder.evaluations.mkdir(exist_ok=True)
     setup = set_up(resolved, device)
     state = checkpoint.load(newest)
@@ -91,10 +95,12 @@ def evaluate_run(
         raise ValueError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
     epoch = state["step"] / steps_per_epoch(len(setup.splits.train), setup.config.batch_size)
     epoch = int(epoch) if epoch.is_integer() else epoch
-    evaluations = evaluate_on_test(setup, protocols, epoch, folder.read_metrics(), requests, tell)
-    with _writing(folder):
-        write_evaluations(folder, {name: e | {"step": state["step"]} for name, e in evaluations.items()}, requests)
-    return evaluations
+
+    def done(name: str, evaluation: dict[str, Any]) -> None:
+        with writing(folder):
+            write_evaluations(folder, {name: evaluation | {"step": state["step"]}}, requests)
+
+    return evaluate_on_test(setup, protocols, epoch, folder.read_metrics(), requests, tell, done)
 
 
 def write_evaluations(
@@ -111,7 +117,7 @@ def stem_of(name: str, evaluation: dict[str, Any], requests: Mapping[str, Reques
 
 
 @contextmanager
-def _writing(folder: RunFolder) -> Iterator[None]:
+def writing(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -3,6 +3,9 @@
 Shape suffixes: N images, F features, C classes.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,15 +34,23 @@ def voc07(subject: Subject, request: Request) -> dict[str, Any]:
         made = moved.features(part)
         features[part] = normalised(made.features_NF.double().cpu().numpy())
         shows[part] = shown[part][made.labels_N.cpu()].numpy()  # of the images that could be decoded
+    for name, test_N in zip(splits.classes, shows["test"].T, strict=True):
+        if not (test_N > 0).any():
+            raise ValueError(f"--data {request.data}: no test image shows {name}, so it has no average precision")
     by_class = {}
     for number, name in enumerate(splits.classes):
         train_N, test_N = (shows[part][:, number] for part in ("train", "test"))
-        if not (test_N > 0).any():
-            raise ValueError(f"--data {request.data}: no test image shows {name}, so it has no average precision")
         cost, validated = choose_cost(features["train"], train_N, settings, subject.config.seed, name)
         model = fit(features["train"], train_N, cost, settings, subject.config.seed)
         ap, area = average_precisions(model.decision_function(features["test"]), test_N)
-        by_class[name] = {"ap": ap, "ap_area": area, "cost": cost, "validated_ap": validated}
+        by_class[name] = {
+            "ap": ap,
+            "ap_area": area,
+            "cost": cost,
+            "cost_at_edge_of_grid": cost in (min(settings.costs), max(settings.costs)),
+            "converged": bool(model.n_iter_ < settings.max_iterations),
+            "validated_ap": validated,
+        }
         subject.tell("SVMs", number + 1, len(splits.classes))
     return {
         "mean_ap": float(np.mean([figures["ap"] for figures in by_class.values()])),
@@ -52,8 +63,6 @@ def voc07(subject: Subject, request: Request) -> dict[str, Any]:
         "difficult": "images with only difficult objects of a class are left out of its training and of its test",
         "train": len(shows["train"]),
         "test": len(shows["test"]),
-        "image_size": subject.config.data.image_size,
-        "seed": subject.config.seed,
         "data_digest": digest_of(splits),
     }
 
@@ -72,12 +81,13 @@ def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, 
         raise ValueError(
             f"{name} has {fewest} positive (or negative) training images; {settings.folds} folds need as many"
         )
-    scores = [
-        cross_val_score(
-            _svm(cost, settings, seed), features_NF, shown_N, cv=settings.folds, scoring="average_precision"
-        ).mean()
-        for cost in settings.costs
-    ]
+    with _without_warnings():
+        scores = [
+            cross_val_score(
+                _svm(cost, settings, seed), features_NF, shown_N, cv=settings.folds, scoring="average_precision"
+            ).mean()
+            for cost in settings.costs
+        ]
     best = int(np.argmax(scores))
     return settings.costs[best], float(scores[best])
 
@@ -85,7 +95,18 @@ def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, 
 def fit(features_NF: Array, shown_N: Array, cost: float, settings: Voc07, seed: int) -> "LinearSVC":
     """The SVM of one class; images with only difficult objects of it are left out."""
     known_N = shown_N != 0
-    return _svm(cost, settings, seed).fit(features_NF[known_N], shown_N[known_N])
+    with _without_warnings():
+        return _svm(cost, settings, seed).fit(features_NF[known_N], shown_N[known_N])
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """That fits have not converged, which the record says of those that are tested."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def normalised(features_NF: Array) -> Array:
