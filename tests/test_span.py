@@ -67,7 +67,7 @@ def test_a_step_is_bitwise_the_same_under_spans(name: str) -> None:
         recorder = Spans(CPU)
         for step in range(4):
             with recorder.recording() if recorded else nullcontext():
-                output = method(*tiny.batch(step), step)
+                output = method(*tiny.batch(step, num_views=tiny.num_views(method)), step)
                 descend(output.loss, optimizer, scaler)
                 method.after_step(output, step)
         states.append({key: value.clone() for key, value in method.state_dict().items()})
