@@ -31,6 +31,7 @@ from negbench.cli_options import (
 from negbench.cli_plan import register as register_plan
 from negbench.cli_report import register as register_report
 from negbench.cli_sweep import register as register_sweep
+from negbench.cli_tune import register as register_tune
 from negbench.registry import nearest
 
 app = typer.Typer(
@@ -165,6 +166,7 @@ def views(
 register_evaluate(app)
 register_export(app)
 register_sweep(app)
+register_tune(app)
 register_plan(app)
 register_bench(app)
 register_data(app)

@@ -13,6 +13,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end.")]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Runs at once. Default: 1; on Slurm all.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also runs that ended with an error.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")]
+WaitForAll = Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")]
+Within = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="End after 9m, 2h, ...: no run starts that is not expected to end in time."),
+]
 
 DEVICES = ("auto", "cpu", "cuda")
 _PANEL = "Where it runs"

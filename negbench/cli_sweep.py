@@ -1,7 +1,6 @@
 """`negbench sweep`: a study's runs, all that are missing."""
 
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from negbench.cli_options import DEVICES, Device, DryRun, Output, Settings, Study, check_choice, with_cluster_options
+from negbench.cli_options import (
+    DEVICES,
+    Device,
+    DryRun,
+    MaxParallel,
+    Output,
+    RetryFailed,
+    Settings,
+    Smoke,
+    Study,
+    WaitForAll,
+    Within,
+    check_choice,
+    with_cluster_options,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -27,20 +40,22 @@ def sweep(
     ] = None,
     device: Device = "auto",
     output: Output = Path("results"),
-    max_parallel: Annotated[int | None, typer.Option(min=1, help="Runs at once. Default: 1; on Slurm all.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also runs that ended with an error.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")] = False,
+    max_parallel: MaxParallel = None,
+    retry_failed: RetryFailed = False,
+    smoke: Smoke = False,
     then: Annotated[str | None, typer.Option(metavar="COMMAND", help="A negbench command to follow it.")] = None,
+    within: Within = None,
     dry_run: DryRun = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")] = False,
+    wait: WaitForAll = False,
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     from negbench.cli import app, mistakes_of_the_user
 
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
-        from negbench.launch.command import submit_command, submit_runs, wait_for_all
-        from negbench.launch.sweep import Pool, active_jobs, missing, parse_seeds, plan
+        from negbench.launch.command import submit_command, wait_for_all
+        from negbench.launch.make import make_missing
+        from negbench.launch.sweep import active_jobs, parse_seeds, plan
 
         check_choice("--device", device, DEVICES)
         known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -51,40 +66,28 @@ def sweep(
         runs = plan(names, config, settings or [], grid or [], parse_seeds(seeds))
         first = runs[0].resolved
         where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
-        chosen, left_alone = missing(runs, output, retry_failed)
-        for state, count in left_alone.items():
-            hint = "; --retry-failed makes them again" if state == "failed" else ""
-            print(f"{count} of {len(runs)} runs are {state}{hint}", file=sys.stderr)
+        is_here = where.launcher == "none"
         if follow_up and where.launcher == "local":
             raise ValueError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
-        if where.launcher != "none":
-            pairs = [(run.resolved, run.overrides) for run in chosen]
-            study = first.config.study
-            if chosen:
-                submit_runs(
-                    pairs, where, output, device, smoke=smoke, dry_run=dry_run, name=study, max_parallel=max_parallel
-                )
-            if follow_up:
-                submit_command(follow_up, where, output, study, active_jobs(runs, output), dry_run)
-            if wait and not dry_run:
-                wait_for_all([run.resolved for run in runs], output)
-            return
-        if wait:
+        if wait and is_here:
             raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
-        if dry_run:
-            for run in chosen:
-                print(shlex.join(run.command(where, output, device, smoke)))
-            return
-        pool = Pool(where, output, device, smoke, max_parallel or 1, print)
-        pool.check(chosen)
-        stopped_by = pool.make(chosen)
-        if stopped_by is not None:
-            print(f"stopped by {signal.Signals(stopped_by).name}; the same command goes on")
-            raise typer.Exit(128 + stopped_by)
-        unfinished = [run.resolved.run_id for run in runs if not (output / run.resolved.run_id / "done").exists()]
-        if unfinished:
-            print(f"{len(unfinished)} of {len(runs)} runs are not finished: {', '.join(unfinished)}; see their run.log")
+        code = make_missing(
+            runs,
+            where,
+            output,
+            device,
+            retry_failed=retry_failed,
+            smoke=smoke,
+            max_parallel=max_parallel,
+            within=within,
+            dry_run=dry_run,
+        )
+        if is_here:
+            if follow_up and not dry_run and code in (0, 1):
+                sys.stdout.flush()
+                subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
+            raise typer.Exit(code)
         if follow_up:
-            sys.stdout.flush()
-            subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
-        raise typer.Exit(1 if unfinished else 0)
+            submit_command(follow_up, where, output, first.config.study, active_jobs(runs, output), dry_run)
+        if wait and not dry_run:
+            wait_for_all([run.resolved for run in runs], output)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,13 @@ from negbench.registry import MethodFile, find_method, find_study, import_method
 Flat = dict[str, Any]
 CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
 CLUSTER = "cluster."
+
+
+class StudyFile(NamedTuple):
+    base: Flat
+    per_method: dict[str, Flat]
+    cluster: Flat  # as it stands
+    tuning: Flat  # as it stands; `negbench.tuning.space` reads it
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def resolve(
     `otherwise` is the method where neither the user nor the study names one.
     """
     path = find_study(study)
-    base, blocks, cluster = _study_layers(path)
+    base, blocks, cluster, _ = read_study(path)
     for block in blocks:
         if block not in (known := list_methods()) and block != Path(method or "").stem:
             raise ValueError(f"{path}: per_method names the unknown method {block!r}{nearest(block, known)}")
@@ -168,16 +175,25 @@ def to_yaml(config: RunConfig[Any]) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _study_layers(path: Path) -> tuple[Flat, dict[str, Flat], Flat]:
-    """Flat settings of the study, those of its `per_method` blocks by method, and its `cluster` block as it stands."""
+def read_study(path: Path) -> StudyFile:
+    """ValueError if the file cannot be read, or a block has another form."""
     raw = read_yaml(path)
     cluster = raw.pop("cluster", None) or {}
     if not isinstance(cluster, dict):
         raise ValueError(f"{path}: cluster must hold keys and values")
+    tuning = raw.pop("tuning", None) or {}
+    if not isinstance(tuning, dict):
+        raise ValueError(f"{path}: tuning must hold keys and lists of values")
+    blocks = pop_blocks(raw, path)
+    return StudyFile(flatten_raw(raw), blocks, cluster, tuning)
+
+
+def pop_blocks(raw: dict[str, Any], where: object) -> dict[str, Flat]:
+    """The flat settings of each method in `per_method`, which is taken out of `raw`. ValueError names `where`."""
     blocks = raw.pop("per_method", None) or {}
     if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
-        raise ValueError(f"{path}: per_method must map method names to settings")
-    return flatten_raw(raw), {str(name): flatten_raw(block or {}) for name, block in blocks.items()}, cluster
+        raise ValueError(f"{where}: per_method must map method names to settings")
+    return {str(name): flatten_raw(block or {}) for name, block in blocks.items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -208,7 +224,7 @@ def flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
     return flat
 
 
-def _unflatten(flat: Flat) -> dict[str, Any]:
+def unflatten(flat: Flat) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, leaf = key.split(".")
@@ -244,7 +260,7 @@ def _validate_run(values: Flat, origins: dict[str, str], module: ModuleType, pat
             if key == "method" or any(k.startswith(f"{key}.") for k in known):
                 raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
             raise ValueError(f"unknown key {key} ({where}){_nearest_key(key, known)}; `negbench config` lists all keys")
-    return validate(schema, _unflatten(values), origins)
+    return validate(schema, unflatten(values), origins)
 
 
 S = TypeVar("S", bound=BaseModel)

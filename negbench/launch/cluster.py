@@ -87,6 +87,13 @@ class ClusterConfig(Section):
         return minutes_of(self.time)
 
 
+def seconds_of(time: str) -> float:
+    """Seconds of `90s`, or of what `minutes_of` takes. ValueError for anything else."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", time):
+        return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600}[match[2]]
+    return 60.0 * minutes_of(time)
+
+
 def minutes_of(time: str) -> int:
     """Minutes of `90m`, `24h`, `2d`, `H:MM:SS`, `D-HH:MM:SS`, rounded up. ValueError for anything else."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(m|min|h|d)", time):

@@ -22,7 +22,9 @@ from negbench.report.diagnostics import diagnostic_tables
 from negbench.report.findings import Finding, findings
 from negbench.report.runs import Run
 from negbench.report.table import Table
+from negbench.report.tunings import title_of, trials_table, tuning_cautions, tuning_table
 from negbench.report.write import write_table
+from negbench.tuning.record import Tuning
 
 PREFERRED_BASELINE = "moco"
 MANIFEST = "report.json"
@@ -52,21 +54,39 @@ class BenchSection:
 
 
 @dataclass(frozen=True)
+class TuningSection:
+    """All about one tuning."""
+
+    tuning: Tuning
+    title: str
+    slug: str
+    cautions: Sequence[str]
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
 class Report:
     baseline: str
     sections: Sequence[Section]
     swept: Sequence[tuple[Table, Sequence[Ablation]]]
     runs: Sequence[Run]
     benches: Sequence[BenchSection] = ()
+    tunings: Sequence[TuningSection] = ()
 
     @property
     def unused(self) -> list[Run]:
         return [run for run in self.runs if not run.is_used]
 
     @property
+    def others(self) -> "list[TuningSection | BenchSection]":
+        """What is no comparison of runs."""
+        return [*self.tunings, *self.benches]
+
+    @property
     def tables(self) -> list[Table]:
         compared = [table for section in self.sections for table in (*section.tables, *section.diagnostics)]
-        return compared + [table for table, _ in self.swept] + [t for section in self.benches for t in section.tables]
+        apart = [table for section in self.others for table in section.tables]
+        return compared + [table for table, _ in self.swept] + apart
 
 
 def build(
@@ -74,6 +94,7 @@ def build(
     baseline: str | None = None,
     targets: Sequence[float] = (),
     benches: Sequence[Bench] = (),
+    tunings: Sequence[Tuning] = (),
 ) -> Report:
     """Everything but the figures. ValueError if there is no row `baseline`."""
     comparisons = compare(runs)
@@ -86,7 +107,7 @@ def build(
     for ablation in ablations(comparisons):
         swept.setdefault(ablation.title, []).append(ablation)
     tables = [(ablation_table(members), members) for members in swept.values()]
-    return Report(chosen, sections, tables, runs, _bench_sections(benches, chosen))
+    return Report(chosen, sections, tables, runs, _bench_sections(benches, chosen), _tuning_sections(tunings))
 
 
 def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
@@ -146,6 +167,15 @@ def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[BenchSectio
     return sections
 
 
+def _tuning_sections(tunings: Sequence[Tuning]) -> list[TuningSection]:
+    sections = []
+    for number, tuning in enumerate(tunings, 1):
+        slug = slug_of(f"tuning-{tuning.study}") + (f"-{number}" if len(tunings) > 1 else "")
+        tables = [tuning_table(tuning, slug), trials_table(tuning, slug)]
+        sections.append(TuningSection(tuning, title_of(tuning), slug, tuning_cautions(tuning), tables))
+    return sections
+
+
 def _baseline(comparisons: Sequence[Comparison], benches: Sequence[Bench], wanted: str | None) -> str:
     rows = [row for comparison in comparisons for row in comparison.rows]
     benched = [method for bench in benches for method in bench.methods]
@@ -196,12 +226,18 @@ def _facts(report: Report) -> dict[str, Any]:
         "tables": {table.slug: [_plain(line) for line in table.data.to_dict("records")] for table in report.tables},
         "not_used": {run.name: f"{run.state}: {run.reason}" for run in report.unused},
         **({"benches": [_bench_facts(section) for section in report.benches]} if report.benches else {}),
+        **({"tunings": [_tuning_facts(section) for section in report.tunings]} if report.tunings else {}),
     }
 
 
 def _bench_facts(section: BenchSection) -> dict[str, Any]:
     told = {"title": section.title, "folder": section.bench.path.name, "cautions": list(section.cautions)}
     return told | {"settings": section.bench.settings}
+
+
+def _tuning_facts(section: TuningSection) -> dict[str, Any]:
+    told = {"title": section.title, "folder": section.tuning.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.tuning.record.settings}
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -59,6 +60,9 @@ class Style:
         names = [*known, *sorted(set(methods) - set(known))]
         palette = itertools.cycle(sns.color_palette("colorblind"))
         self.colours = dict(zip(names, palette, strict=False))
+
+    def of_method(self, method: str) -> Any:
+        return self.colours[method]
 
     def of(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Any, str, Any]]:
         """Row, colour, marker, line."""
@@ -307,10 +311,15 @@ def _thinned(count: int) -> npt.NDArray[np.int64]:
 def logarithmic(axes: Axes) -> None:
     """The vertical axis, with round numbers at its ticks."""
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
-    axes.yaxis.set_major_formatter(lambda place, _: f"{place:,.6g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    round_numbers(axes.yaxis)
+
+
+def round_numbers(axis: Axis) -> None:
+    """At the ticks of a logarithmic axis."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
+    axis.set_major_formatter(lambda place, _: f"{place:,.6g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(canvas: Canvas, axes: Axes, count: int) -> None:

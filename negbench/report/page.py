@@ -16,6 +16,7 @@ from negbench.report.diagnostic_figures import diagnostic_drawings
 from negbench.report.figures import Drawing, Style, ablation_drawing, drawings
 from negbench.report.figures import write as write_figure
 from negbench.report.runs import Run
+from negbench.report.tuning_figures import tuning_drawings
 
 if TYPE_CHECKING:
     from negbench.report.build import Report
@@ -31,12 +32,14 @@ ENVIRONMENT = (
 def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> None:
     """Draw all figures into `folder/figures` and write `folder/index.html`."""
     benched = [method for section in report.benches for method in section.bench.methods]
-    style = Style([run.method for run in report.runs if run.method] + benched)
+    tuned = [method.method for section in report.tunings for method in section.tuning.methods]
+    style = Style([run.method for run in report.runs if run.method] + benched + tuned)
     of_section = [drawings(section.comparison, style) for section in report.sections]
     described = [diagnostic_drawings(section.comparison, style) for section in report.sections]
     swept = [ablation_drawing(members, style) for _, members in report.swept]
     of_bench = [bench_drawings(section.bench, style, section.slug) for section in report.benches]
-    waiting = [*itertools.chain(*of_section, *described), *swept, *itertools.chain(*of_bench)]
+    of_tuning = [tuning_drawings(section.tuning, style, section.slug) for section in report.tunings]
+    waiting = [*itertools.chain(*of_section, *described), *swept, *itertools.chain(*of_tuning, *of_bench)]
     pictures: dict[str, str] = {}
     for number, drawing in enumerate(waiting, 1):
         tell(f"figure {number} of {len(waiting)}")
@@ -76,6 +79,10 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
         }
         for section, figures in zip(report.benches, of_bench, strict=True)
     ]
+    tunings = [
+        {"section": section, "figures": [shown(drawing) for drawing in figures]}
+        for section, figures in zip(report.tunings, of_tuning, strict=True)
+    ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("negbench", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -83,6 +90,7 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
         sections=sections,
         ablations=ablations,
         benches=benches,
+        tunings=tunings,
         unused=report.unused,
         num_runs=len(report.runs),
         baseline=report.baseline,

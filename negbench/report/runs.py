@@ -20,6 +20,8 @@ from negbench.launch.scheduler import Job, jobs_if_asked
 from negbench.records import SCHEMA_VERSION, RunFolder, read_json
 from negbench.status import find_runs, is_run, status_of
 from negbench.study import Flat, flatten_raw
+from negbench.tuning.record import is_tuning, tunings_in
+from negbench.tuning.record import study_of as tuned_study_of
 
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
 USED = "done"  # the state of the runs that tables and figures are made of
@@ -93,8 +95,8 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
     for argument in arguments or [str(default)]:
         path = Path(argument)
         if path.is_dir():
-            inside = [path] if is_run(path) else find_runs(path)
-            if not inside and not is_bench(path) and not benches_in(path):
+            inside = [path] if is_run(path) else [] if is_tuning(path) else find_runs(path)
+            if not inside and not any((is_bench(path), benches_in(path), is_tuning(path), tunings_in(path))):
                 raise ValueError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
         elif path.exists():
             raise ValueError(f"{path} is a file; name run folders, folders of runs, or studies")
@@ -102,11 +104,9 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
             studies: dict[str, list[Path]] = {}
             for run in find_runs(default) if default.is_dir() else []:
                 studies.setdefault(_study_of(run), []).append(run)
-            benched = {study_of(bench) for bench in benches_in(default)}
-            if argument not in {*studies, *benched}:
-                known = (
-                    f"it has {', '.join(sorted({*studies, *benched}))}" if studies or benched else "it holds no runs"
-                )
+            known_studies = {*studies, *map(study_of, benches_in(default)), *map(tuned_study_of, tunings_in(default))}
+            if argument not in known_studies:
+                known = f"it has {', '.join(sorted(known_studies))}" if known_studies else "it holds no runs"
                 raise ValueError(f"{argument} is neither a folder nor a study in {default}; {known}")
             inside = studies.get(argument, [])
         found += inside

@@ -1,0 +1,107 @@
+"""`negbench tune`: equal numbers of random trials, and a study file with the best."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negbench.cli_options import (
+    DEVICES,
+    Device,
+    DryRun,
+    MaxParallel,
+    Output,
+    RetryFailed,
+    Settings,
+    Study,
+    WaitForAll,
+    Within,
+    check_choice,
+    with_cluster_options,
+)
+
+if TYPE_CHECKING:
+    from negbench.tuning.record import Tuning
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(with_cluster_options(tune))
+
+
+def tune(
+    cluster: dict[str, Any],
+    methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")],
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Trials of each method.")] = 6,
+    config: Study = "quickstart",
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of every trial.")] = 0,
+    device: Device = "auto",
+    output: Output = Path("results"),
+    max_parallel: MaxParallel = None,
+    retry_failed: RetryFailed = False,
+    within: Within = None,
+    dry_run: DryRun = False,
+    wait: WaitForAll = False,
+) -> None:
+    """Choose settings by as many random trials for each method, on held-out images; the test set is not used.
+
+    The study's `tuning` block says what is drawn. All trials are kept in OUTPUT/STUDY-tuning, with a study file of the
+    best settings; called again, it makes what is missing.
+    """
+    from negbench.cli import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.launch.cluster import cluster_flags, resolve_cluster
+        from negbench.launch.command import wait_for_all
+        from negbench.launch.make import make_missing
+        from negbench.records import RunFolder
+        from negbench.tuning import record
+        from negbench.tuning import trials as trial_runs
+
+        check_choice("--device", device, DEVICES)
+        names = [name for name in methods.split(",") if name]
+        if not names:
+            raise ValueError("--methods names no method")
+        planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
+        first = runs[0].resolved
+        where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
+        if wait and where.launcher == "none":
+            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
+        folder = output / f"{planned.study}-tuning"
+        RunFolder(folder).check_writable()
+        whole = trial_runs.joined(folder, planned)
+        code = make_missing(
+            runs,
+            where,
+            folder,
+            device,
+            retry_failed=retry_failed,
+            max_parallel=max_parallel,
+            within=within,
+            dry_run=dry_run,
+            started=lambda: record.write_record(folder, whole),
+        )
+        if dry_run or code >= 128:
+            raise typer.Exit(code)
+        if wait:
+            wait_for_all([run.resolved for run in runs], folder)
+        tuning = record.load(folder)
+        _show(tuning)
+        if not tuning.has_ended:
+            waiting = sum(not trial.has_ended for method in tuning.methods for trial in method.trials)
+            print(f"{waiting} trials have not ended; the same command goes on")
+            raise typer.Exit(code)
+        if all(method.best for method in tuning.methods):
+            study = trial_runs.write_tuned_study(first.study_file, tuning)
+            print(f"written: {study}\nnext: negbench sweep --methods {methods} --seeds 0:3 --config {study}")
+            raise typer.Exit(0)
+        lost = [method.method for method in tuning.methods if not method.best]
+        print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
+        raise typer.Exit(1)
+
+
+def _show(tuning: "Tuning") -> None:
+    from negbench.cli_report import print_table, wide_console
+    from negbench.report.tunings import tuning_table
+
+    print_table(wide_console(), tuning_table(tuning))

@@ -1,0 +1,130 @@
+"""Tunings as a report tells them: every trial, and what was chosen."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from negbench.report import text
+from negbench.report.comparisons import told
+from negbench.report.runs import Run
+from negbench.report.table import Cell, Table
+from negbench.tuning.record import Tuning, is_tuning, load, study_of, tunings_in
+from negbench.tuning.space import at_edges
+
+
+def find_tunings(arguments: Sequence[str], default: Path) -> list[Path]:
+    """Folders of tunings: those named, those in folders named, and those of studies named, which `default` holds."""
+    found: list[Path] = []
+    for argument in arguments or [str(default)]:
+        path = Path(argument)
+        if path.is_dir():
+            found += [path] if is_tuning(path) else tunings_in(path)
+        else:
+            found += [tuning for tuning in tunings_in(default) if study_of(tuning) == argument]
+    return list(dict.fromkeys(found))
+
+
+def load_tunings(paths: Sequence[Path]) -> tuple[list[Tuning], list[Run]]:
+    """Those that can be read, and the others with their reasons."""
+    tunings, unused = [], []
+    for path in paths:
+        try:
+            tunings.append(load(path))
+        except ValueError as error:
+            unused.append(Run(path, "damaged", str(error)))
+    return tunings, unused
+
+
+def title_of(tuning: Tuning) -> str:
+    return f"Tuning: {tuning.study}, {text.count(tuning.record.epochs, 'epoch')}, seed {tuning.record.seed}"
+
+
+def tuning_cautions(tuning: Tuning) -> list[str]:
+    found = []
+    numbers = {method.method: len(method.trials) for method in tuning.methods}
+    if len(set(numbers.values())) > 1:
+        told_numbers = text.listed([f"{name} {number}" for name, number in numbers.items()])
+        found.append(f"Methods had different numbers of trials ({told_numbers}): the one with more is favoured.")
+    for method in tuning.methods:
+        waiting = sum(not trial.has_ended for trial in method.trials)
+        failed = sum(trial.state == "failed" for trial in method.trials)
+        if waiting:
+            found.append(f"{waiting} of {len(method.trials)} trials of {method.method} have not ended.")
+        if failed:
+            found.append(
+                f"{failed} of {len(method.trials)} trials of {method.method} failed; they count as its budget."
+            )
+        for key, which in at_edges(method.space, method.best.values) if method.best else ():
+            found.append(
+                f"{method.method} chose the {which} {key.removeprefix('method.')} on offer: beyond it may lie better."
+            )
+    return found
+
+
+def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
+    """A row a method: its trials, and what was chosen."""
+    rows, facts = [], []
+    for method in tuning.methods:
+        best, scores = method.best, method.scores
+        lowest = min(scores) if scores else math.nan
+        score = best.score if best and best.score is not None else math.nan
+        ended = sum(trial.has_ended for trial in method.trials)
+        counted = str(ended) if ended == len(method.trials) else f"{ended} of {len(method.trials)}"
+        rows.append(
+            [
+                Cell(method.method),
+                Cell(counted, ended),
+                *(Cell(_percent(value), value) for value in (score, method.median, lowest)),
+                Cell(told(best.values, best.values) if best else text.NOTHING),
+                Cell("; ".join(f"{key.removeprefix('method.')}: {_values(v)}" for key, v in method.space.items())),
+            ]
+        )
+        facts.append(
+            {"study": tuning.study, "method": method.method, "trials": len(method.trials), "ended": ended}
+            | {"best": score, "median": method.median, "worst": lowest}
+            | {"chosen": told(best.values, best.values) if best else None}
+        )
+    note = (
+        "kNN (k = 20) on the held-out images at the end of each trial. The best of several is higher than the same "
+        "settings would give again: it chooses settings and ranks no methods."
+    )
+    columns = ["method", "trials", "best, %", "median, %", "worst, %", "chosen", "drawn from"]
+    return Table(slug, title_of(tuning), note, columns, rows, pd.DataFrame(facts))
+
+
+def trials_table(tuning: Tuning, slug: str) -> Table:
+    """A row a trial."""
+    rows, facts = [], []
+    for method in tuning.methods:
+        for number, trial in enumerate(method.trials, 1):
+            chosen = trial is method.best
+            score = math.nan if trial.score is None else trial.score
+            rows.append(
+                [
+                    Cell(method.method),
+                    Cell(str(number), number),
+                    Cell(_percent(score), score, chosen),
+                    Cell(told(trial.values, trial.values)),
+                    Cell(f"{trial.state}: {trial.reason}" if trial.reason else trial.state),
+                    Cell(text.number(trial.seconds) if trial.seconds is not None else text.NOTHING, trial.seconds),
+                ]
+            )
+            facts.append(
+                {"study": tuning.study, "method": method.method, "trial": number, "knn_top1_validation": trial.score}
+                | {"state": trial.state, "chosen": chosen, "seconds": trial.seconds, "run": trial.run_id}
+                | trial.values
+            )
+    columns = ["method", "trial", "kNN held out, %", "settings", "state", "training, s"]
+    note = "In the order of the draw; in bold what was chosen."
+    title = f"All trials: {tuning.study}"
+    return Table(f"{slug}-trials", title, note, columns, rows, pd.DataFrame(facts))
+
+
+def _percent(value: float) -> str:
+    return text.NOTHING if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _values(values: Sequence[object]) -> str:
+    return ", ".join(told({"": value}, [""]).partition("=")[2] for value in values)

@@ -1,0 +1,170 @@
+"""A tuning's folder: `tuning.json` says which trials there are; what came out stands in their own folders."""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from negbench.records import RunFolder, storage_error, write_json
+from negbench.status import status_of
+from negbench.study import Flat
+from negbench.tuning.space import Space
+
+TUNING_SCHEMA_VERSION = 1
+RECORD = "tuning.json"
+SCORE = "knn_top1_validation"  # of summary.json: kNN (k = 20) on the held-out images at the last step
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class PlannedTrial(_Checked):
+    run_id: str
+    values: dict[str, Any]
+
+
+class PlannedMethod(_Checked):
+    space: dict[str, list[Any]]
+    trials: list[PlannedTrial]
+
+
+class TuningRecord(_Checked):
+    """`tuning.json`. `settings` are the `--set` texts of all trials that can change a result."""
+
+    schema_version: int
+    study: str
+    track: str
+    seed: int
+    settings: list[str]
+    epochs: int
+    methods: dict[str, PlannedMethod]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`score` is None if it did not end, or ended without one; `state` as in `status_of`."""
+
+    run_id: str
+    values: Flat
+    state: str
+    reason: str
+    score: float | None
+    seconds: float | None  # of training
+    device: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done, or failed by what it was told: its budget is spent."""
+        return self.state in ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One method's trials, in the order of the draw."""
+
+    method: str
+    space: Space
+    trials: tuple[Trial, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        return [trial.score for trial in self.trials if trial.score is not None]
+
+    @property
+    def has_ended(self) -> bool:
+        return all(trial.has_ended for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The one with the highest score, the first of equals."""
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return max(scored, key=lambda trial: trial.score or 0.0) if scored else None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.scores) if self.scores else math.nan
+
+
+@dataclass(frozen=True)
+class Tuning:
+    path: Path
+    record: TuningRecord
+    methods: tuple[Tuned, ...]
+
+    @property
+    def study(self) -> str:
+        return self.record.study
+
+    @property
+    def has_ended(self) -> bool:
+        return all(method.has_ended for method in self.methods)
+
+
+def is_tuning(path: Path) -> bool:
+    return (path / RECORD).exists()
+
+
+def tunings_in(folder: Path) -> list[Path]:
+    """By name."""
+    return sorted(path for path in folder.iterdir() if is_tuning(path)) if folder.is_dir() else []
+
+
+def study_of(path: Path) -> str:
+    """The study of a tuning; empty if its record cannot be read."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def write_record(path: Path, record: TuningRecord) -> None:
+    """`StorageError` if it fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / RECORD, record.model_dump())
+    except OSError as error:
+        raise storage_error(path / RECORD, error, "no trial has started") from None
+
+
+def read_record(path: Path) -> TuningRecord:
+    """ValueError with the reason, in a few words, if it is damaged or of another schema."""
+    try:
+        record = TuningRecord.model_validate_json((path / RECORD).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{RECORD} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if record.schema_version != TUNING_SCHEMA_VERSION:
+        raise ValueError(f"{RECORD} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}")
+    return record
+
+
+def load(path: Path) -> Tuning:
+    """The record, and what came out of each trial. ValueError as `read_record`."""
+    record = read_record(path)
+    methods = (
+        Tuned(name, planned.space, tuple(_trial(path / trial.run_id, trial) for trial in planned.trials))
+        for name, planned in record.methods.items()
+    )
+    return Tuning(path, record, tuple(methods))
+
+
+def _trial(path: Path, planned: PlannedTrial) -> Trial:
+    status, summary = status_of(path, None), RunFolder(path).read_summary()
+    score = summary.get(SCORE) if status.state == "done" else None
+    seconds = summary.get("train_seconds")
+    return Trial(
+        planned.run_id,
+        planned.values,
+        status.state,
+        status.detail,
+        float(score) if isinstance(score, int | float) else None,
+        float(seconds) if isinstance(seconds, int | float) else None,
+        str(summary.get("device") or ""),
+    )
