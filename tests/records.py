@@ -57,6 +57,9 @@ def write(
     told: dict[str, Any] = {
         "schema_version": 2,
         "run_id": resolved.run_id,
+        "study": resolved.config.study,
+        "method": method,
+        "epochs": epochs,
         "label": resolved.label,
         "status": "done" if state == "done" else "failed",
         "error": error,

@@ -1,0 +1,175 @@
+"""The reference study: four sources of negatives on CIFAR-10, in stages that go on where they stopped.
+
+    python -m benchmarks.reference --data DIR --within 9m            # the stages in order, as far as 9 minutes go
+    python -m benchmarks.reference tuning comparison --data DIR      # some of them
+    python -m benchmarks.reference --size small --data DIR           # a smaller study, for a CPU
+    python -m benchmarks.reference --data DIR --dry-run              # the commands
+
+Each stage is a few negbench commands, which are printed. What is done is left alone, so the same call goes on; a run
+that would not end in time is not started. docs/study.md says what is measured, and what was decided before.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from negbench.launch.cluster import seconds_of
+from negbench.launch.make import OUT_OF_TIME
+from negbench.tuning.record import tunings_in
+
+Command = list[str]
+METHODS = "adco,moco,simclr,byol"
+ADVERSARIES_ALONE = ["--set", "method.in_batch_negatives=false"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is. `num_negatives` are those of the sweep, without the study's own."""
+
+    study: str
+    tuning_epochs: int
+    epochs: int
+    long_epochs: int
+    num_negatives: str
+    bench_num_negatives: str
+    bench_minutes: float  # a bench is not cut: it is not started with less
+    anchors: tuple[tuple[str, str], ...] = ()  # methods, study
+    methods: str = METHODS
+    num_trials: int = 6
+    seeds: str = "0:3"
+
+
+SIZES = {
+    "full": Size(
+        "cifar10",
+        tuning_epochs=25,
+        epochs=50,
+        long_epochs=200,
+        num_negatives="256,1024,16384,32768",
+        bench_num_negatives="256:1048576",
+        bench_minutes=8,
+        anchors=(("moco", "paper/moco-demo-cifar10"),),
+    ),
+    "small": Size(
+        "cifar10-small",
+        tuning_epochs=6,
+        epochs=12,
+        long_epochs=48,
+        num_negatives="64,256,4096",
+        bench_num_negatives="64:65536",
+        bench_minutes=8,
+    ),
+}
+STAGES = ("tuning", "comparison", "anchors", "why", "num-negatives", "one-way", "bench", "long", "report")
+
+
+def commands(stage: str, size: Size, output: Path) -> list[Command]:
+    """What the stage calls negbench with, but for where it runs and the data."""
+    tuned = str(output / f"{size.study}-tuning" / f"{size.study}-tuned.yaml")
+
+    def sweep(methods: str, epochs: int, *options: str, folder: str = stage, seeds: str = size.seeds) -> Command:
+        named = ["sweep", "--methods", methods, "--seeds", seeds, "--config", tuned]
+        return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / folder)]
+
+    if stage == "tuning":
+        trials = ["--trials", str(size.num_trials), "--set", f"epochs={size.tuning_epochs}"]
+        return [["tune", "--methods", size.methods, "--config", size.study, *trials, "--output", str(output)]]
+    if stage == "comparison":
+        return [sweep(size.methods, size.epochs), sweep("adco", size.epochs, *ADVERSARIES_ALONE)]
+    if stage == "anchors":
+        return [
+            ["sweep", "--methods", methods, "--config", study, "--output", str(output / stage)]
+            for methods, study in size.anchors
+        ]
+    if stage == "why":
+        at_keys = ["--grid", "method.update=none,descend"]
+        at_random = ["--set", "method.start=random", "--set", "method.update=none"]
+        return [
+            sweep("adco", size.epochs, *batch, *control)
+            for batch in (ADVERSARIES_ALONE, [])
+            for control in (at_keys, at_random)
+        ]
+    if stage == "num-negatives":
+        grid = ["--grid", f"method.num_negatives={size.num_negatives}"]
+        return [sweep("adco,moco", size.epochs, *grid, folder="why", seeds="0")]
+    if stage == "one-way":
+        return [sweep("adco,moco", size.epochs, "--set", "method.symmetric=false")]
+    if stage == "bench":
+        swept = ["--num-negatives", size.bench_num_negatives]
+        return [["bench", "--methods", size.methods, "--config", tuned, *swept, "--output", str(output)]]
+    if stage == "long":
+        return [sweep(size.methods, size.long_epochs, seeds="0")]
+    return _reports(output)
+
+
+def _reports(output: Path) -> list[Command]:
+    """Of what is there: all but the controls, and these beside what they are controls of."""
+    there = [str(output / name) for name in ("comparison", "anchors", "one-way", "long") if (output / name).is_dir()]
+    there += [str(path) for path in (*tunings_in(output), *sorted(output.glob("bench-*")))]
+    reports = [["report", *there, "--output", str(output / "report")]] if there else []
+    if (output / "why").is_dir():
+        both = [str(output / name) for name in ("comparison", "why")]
+        reports.append(["report", *both, "--output", str(output / "report-why")])
+    return reports
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 if all is done, 124 if the time is over, otherwise that of the command that did not end well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"default: all, {', '.join(STAGES)}")
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--data", required=True, metavar="DIR", help="CIFAR-10, as data.root takes it")
+    parser.add_argument("--output", type=Path, help="default: results/STUDY")
+    parser.add_argument("--within", metavar="TIME", help="end after 9m, 600s, ...")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--max-parallel", type=int, default=1, help="runs at once, but for their times")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands")
+    options = parser.parse_args(arguments)
+    if unknown := [stage for stage in options.stages if stage not in STAGES]:
+        parser.error(f"there is no stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    try:
+        limit = seconds_of(options.within) if options.within else None
+    except ValueError as error:
+        parser.error(f"--within: {error}")
+    size = SIZES[options.size]
+    return run(options.stages or STAGES, size, options, limit)
+
+
+def run(stages: Sequence[str], size: Size, options: argparse.Namespace, limit: float | None) -> int:
+    end = None if limit is None else time.monotonic() + limit
+    output = options.output or Path("results") / size.study
+    worst = 0
+    for stage in stages:
+        for command in commands(stage, size, output):
+            kind, where = command[0], ["--device", options.device]
+            if kind in ("sweep", "tune"):
+                where += ["--set", f"data.root={options.data}", "--max-parallel", str(options.max_parallel)]
+            shown = command if kind == "report" else command + where
+            print(f"{stage}: negbench {shlex.join(shown)}", flush=True)
+            if options.dry_run:
+                continue
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left < (60 * size.bench_minutes if kind == "bench" else 1):
+                print(f"{max(left, 0):.0f} s are left, too little; the same command goes on")
+                return OUT_OF_TIME
+            if kind == "bench" and list(output.glob("bench-*")):
+                continue
+            if left is not None and kind in ("sweep", "tune"):
+                shown = [*shown, "--within", f"{left:.0f}s"]
+            code = subprocess.run([sys.executable, "-m", "negbench.cli", *shown]).returncode
+            if code not in (0, 1):
+                return code
+            worst = max(worst, code)
+    return worst
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

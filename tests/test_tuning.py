@@ -1,0 +1,355 @@
+"""Trials: what is drawn, what is chosen, what is kept, and what a report tells of it."""
+
+import itertools
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from negbench.cli import app
+from negbench.registry import list_studies
+from negbench.report import build as building
+from negbench.report.tuning_figures import expected_best
+from negbench.report.tunings import tuning_cautions
+from negbench.study import read_study, resolve
+from negbench.tuning.record import (
+    TUNING_SCHEMA_VERSION,
+    PlannedMethod,
+    PlannedTrial,
+    Trial,
+    Tuned,
+    TuningRecord,
+    load,
+    write_record,
+)
+from negbench.tuning.space import at_edges, draw, read_space
+from negbench.tuning.trials import joined, plan_trials, tuned_study
+from tests import records, reports, runs
+
+SPACE = {
+    "optimizer.lr": [0.1, 0.2, 0.4, 0.8],
+    "method.temperature": [0.1, 0.2],
+    "method.key_momentum": [0.9, 0.95, 0.99],
+}
+
+
+@pytest.mark.parametrize("num_trials", [1, 4, 6, 12, 24])
+def test_trials_differ_and_cover_each_key_evenly(num_trials: int) -> None:
+    trials = draw(SPACE, num_trials, 0, "moco")
+    assert len({json.dumps(trial) for trial in trials}) == len(trials) == num_trials
+    for key, values in SPACE.items():
+        counts = Counter(trial[key] for trial in trials)
+        assert counts.keys() <= set(values)
+        if num_trials <= len(values):
+            assert max(counts.values()) == 1, key
+
+
+def test_all_combinations_can_be_drawn_and_no_more() -> None:
+    trials = draw(SPACE, 24, 0, "moco")
+    assert {tuple(trial.values()) for trial in trials} == set(itertools.product(*SPACE.values()))
+    with pytest.raises(ValueError, match="25 trials are more than the 24 combinations that there are for moco"):
+        draw(SPACE, 25, 0, "moco")
+
+
+def test_more_trials_begin_with_those_of_fewer_and_depend_on_seed_and_method() -> None:
+    assert draw(SPACE, 12, 0, "moco")[:5] == draw(SPACE, 5, 0, "moco")
+    others = [draw(SPACE, 12, *names) for names in ((0, "moco"), (1, "moco"), (0, "adco"))]
+    assert len({json.dumps(trials) for trials in others}) == 3
+
+
+def test_the_draw_stays_what_it_was() -> None:
+    """Trials are found again by their settings: another draw would make all of them anew."""
+    assert [tuple(trial.values()) for trial in draw(SPACE, 3, 0, "moco")] == GOLDEN_DRAW
+
+
+GOLDEN_DRAW = [(0.1, 0.1, 0.95), (0.8, 0.2, 0.99), (0.4, 0.2, 0.9)]
+
+
+def _study(folder: Path, text: str, more: str = "") -> Path:
+    return records.study(folder, "tuned", f"{more}tuning:\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "says nothing of what may be tuned for moco"),
+        ("  optimizer.rl: [0.1]", "names the unknown key optimizer.rl, did you mean 'optimizer.lr'?"),
+        ("  batch_size: [64, 128]", "draws batch_size, but in a controlled study"),
+        ("  optimizer.lr: 0.1", "optimizer.lr must be a list of values to draw from, not 0.1"),
+        ("  optimizer.lr: []", "optimizer.lr must be a list of values"),
+        ("  optimizer.lr: [0.1, 0.2, 0.1]", "optimizer.lr holds a value twice"),
+        ("  optimizer.lr: [0.1]\n  per_method: {mocco: {method.temperature: [1]}}", "did you mean 'moco'?"),
+        ("  per_method: [1]\n  optimizer.lr: [0.1]", "per_method must map method names to settings"),
+        ("  optimizer.lr: [0.1, -1]", "optimizer.lr (--set): input should be greater than 0"),
+    ],
+)
+def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    study = _study(tmp_path, text)
+    output = tmp_path / "out"
+    trials = "2" if "-1" in text else "1"
+    command = ["tune", "--methods", "moco", "--config", str(study), "--trials", trials, "--output", str(output)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "optimizer.lr=0.3"], "--set optimizer.lr fixes what the study's tuning draws"),
+        (["--set", "evaluation.test=true"], "settings are chosen without the test set, always"),
+        (["--set", "data.validation=0"], "data.validation is 0, so there is no accuracy on held-out images"),
+        (["--set", "evaluate_every_epochs=0"], "evaluate_every_epochs is 0, so"),
+        (["--trials", "99"], "99 trials are more than the 16 combinations that there are for moco"),
+        (["--within", "soon"], "time must look like"),
+        (["--within", "9m", "--cluster", "local"], "--within is for runs here"),
+        (["--wait"], "--wait belongs to jobs"),
+        (["--methods", "moco,moco"], "--methods names a method twice"),
+        (["--methods", ","], "--methods names no method"),
+    ],
+)
+def test_mistakes_in_a_call_are_one_sentence(options: list[str], sentence: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["tune", "--methods", "moco", "--output", str(tmp_path / "out"), *options])
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_methods_own_space_comes_before_the_common_one(tmp_path: Path) -> None:
+    study = _study(tmp_path, "  optimizer.lr: [0.1, 0.2]\n  per_method:\n    byol: {optimizer.lr: [0.5]}")
+    assert read_space(resolve("byol", str(study))) == {"optimizer.lr": [0.5]}
+    assert read_space(resolve("moco", str(study))) == {"optimizer.lr": [0.1, 0.2]}
+
+
+def test_every_study_that_can_be_tuned_gives_all_its_methods_as_many_trials() -> None:
+    tunable = {name: path for name, path in list_studies().items() if read_study(path).tuning}
+    assert tunable.keys() >= {"quickstart", "cifar10", "cifar10-small"}
+    for name, path in tunable.items():
+        methods = list(read_study(path).per_method)
+        record, planned = plan_trials(methods, name, [], 6, 0)
+        assert len(planned) == 6 * len(methods)
+        assert [run.resolved.config.method.name for run in planned[: len(methods)]] == methods
+        assert all(run.resolved.config.evaluation.test is False for run in planned)
+        for method in record.methods.values():
+            assert len({trial.run_id for trial in method.trials}) == 6
+
+
+def _trial(score: float | None, state: str = "done", **values: Any) -> Trial:
+    return Trial("r", values or {"optimizer.lr": 0.1}, state, "", score, 1.0, "")
+
+
+def test_the_highest_score_is_chosen_the_first_of_equals() -> None:
+    trials = (_trial(None, "failed"), _trial(0.5, a=1), _trial(0.7, a=2), _trial(0.7, a=3), _trial(0.6, a=4))
+    tuned = Tuned("moco", {}, trials)
+    assert tuned.best is trials[2] and tuned.has_ended
+    assert tuned.median == statistics.median([0.5, 0.7, 0.7, 0.6])
+    assert Tuned("moco", {}, (_trial(None, "failed"),)).best is None
+    assert not Tuned("moco", {}, (_trial(0.5), _trial(None, "dead"))).has_ended
+
+
+def test_what_lies_at_an_edge_of_the_space() -> None:
+    space = {"a": [3, 1, 2], "b": [0.1, 0.2], "c": ["x", "y", "z"], "d": [1, 2, 4]}
+    assert list(at_edges(space, {"a": 1, "b": 0.1, "c": "x", "d": 4})) == [("a", "lowest"), ("d", "highest")]
+    assert list(at_edges(space, {"a": 2, "b": 0.2, "c": "z", "d": 2})) == []
+
+
+@pytest.mark.parametrize("scores", [[0.3], [0.3, 0.1, 0.2], [0.5, 0.0, 0.5, 0.7, 0.6]])
+def test_the_best_of_some_trials_is_the_mean_over_all_choices_of_them(scores: Sequence[float]) -> None:
+    for size in range(1, len(scores) + 1):
+        by_hand = statistics.mean(max(chosen) for chosen in itertools.combinations(scores, size))
+        assert math.isclose(expected_best(scores, size), by_hand)
+
+
+def _tuning(output: Path, study: Path, scores: dict[str, Sequence[float | None]]) -> Path:
+    """A finished tuning, as `negbench tune` would have left it."""
+    folder = output / "tuned-tuning"
+    methods = {}
+    for method, of_method in scores.items():
+        space = {"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}
+        trials = []
+        for score, values in zip(of_method, draw(space, len(of_method), 0, method), strict=True):
+            settings = ("evaluation.test=false", f"optimizer.lr={values['optimizer.lr']}")
+            told = {"knn_top1": None, "knn_top1_untrained": None}
+            run = (
+                records.write(folder, study, method, 0, 0, *settings, curve=[score] * 5, summary=told)
+                if score is not None
+                else records.write(
+                    folder, study, method, 0, 0, *settings, state="failed", error="the loss is not finite"
+                )
+            )
+            trials.append(PlannedTrial(run_id=run.path.name, values=values))
+        methods[method] = PlannedMethod(space=space, trials=trials)
+    write_record(
+        folder,
+        TuningRecord(
+            schema_version=TUNING_SCHEMA_VERSION,
+            study="tuned",
+            track="controlled",
+            seed=0,
+            settings=[],
+            epochs=4,
+            methods=methods,
+        ),
+    )
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return _study(tmp_path, "  optimizer.lr: [0.1, 0.2, 0.4, 0.8]\n", "per_method: {moco: {method.temperature: 0.3}}\n")
+
+
+def test_a_report_tells_every_trial_and_what_to_doubt(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path / "results", study, {"moco": [0.5, 0.7, None], "byol": [0.4, 0.3]})
+    tuning = load(folder)
+    made = building.build([], None, (), (), [tuning])
+    (section,) = made.tunings
+    table = reports.table(made, "tuning-tuned-trials")
+    assert [line[2].text for line in table.rows] == ["50.0", "70.0", "–", "40.0", "30.0"]
+    assert [line[2].bold for line in table.rows] == [False, True, False, True, False]
+    assert table.rows[2][4].text == "failed: the loss is not finite"
+    assert reports.cells(section.tables[0], "moco") | {"best, %": "70.0", "median, %": "60.0"} == reports.cells(
+        section.tables[0], "moco"
+    )
+    assert any("different numbers of trials (moco 3 and byol 2)" in text for text in section.cautions)
+    assert "1 of 3 trials of moco failed; they count as its budget." in section.cautions
+    page = building.write(made, tmp_path / "report", lambda _: None).read_text()
+    assert "Tuning: tuned, 4 epochs, seed 0" in page and "the loss is not finite" in page
+    assert (tmp_path / "report" / "figures" / "tuning-tuned.svg").exists()
+    facts = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert facts["tunings"][0]["cautions"] == list(section.cautions)
+
+
+def test_a_choice_at_an_edge_is_pointed_out(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path / "results", study, {"moco": [0.1, 0.2, 0.3, 0.4]})
+    tuning = load(folder)
+    best = tuning.methods[0].best
+    assert best is not None
+    values = draw({"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}, 4, 0, "moco")
+    assert best.values == values[3]
+    which = {0.1: "lowest", 0.8: "highest"}.get(values[3]["optimizer.lr"])
+    expected = [f"moco chose the {which} optimizer.lr on offer: beyond it may lie better."] if which else []
+    assert tuning_cautions(tuning) == expected
+
+
+def test_trials_are_no_rows_of_a_comparison(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    folder = _tuning(output, study, {"moco": [0.5, 0.7]})
+    records.write(output, study, "moco", 0, 0.8, linear=0.8, curve=[0.8] * 5)
+    for arguments in ([output], [folder], [folder, output]):
+        shown = CliRunner().invoke(app, ["report", *map(str, arguments), "--tables-only"])
+        assert shown.exit_code == 0, shown.output
+        assert shown.output.count("Tuning: tuned") == 2  # heading and table
+        assert ("which source" in shown.output.lower()) == (output in arguments)
+        assert "1 of 1 runs" not in shown.output
+
+
+def test_a_damaged_record_is_listed_and_hurts_nothing_else(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path / "results", study, {"moco": [0.5]})
+    (folder / "tuning.json").write_text('{"schema_version": 1}')
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "results"), "--tables-only"])
+    assert shown.exit_code == 0
+    assert "tuned-tuning (damaged: tuning.json: study: Field required)" in shown.output
+
+
+def test_the_tuned_study_differs_in_the_chosen_settings_alone(tmp_path: Path, study: Path) -> None:
+    tuning = load(_tuning(tmp_path / "results", study, {"moco": [0.5, 0.7], "byol": [0.3, 0.2]}))
+    text = tuned_study(study, tuning)
+    path = tmp_path / "chosen.yaml"
+    path.write_text(text)
+    before, after = read_study(study), read_study(path)
+    assert after.base == before.base and after.tuning == before.tuning
+    moco, byol = (method.best.values for method in tuning.methods if method.best)
+    assert after.per_method == {"moco": {"method.temperature": 0.3} | moco, "byol": byol}
+    assert "# moco: trial 2 of 2, 70.0%" in text and yaml.safe_load(text)["per_method"]["moco"]["optimizer"]
+
+
+TUNE = ["tune", "--device", "cpu", "--methods", "moco,byol", *(p for text in runs.SHORT for p in ("--set", text))]
+
+
+def _files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    tune = [*TUNE, "--output", str(output), "--max-parallel", "2"]
+    made = CliRunner().invoke(app, [*tune, "--trials", "1"])
+    assert made.exit_code == 0, made.output
+    folder = output / "quickstart-tuning"
+    first = load(folder)
+    assert first.has_ended and [len(method.trials) for method in first.methods] == [1, 1]
+    for method in first.methods:
+        (trial,) = method.trials
+        assert trial.score is not None and 0 < trial.score <= 1
+        assert not list((folder / trial.run_id).glob("evaluations/*"))
+    chosen = resolve("moco", str(folder / "quickstart-tuned.yaml"))
+    best = first.methods[0].best
+    assert best is not None and chosen.config.optimizer.lr == best.values["optimizer.lr"]
+
+    before = _files(folder)
+    again = CliRunner().invoke(app, [*tune, "--trials", "1"])
+    assert again.exit_code == 0 and "starts" not in again.stdout
+    changed = {path for path, written in _files(folder).items() if before.get(path) != written}
+    assert {Path(path).name for path in changed} <= {"tuning.json", "quickstart-tuned.yaml"}
+
+    refused = CliRunner().invoke(app, [*tune, "--trials", "1", "--set", "epochs=2"])
+    assert refused.exit_code == 2 and "choose another --output" in refused.stderr
+
+    more = CliRunner().invoke(app, [*tune, "--trials", "2", "--methods", "moco"])
+    assert more.exit_code == 0, more.output
+    moco, byol = load(folder).methods
+    assert moco.trials[0] == first.methods[0].trials[0] and len(moco.trials) == 2
+    assert byol == first.methods[1]
+
+
+def test_a_tuning_is_joined_only_by_trials_of_the_same_study(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path, study, {"moco": [0.5, 0.7]})
+    same, _ = plan_trials(["byol"], str(study), [], 3, 0)
+    both = joined(folder, same)
+    assert list(both.methods) == ["moco", "byol"] and len(both.methods["moco"].trials) == 2
+    study.write_text(study.read_text().replace("batch_size: 100", "batch_size: 50"))
+    other, _ = plan_trials(["moco"], str(study), [], 2, 0)
+    with pytest.raises(ValueError, match="holds trials of moco by another version of the study"):
+        joined(folder, other)
+    seed, _ = plan_trials(["moco"], str(study), [], 2, 1)
+    with pytest.raises(ValueError, match="holds trials of seed 0, not 1"):
+        joined(folder, seed)
+
+
+def test_where_the_data_lies_is_no_part_of_a_tuning(tmp_path: Path, study: Path) -> None:
+    here, _ = plan_trials(["moco"], str(study), ["data.root=a", "epochs=2"], 2, 0)
+    there, _ = plan_trials(["moco"], str(study), ["data.root=b", "epochs=2"], 2, 0)
+    assert here == there and here.settings == ["epochs=2"]
+
+
+def test_trials_that_diverge_count_as_budget(tmp_path: Path) -> None:
+    study = tmp_path / "wild.yaml"
+    study.write_text("tuning: {optimizer.lr: [1.0e+30, 0.1]}\n")
+    short = [part for text in runs.SHORT for part in ("--set", text)]
+    command = ["tune", "--device", "cpu", "--methods", "simclr", "--config", str(study), *short, "--trials", "2"]
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (method,) = load(tmp_path / "out" / "wild-tuning").methods
+    assert sorted(trial.state for trial in method.trials) == ["done", "failed"]
+    assert method.best is not None and method.best.values == {"optimizer.lr": 0.1}
+    again = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert again.exit_code == 0 and "starts" not in again.stdout
+
+
+def test_a_tuning_that_failed_everywhere_writes_no_study(tmp_path: Path) -> None:
+    study = tmp_path / "wild.yaml"
+    study.write_text("tuning: {optimizer.lr: [1.0e+30]}\n")
+    short = [part for text in runs.SHORT for part in ("--set", text)]
+    command = ["tune", "--device", "cpu", "--methods", "simclr", "--config", str(study), *short, "--trials", "1"]
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "every trial of simclr failed" in result.stdout
+    assert not list((tmp_path / "out").rglob("*-tuned.yaml"))

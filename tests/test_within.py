@@ -1,0 +1,90 @@
+"""Sweeps that end in time: what is expected of a run, what is not started, and what is stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from negbench.launch.cluster import seconds_of
+from negbench.launch.expectation import START_SECONDS, Expectation
+from negbench.records import RunFolder
+from negbench.study import resolve
+from tests import records
+from tests.processes import ARGUMENTS, finished
+
+SWEEP = ["sweep", "--device", "cpu", "--seeds", "0:3", "--methods", "moco", *ARGUMENTS]
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400), ("2d", 172800), ("0:00:30", 60), ("1:30", 5400)]
+)
+def test_seconds(time: str, seconds: float) -> None:
+    assert seconds_of(time) == seconds
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return records.study(tmp_path)
+
+
+def test_a_run_is_expected_to_take_what_the_longest_of_its_method_took(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    eight_epochs = resolve("moco", str(study), ["epochs=8"])
+    assert Expectation(output).seconds(eight_epochs) is None
+    records.write(output, study, "adco", 0, 0.8, epoch_seconds=50)
+    of_others = 8 * 50 + 12 + 4 + START_SECONDS
+    assert Expectation(output).seconds(eight_epochs) == of_others
+    records.write(output, study, "moco", 0, 0.8, epoch_seconds=10)
+    records.write(output, study, "moco", 1, 0.8, epoch_seconds=15, summary={"eval_seconds": 2.0})
+    records.write(output, study, "moco", 2, 0.8, epoch_seconds=99, state="failed", error="out of memory")
+    known = Expectation(output)
+    assert known.seconds(eight_epochs) == 8 * 15 + 12 + 4 + START_SECONDS
+    assert known.seconds(resolve("moco", "quickstart")) is None
+
+
+def test_what_this_call_took_counts_more_than_what_is_on_record(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.8, epoch_seconds=50)
+    known = Expectation(output)
+    records.write(output, study, "moco", 1, 0.8, epoch_seconds=10)
+    known.learn(resolve("moco", str(study), seed=1), seconds=47)
+    assert known.seconds(resolve("moco", str(study), ["epochs=8"])) == 8 * 10 + 7
+
+
+def test_damaged_summaries_tell_nothing(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    for seed, damage in enumerate(({"train_seconds": None}, {"epochs": 0}, {"eval_seconds": "?"})):
+        records.write(output, study, "moco", seed, 0.8, summary=damage)
+    assert Expectation(output).seconds(resolve("moco", str(study))) is None
+
+
+def test_a_run_that_would_not_end_in_time_is_not_started(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code, out, err = finished(*SWEEP, "--seeds", "0", "--output", str(output))
+    assert code == 0, out + err
+    before = {path.name for path in output.iterdir()}
+    code, out, err = finished(*SWEEP, "--output", str(output), "--within", "10s")
+    assert code == 124, out + err
+    assert out.count("is left: it takes about") == 2 and "starts" not in out
+    assert "10s are over; 2 of 3 runs are left; the same command goes on" in out
+    assert {path.name for path in output.iterdir()} == before
+    code, out, err = finished(*SWEEP, "--output", str(output), "--within", "10m", "--max-parallel", "2")
+    assert code == 0 and out.count(" done after ") == 2
+
+
+def test_what_runs_when_the_time_is_over_leaves_a_checkpoint(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    long = [*SWEEP, "--set", "epochs=100000", "--set", "evaluate_every_epochs=0", "--output", str(output)]
+    code, out, err = finished(*long, "--within", "25s")
+    assert code == 124, out + err
+    assert out.count("starts") == 1 and "ended with exit code 143" in out
+    assert "25s are over; 3 of 3 runs are left" in out
+    (path,) = output.iterdir()
+    run = RunFolder(path)
+    assert not run.done.exists() and list(run.checkpoints.iterdir())
+    assert run.read_summary()["status"] == "interrupted"
+
+
+def test_jobs_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    code, _, err = finished(*SWEEP, "--output", str(tmp_path / "out"), "--cluster", "local", "--within", "9m")
+    assert code == 2 and "--within is for runs here; a job's limit is --time" in err
+    assert not (tmp_path / "out").exists()
