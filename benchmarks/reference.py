@@ -38,7 +38,7 @@ class Size:
     num_negatives: str
     bench_num_negatives: str
     bench_minutes: float  # a bench is not cut: it is not started with less
-    anchors: tuple[tuple[str, str], ...] = ()  # methods, study
+    anchors: tuple[tuple[str, ...], ...] = ()  # methods, study, settings
     methods: str = METHODS
     num_trials: int = 6
     seeds: str = "0:3"
@@ -53,7 +53,9 @@ SIZES = {
         num_negatives="256,1024,16384,32768",
         bench_num_negatives="256:1048576",
         bench_minutes=8,
-        anchors=(("moco", "paper/moco-demo-cifar10"),),
+        anchors=(
+            ("moco", "paper/moco-demo-cifar10", "--set", "precision=tf32"),
+        ),  # as PyTorch's convolutions by default
     ),
     "small": Size(
         "cifar10-small",
@@ -70,7 +72,7 @@ STAGES = ("tuning", "comparison", "anchors", "why", "num-negatives", "one-way", 
 
 def commands(stage: str, size: Size, output: Path) -> list[Command]:
     """What the stage calls negbench with, but for where it runs and the data."""
-    tuned = str(output / f"{size.study}-tuning" / f"{size.study}-tuned.yaml")
+    tuned = str(tuned_study(size, output))
 
     def sweep(methods: str, epochs: int, *options: str, folder: str = stage, seeds: str = size.seeds) -> Command:
         named = ["sweep", "--methods", methods, "--seeds", seeds, "--config", tuned]
@@ -83,8 +85,8 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
         return [sweep(size.methods, size.epochs), sweep("adco", size.epochs, *ADVERSARIES_ALONE)]
     if stage == "anchors":
         return [
-            ["sweep", "--methods", methods, "--config", study, "--output", str(output / stage)]
-            for methods, study in size.anchors
+            ["sweep", "--methods", methods, "--config", study, *settings, "--output", str(output / stage)]
+            for methods, study, *settings in size.anchors
         ]
     if stage == "why":
         at_keys = ["--grid", "method.update=none,descend"]
@@ -105,6 +107,12 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
     if stage == "long":
         return [sweep(size.methods, size.long_epochs, seeds="0")]
     return _reports(output)
+
+
+def tuned_study(size: Size, output: Path) -> Path:
+    """The study with the settings that the stage `tuning` chose."""
+    name = Path(size.study).stem
+    return output / f"{name}-tuning" / f"{name}-tuned.yaml"
 
 
 def _reports(output: Path) -> list[Command]:
@@ -153,6 +161,10 @@ def run(stages: Sequence[str], size: Size, options: argparse.Namespace, limit: f
             print(f"{stage}: negbench {shlex.join(shown)}", flush=True)
             if options.dry_run:
                 continue
+            needed = tuned_study(size, output)
+            if str(needed) in command and not needed.exists():
+                print(f"{stage} needs the stage tuning, which writes {needed}", file=sys.stderr)
+                return 2
             left = None if end is None else end - time.monotonic()
             if left is not None and left < (60 * size.bench_minutes if kind == "bench" else 1):
                 print(f"{max(left, 0):.0f} s are left, too little; the same command goes on")

@@ -155,7 +155,7 @@ def test_a_sweep_is_an_ablation(tmp_path: Path) -> None:
     by_name = {table.title: table for table, _ in report.swept}
     assert set(by_name) == {"Ablation: golden, num_negatives, kNN", "Ablation: golden, epochs, kNN"}
     data = by_name["Ablation: golden, num_negatives, kNN"].data
-    moco = data[(data["method"] == "moco") & (data["others"] == "epochs=4")]
+    moco = data[(data["method"] == "moco") & (data["others"] == "")]
     assert moco["value"].tolist() == [16, 256, 4096]
     assert moco["mean"].tolist() == pytest.approx([0.5016, 0.5256, 0.9096])
     assert by_name["Ablation: golden, epochs, kNN"].data["value"].tolist() == [4, 8]
@@ -163,6 +163,50 @@ def test_a_sweep_is_an_ablation(tmp_path: Path) -> None:
     (row,) = [row for row in comparison.rows if row.label == "adco (num_negatives=256)"]
     other = comparison.baseline_of(row, "moco")
     assert other is not None and other.label == "moco (num_negatives=256)"  # the baseline at the same K
+
+
+def test_labels_and_ablations_say_what_differs_from_the_studys_own_values(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    alone, frozen, descending = "method.in_batch_negatives=false", "method.update=none", "method.update=descend"
+    lost = {(): 0.0, (alone,): 0.1, (alone, frozen): 0.2, (alone, descending): 0.3, ("method.num_negatives=16",): 0.0}
+    for seed in range(3):
+        for settings, less in lost.items():
+            records.write(output, study, "adco", seed, 0.9 - less * (1 + 0.01 * seed), *settings)
+        records.write(output, study, "moco", seed, 0.8)
+    records.write(output, study, "moco", 0, 0.8, "method.num_negatives=16")
+    report = reports.build(output)
+    (section,) = report.sections
+    labels = {row.label for row in section.comparison.rows}
+    assert labels >= {"adco", "adco (in_batch_negatives=false)", "adco (in_batch_negatives=false, update=none)", "moco"}
+    assert "adco has num_negatives=4096, in_batch_negatives=true, update=ascend" in section.tables[0].note
+    by_name = {table.title.split(", ")[1]: table for table, _ in report.swept}
+    lines = {line[1].text: line for line in by_name["update"].rows}
+    assert {line[0].text for line in lines.values()} == {"adco (in_batch_negatives=false)"}
+    assert lines["ascend"][4].text == "the study's own"
+    assert lines["none"][4].text == "−10.1 [−10.3, −9.9]" and lines["none"][4].bold
+    assert lines["descend"][4].text == "−20.2 [−20.7, −19.7]"
+    own = [line for line in by_name["num_negatives"].rows if line[4].text == "the study's own"]
+    assert [(line[0].text, line[1].text) for line in own] == [("adco", "4096"), ("moco", "4096")]
+
+
+def test_the_nearest_baseline_with_the_most_seeds_is_taken(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    for seed in range(3):
+        records.write(output, study, "moco", seed, 0.8)
+        records.write(output, study, "byol", seed, 0.9)
+    records.write(output, study, "moco", 0, 0.7, "method.num_negatives=16")
+    (comparison,) = compare(load(find([], output)))
+    (byol,) = [row for row in comparison.rows if row.method == "byol"]
+    assert [row.label for row in comparison.baselines_of(byol, "moco")] == ["moco"]
+
+
+def test_a_value_that_changed_in_the_study_is_not_its_own(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.8)
+    study.write_text(study.read_text() + "per_method: {moco: {method.temperature: 0.3}}\n")
+    records.write(output, study, "moco", 0, 0.8)
+    (comparison,) = compare(load(find([], output)))
+    assert sorted(row.label for row in comparison.rows) == ["moco (temperature=0.2)", "moco (temperature=0.3)"]
 
 
 def test_equal_names_with_other_files_are_two_rows(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from negbench.report import text
-from negbench.report.accuracy import METRICS
-from negbench.report.comparisons import Comparison, Row, differing, slug_of, told
-from negbench.report.statistics import t_interval
+from negbench.report.accuracy import METRICS, is_beyond_chance
+from negbench.report.comparisons import Comparison, Row, differing, is_told, own_values, slug_of, told
+from negbench.report.statistics import Difference, holm, paired_difference, t_interval
 from negbench.report.table import Cell, Table, facts_of, seeds
 
 
@@ -25,6 +25,7 @@ class Ablation:
     others: str  # what tells it from further ablations of that key
     metric: str
     points: Sequence[tuple[Any, Row]]
+    own: Row | None = None  # the one with the study's own value of `key`
 
     @property
     def title(self) -> str:
@@ -54,18 +55,20 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
             if row.runs:
                 by_method.setdefault((comparison.study, comparison.track, row.method), []).append(row)
     for (study, track, method), rows in by_method.items():
-        keys = _independent(rows)
+        keys, own = _independent(rows), own_values(rows)
         for key in keys:
             slices: dict[str, list[Row]] = {}
             for row in rows:
                 slices.setdefault(told(row.settings, [other for other in keys if other != key]), []).append(row)
-            for others, members in slices.items():
+            for members in slices.values():
+                others = told(members[0].settings, [k for k in keys if k != key and is_told(members[0], k, own)])
                 metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)
                 if len(members) > 1 and metric is not None:
                     points = sorted(
                         ((row.settings.get(key), row) for row in members), key=lambda point: _order(point[0])
                     )
-                    found.append(Ablation(study, track, method, key, others, metric, points))
+                    reference = next((row for value, row in points if key in own and value == own[key]), None)
+                    found.append(Ablation(study, track, method, key, others, metric, points, reference))
     return found
 
 
@@ -80,8 +83,9 @@ def _independent(rows: Sequence[Row]) -> list[str]:
 
 def ablation_table(members: Sequence[Ablation]) -> Table:
     """Those of one title."""
-    columns = ["method", members[0].name, "seeds", "accuracy, %", "figure"]
+    columns = ["method", members[0].name, "seeds", "accuracy, %", "− the study's own", "figure"]
     cells, facts = [], []
+    differences = _differences(members)
     for ablation in members:
         for value, row in ablation.points:
             interval = t_interval(list(row.by_seed(ablation.metric).values()))
@@ -93,6 +97,7 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                     Cell(shown, size),
                     seeds(row),
                     Cell(text.percent(interval), interval.centre),
+                    _difference_cell(ablation, row, differences),
                     Cell(METRICS[ablation.metric]),
                 ]
             )
@@ -102,11 +107,41 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                 | {"metric": ablation.metric}
                 | facts_of(interval)
             )
+            if (found := differences.get((ablation.label, row.label))) is not None:
+                facts[-1] |= facts_of(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
     note = (
-        "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. To "
-        "choose a setting by these figures, where they are of the test set, would be to train on it."
+        "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. "
+        "Differences in points to the value that the study itself has, paired by seed, with their 95% interval; bold: "
+        "beyond chance at 5% after Holm's correction over the column. To choose a setting by these figures, where they "
+        "are of the test set, would be to train on it."
     )
-    return Table(members[0].slug, f"Ablation: {members[0].title}", note, columns, cells, pd.DataFrame(facts))
+    title = f"Ablation: {members[0].title}"
+    return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(facts)).without_empty_columns()
+
+
+def _differences(members: Sequence[Ablation]) -> dict[tuple[str, str], tuple[Difference, float]]:
+    """By line and row: the difference to the study's own value, and its p after Holm's correction over the table."""
+    found = {}
+    for ablation in members:
+        for _, row in ablation.points:
+            if ablation.own is not None and row is not ablation.own:
+                own, metric = ablation.own, ablation.metric
+                difference = paired_difference(row.by_seed(metric), own.by_seed(metric))
+                if difference.n:
+                    found[ablation.label, row.label] = difference
+    adjusted = holm([difference.p for difference in found.values()])
+    return {key: (d, p) for (key, d), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _difference_cell(
+    ablation: Ablation, row: Row, differences: dict[tuple[str, str], tuple[Difference, float]]
+) -> Cell:
+    if row is ablation.own:
+        return Cell("the study's own")
+    if (ablation.label, row.label) not in differences:
+        return Cell(text.NOTHING)
+    difference, p_holm = differences[ablation.label, row.label]
+    return Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm))
 
 
 def _order(value: object) -> tuple[bool, float, str]:

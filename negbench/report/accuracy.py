@@ -6,7 +6,7 @@ import pandas as pd
 
 from negbench.evaluate.registry import NAMED
 from negbench.report import text
-from negbench.report.comparisons import Comparison
+from negbench.report.comparisons import Comparison, own_values, told
 from negbench.report.statistics import Difference, holm, paired_difference, t_interval
 from negbench.report.table import Cell, Facts, Table, about, facts_of, seeds
 
@@ -79,7 +79,7 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
     elif metrics:
         selection = selection_note(metrics)
         note += f"Test set, final checkpoint{', but for what follows' if selection else ', used once'}. {selection}"
-    note += _lower_bounds(comparison)
+    note += _lower_bounds(comparison) + _own_settings(comparison)
     title = f"Accuracy: {comparison.title}"
     table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
     return table.without_empty_columns()
@@ -107,6 +107,16 @@ def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) 
 def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
     """Whether the interval leaves 0 out, and still would after Holm's correction."""
     return p_holm < ALPHA and (difference.low > 0 or difference.high < 0)
+
+
+def _own_settings(comparison: Comparison) -> str:
+    """What a label does not say where it says anything of other rows of its method."""
+    parts = []
+    for method in dict.fromkeys(row.method for row in comparison.rows):
+        own = own_values([row for row in comparison.rows if row.method == method])
+        if own:
+            parts.append(f"{method} has {told(own, own)}")
+    return f" Where its label does not say otherwise, {text.listed(parts)}." if parts else ""
 
 
 def _lower_bounds(comparison: Comparison) -> str:

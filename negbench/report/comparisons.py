@@ -7,6 +7,7 @@ its title.
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -95,7 +96,7 @@ class Comparison:
         return next(iter(self.baselines_of(row, baseline)), None)
 
     def baselines_of(self, row: Row, baseline: str) -> list[Row]:
-        """The rows of the method (or with the label) `baseline` that share most settings with `row`, by label.
+        """The rows of the method (or with the label) `baseline` that share most settings, then seeds, with `row`.
 
         None for a row of the baseline itself. Results play no part in the choice.
         """
@@ -104,7 +105,10 @@ class Comparison:
             return []
         shared = {other.label: sum(row.settings.get(k) == v for k, v in other.settings.items()) for other in candidates}
         nearest = [other for other in candidates if shared[other.label] == max(shared.values())]
-        return sorted(nearest, key=lambda other: other.label)
+        seeds = {run.seed for run in row.runs}
+        in_common = {other.label: len(seeds & {run.seed for run in other.runs}) for other in nearest}
+        most = [other for other in nearest if in_common[other.label] == max(in_common.values())]
+        return sorted(most, key=lambda other: other.label)
 
 
 def compare(runs: Iterable[Run]) -> list[Comparison]:
@@ -185,12 +189,44 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
     labelled = []
     for method in dict.fromkeys(row.method for row in rows):
         peers = [row for row in rows if row.method == method]
-        keys = differing([row.settings for row in peers])
-        labels = [f"{method} ({told(row.settings, keys)})" if keys else method for row in peers]
+        own = own_values(peers)
+        labels = [_label(row, differing([row.settings for row in peers]), own) for row in peers]
         if len(set(labels)) < len(labels):  # files of one name with different content
             labels = [f"{label} [{row.key}]" for label, row in zip(labels, peers, strict=True)]
         labelled += [dataclasses.replace(row, label=label) for label, row in zip(labels, peers, strict=True)]
     return sorted(labelled, key=lambda row: (-_figure(row), row.label))
+
+
+def own_values(rows: Sequence[Row]) -> Flat:
+    """The study's own value of each key in which rows of a method differ: that of the rows for which it was not set.
+
+    Keys without such a value, or with several, are left out.
+    """
+    found: Flat = {}
+    for key in differing([row.settings for row in rows]):
+        values = [row.settings.get(key) for row in rows if (given := _given(row)) is not None and key not in given]
+        if values and all(value == values[0] for value in values):
+            found[key] = values[0]
+    return found
+
+
+def _given(row: Row) -> set[str] | None:
+    """The keys that its user set, by the command that its runs note; None where none does."""
+    for run in (*row.runs, *row.unused):
+        if command := run.environment.get("reproduce"):
+            return {str(text).partition("=")[0] for option, text in itertools.pairwise(command) if option == "--set"}
+    return None
+
+
+def is_told(row: Row, key: str, own: Flat) -> bool:
+    """Whether the row's value is not the study's own."""
+    return key not in own or row.settings.get(key) != own[key]
+
+
+def _label(row: Row, keys: Sequence[str], own: Flat) -> str:
+    """The method, and what differs from the study's own values."""
+    shown = [key for key in keys if is_told(row, key, own)]
+    return f"{row.method} ({told(row.settings, shown)})" if shown else row.method
 
 
 def _figure(row: Row) -> float:
