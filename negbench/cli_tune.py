@@ -1,5 +1,6 @@
 """`negbench tune`: equal numbers of random trials, and a study file with the best."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,11 +90,14 @@ def tune(
         _show(tuning)
         if not tuning.has_ended:
             waiting = sum(not trial.has_ended for method in tuning.methods for trial in method.trials)
-            print(f"{waiting} trials have not ended; the same command goes on")
+            then = "goes on" if where.launcher == "none" else "tells what they chose when they have"
+            print(f"{waiting} trials have not ended; the same command {then}")
             raise typer.Exit(code)
         if all(method.best for method in tuning.methods):
             study = trial_runs.write_tuned_study(first.study_file, tuning)
-            print(f"written: {study}\nnext: negbench sweep --methods {methods} --seeds 0:3 --config {study}")
+            others = [f" --set {shlex.quote(text)}" for text in settings or [] if text not in planned.settings]
+            print(f"written: {study}")
+            print(f"next: negbench sweep --methods {methods} --seeds 0:3 --config {study}{''.join(others)}")
             raise typer.Exit(0)
         lost = [method.method for method in tuning.methods if not method.best]
         print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")

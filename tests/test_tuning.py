@@ -143,7 +143,7 @@ def test_every_study_that_can_be_tuned_gives_all_its_methods_as_many_trials() ->
 
 
 def _trial(score: float | None, state: str = "done", **values: Any) -> Trial:
-    return Trial("r", values or {"optimizer.lr": 0.1}, state, "", score, 1.0, "")
+    return Trial("r", values or {"optimizer.lr": 0.1}, state, "", score, 1.0, 1000)
 
 
 def test_the_highest_score_is_chosen_the_first_of_equals() -> None:
@@ -196,6 +196,7 @@ def _tuning(output: Path, study: Path, scores: dict[str, Sequence[float | None]]
             seed=0,
             settings=[],
             epochs=4,
+            validation=0.1,
             methods=methods,
         ),
     )
@@ -219,6 +220,7 @@ def test_a_report_tells_every_trial_and_what_to_doubt(tmp_path: Path, study: Pat
     assert reports.cells(section.tables[0], "moco") | {"best, %": "70.0", "median, %": "60.0"} == reports.cells(
         section.tables[0], "moco"
     )
+    assert "These are 5,000, so that a score has a standard error of 0.7 points." in section.tables[0].note
     assert any("different numbers of trials (moco 3 and byol 2)" in text for text in section.cautions)
     assert "1 of 3 trials of moco failed; they count as its budget." in section.cautions
     page = building.write(made, tmp_path / "report", lambda _: None).read_text()

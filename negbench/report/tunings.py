@@ -1,6 +1,7 @@
 """Tunings as a report tells them: every trial, and what was chosen."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,11 +88,21 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
             | {"chosen": told(best.values, best.values) if best else None}
         )
     note = (
-        "kNN (k = 20) on the held-out images at the end of each trial. The best of several is higher than the same "
-        "settings would give again: it chooses settings and ranks no methods."
+        f"kNN (k = 20) on the held-out images at the end of each trial.{_uncertainty(tuning)} The best of several is "
+        "higher than the same settings would give again: it chooses settings and ranks no methods."
     )
     columns = ["method", "trials", "best, %", "median, %", "worst, %", "chosen", "drawn from"]
     return Table(slug, title_of(tuning), note, columns, rows, pd.DataFrame(facts))
+
+
+def _uncertainty(tuning: Tuning) -> str:
+    """The binomial standard error of the median score, by the number of held-out images."""
+    scores = [score for method in tuning.methods for score in method.scores]
+    if not scores or not tuning.num_held_out:
+        return ""
+    middle = statistics.median(scores)
+    error = math.sqrt(middle * (1 - middle) / tuning.num_held_out)
+    return f" These are {tuning.num_held_out:,}, so that a score has a standard error of {100 * error:.1f} points."
 
 
 def trials_table(tuning: Tuning, slug: str) -> Table:

@@ -42,6 +42,7 @@ class TuningRecord(_Checked):
     seed: int
     settings: list[str]
     epochs: int
+    validation: float  # share of the training images that is held out
     methods: dict[str, PlannedMethod]
 
 
@@ -55,7 +56,7 @@ class Trial:
     reason: str
     score: float | None
     seconds: float | None  # of training
-    device: str
+    num_images: int | None  # of the training set, with those held out
 
     @property
     def has_ended(self) -> bool:
@@ -103,6 +104,12 @@ class Tuning:
     @property
     def has_ended(self) -> bool:
         return all(method.has_ended for method in self.methods)
+
+    @property
+    def num_held_out(self) -> int | None:
+        """Images that a score is of; None before a trial has ended."""
+        sizes = [trial.num_images for method in self.methods for trial in method.trials if trial.num_images]
+        return round(self.record.validation * sizes[0]) if sizes else None
 
 
 def is_tuning(path: Path) -> bool:
@@ -166,5 +173,5 @@ def _trial(path: Path, planned: PlannedTrial) -> Trial:
         status.detail,
         float(score) if isinstance(score, int | float) else None,
         float(seconds) if isinstance(seconds, int | float) else None,
-        str(summary.get("device") or ""),
+        int(images) if isinstance(images := summary.get("num_images"), int) else None,
     )

@@ -59,6 +59,7 @@ def plan_trials(
             seed=seed,
             settings=[text for text in settings if parse_override(text)[0] in scientific],
             epochs=config.epochs,
+            validation=config.data.validation,
             methods=record,
         ),
         [run for rung in zip(*planned.values(), strict=True) for run in rung],
@@ -74,7 +75,7 @@ def joined(folder: Path, new: TuningRecord) -> TuningRecord:
         return new
     old = read_record(folder)
     other = f"{folder} holds trials of"
-    for name in ("settings", "seed", "epochs", "track", "study"):
+    for name in ("settings", "seed", "epochs", "validation", "track", "study"):
         if getattr(old, name) != getattr(new, name):
             raise ValueError(
                 f"{other} {name} {getattr(old, name)!r}, not {getattr(new, name)!r}; choose another --output"
