@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from negbench.cli import app
+from negbench.data.sets import load_splits
 from negbench.registry import list_studies
 from negbench.report import build as building
 from negbench.report.tuning_figures import expected_best
@@ -197,6 +198,7 @@ def _tuning(output: Path, study: Path, scores: dict[str, Sequence[float | None]]
             settings=[],
             epochs=4,
             validation=0.1,
+            num_images=None,
             methods=methods,
         ),
     )
@@ -289,6 +291,8 @@ def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path
     folder = output / "quickstart-tuning"
     first = load(folder)
     assert first.has_ended and [len(method.trials) for method in first.methods] == [1, 1]
+    held_out = load_splits(resolve("moco", "quickstart", runs.SHORT).config.data).validation
+    assert held_out is not None and first.num_held_out == len(held_out)
     for method in first.methods:
         (trial,) = method.trials
         assert trial.score is not None and 0 < trial.score <= 1

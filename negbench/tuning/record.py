@@ -43,6 +43,7 @@ class TuningRecord(_Checked):
     settings: list[str]
     epochs: int
     validation: float  # share of the training images that is held out
+    num_images: int | None  # of the others, those that are used, if not all
     methods: dict[str, PlannedMethod]
 
 
@@ -56,7 +57,7 @@ class Trial:
     reason: str
     score: float | None
     seconds: float | None  # of training
-    num_images: int | None  # of the training set, with those held out
+    num_images: int | None  # that it was trained on or scored by
 
     @property
     def has_ended(self) -> bool:
@@ -108,8 +109,11 @@ class Tuning:
     @property
     def num_held_out(self) -> int | None:
         """Images that a score is of; None before a trial has ended."""
-        sizes = [trial.num_images for method in self.methods for trial in method.trials if trial.num_images]
-        return round(self.record.validation * sizes[0]) if sizes else None
+        totals = [trial.num_images for method in self.methods for trial in method.trials if trial.num_images]
+        if not totals:
+            return None
+        used = self.record.num_images
+        return totals[0] - used if used else round(self.record.validation * totals[0])
 
 
 def is_tuning(path: Path) -> bool:

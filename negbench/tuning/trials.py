@@ -60,6 +60,7 @@ def plan_trials(
             settings=[text for text in settings if parse_override(text)[0] in scientific],
             epochs=config.epochs,
             validation=config.data.validation,
+            num_images=config.data.num_images,
             methods=record,
         ),
         [run for rung in zip(*planned.values(), strict=True) for run in rung],
@@ -102,7 +103,7 @@ def tuned_study(study_file: Path, tuning: Tuning) -> str:
         if method.best:
             number = method.trials.index(method.best) + 1
             made.append(f"# {method.method}: trial {number} of {len(method.trials)}, {method.best.score:.1%}")
-    return "\n".join(made) + "\n" + yaml.safe_dump(raw, sort_keys=False)
+    return "\n".join(made) + "\n" + yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=120)
 
 
 def write_tuned_study(study_file: Path, tuning: Tuning) -> Path:
