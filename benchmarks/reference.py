@@ -11,6 +11,7 @@ that would not end in time is not started. docs/study.md says what is measured, 
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -18,9 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from negbench.bench.record import RECORD
 from negbench.launch.cluster import seconds_of
 from negbench.launch.make import OUT_OF_TIME
-from negbench.tuning.record import tunings_in
+from negbench.records import read_json
+from negbench.tuning.record import is_tuning
 
 Command = list[str]
 METHODS = "adco,moco,simclr,byol"
@@ -52,7 +55,7 @@ SIZES = {
         long_epochs=200,
         num_negatives="256,1024,16384,32768",
         bench_num_negatives="256:1048576",
-        bench_minutes=8,
+        bench_minutes=6,
         anchors=(
             ("moco", "paper/moco-demo-cifar10", "--set", "precision=tf32"),
         ),  # as PyTorch's convolutions by default
@@ -64,19 +67,22 @@ SIZES = {
         long_epochs=48,
         num_negatives="64,256,4096",
         bench_num_negatives="64:65536",
-        bench_minutes=8,
+        bench_minutes=6,
     ),
 }
-STAGES = ("tuning", "comparison", "anchors", "why", "num-negatives", "one-way", "bench", "long", "report")
+STAGES = (
+    *("tuning", "comparison", "anchors", "bench", "why"),
+    *("why-with-batch", "num-negatives", "one-way", "long", "report"),
+)
 
 
 def commands(stage: str, size: Size, output: Path) -> list[Command]:
     """What the stage calls negbench with, but for where it runs and the data."""
     tuned = str(tuned_study(size, output))
 
-    def sweep(methods: str, epochs: int, *options: str, folder: str = stage, seeds: str = size.seeds) -> Command:
+    def sweep(methods: str, epochs: int, *options: str, seeds: str = size.seeds) -> Command:
         named = ["sweep", "--methods", methods, "--seeds", seeds, "--config", tuned]
-        return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / folder)]
+        return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / stage)]
 
     if stage == "tuning":
         trials = ["--trials", str(size.num_trials), "--set", f"epochs={size.tuning_epochs}"]
@@ -88,17 +94,16 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
             ["sweep", "--methods", methods, "--config", study, *settings, "--output", str(output / stage)]
             for methods, study, *settings in size.anchors
         ]
-    if stage == "why":
-        at_keys = ["--grid", "method.update=none,descend"]
+    if stage in ("why", "why-with-batch"):
+        batch = ADVERSARIES_ALONE if stage == "why" else []
         at_random = ["--set", "method.start=random", "--set", "method.update=none"]
         return [
-            sweep("adco", size.epochs, *batch, *control)
-            for batch in (ADVERSARIES_ALONE, [])
-            for control in (at_keys, at_random)
+            sweep("adco", size.epochs, *batch, "--grid", "method.update=none,descend"),
+            sweep("adco", size.epochs, *batch, *at_random),
         ]
     if stage == "num-negatives":
         grid = ["--grid", f"method.num_negatives={size.num_negatives}"]
-        return [sweep("adco,moco", size.epochs, *grid, folder="why", seeds="0")]
+        return [sweep("adco,moco", size.epochs, *grid, seeds="0")]
     if stage == "one-way":
         return [sweep("adco,moco", size.epochs, "--set", "method.symmetric=false")]
     if stage == "bench":
@@ -106,7 +111,7 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
         return [["bench", "--methods", size.methods, "--config", tuned, *swept, "--output", str(output)]]
     if stage == "long":
         return [sweep(size.methods, size.long_epochs, seeds="0")]
-    return _reports(output)
+    return _reports(size, output)
 
 
 def tuned_study(size: Size, output: Path) -> Path:
@@ -115,15 +120,23 @@ def tuned_study(size: Size, output: Path) -> Path:
     return output / f"{name}-tuning" / f"{name}-tuned.yaml"
 
 
-def _reports(output: Path) -> list[Command]:
-    """Of what is there: all but the controls, and these beside what they are controls of."""
-    there = [str(output / name) for name in ("comparison", "anchors", "one-way", "long") if (output / name).is_dir()]
-    there += [str(path) for path in (*tunings_in(output), *sorted(output.glob("bench-*")))]
-    reports = [["report", *there, "--output", str(output / "report")]] if there else []
-    if (output / "why").is_dir():
-        both = [str(output / name) for name in ("comparison", "why")]
-        reports.append(["report", *both, "--output", str(output / "report-why")])
-    return reports
+def _reports(size: Size, output: Path) -> list[Command]:
+    """Of what is there: the comparison, with what rows of it are compared with; the controls beside AdCo's adversaries
+    alone; and everything else beside the comparison."""
+    tuning = tuned_study(size, output).parent
+    comparison = output / "comparison"
+    whole = [comparison, *(path for path in (tuning,) if is_tuning(path)), *sorted(output.glob("bench-*"))]
+    others = [output / name for name in ("why-with-batch", "num-negatives", "one-way", "long", "anchors")]
+    reports = {
+        "report": (whole, []),
+        "report-why": ([comparison, output / "why"], ["--baseline", "adco (in_batch_negatives=false)"]),
+        "report-more": ([comparison, *(path for path in others if path.is_dir())], []),
+    }
+    return [
+        ["report", *map(str, folders), *options, "--output", str(output / name)]
+        for name, (folders, options) in reports.items()
+        if all(folder.is_dir() for folder in folders) and (name == "report" or len(folders) > 1)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(stages: Sequence[str], size: Size, options: argparse.Namespace, limit: float | None) -> int:
     end = None if limit is None else time.monotonic() + limit
     output = options.output or Path("results") / size.study
-    worst = 0
+    codes = [0]
     for stage in stages:
         for command in commands(stage, size, output):
             kind, where = command[0], ["--device", options.device]
@@ -159,29 +172,44 @@ def run(stages: Sequence[str], size: Size, options: argparse.Namespace, limit: f
                 where += ["--set", f"data.root={options.data}", "--max-parallel", str(options.max_parallel)]
             shown = command if kind == "report" else command + where
             print(f"{stage}: negbench {shlex.join(shown)}", flush=True)
-            if options.dry_run:
+            if options.dry_run or (kind == "bench" and any(map(_is_whole, output.glob("bench-*")))):
                 continue
             needed = tuned_study(size, output)
             if str(needed) in command and not needed.exists():
                 print(f"{stage} needs the stage tuning, which writes {needed}", file=sys.stderr)
-                return 2
+                return OUT_OF_TIME if OUT_OF_TIME in codes else 2
             left = None if end is None else end - time.monotonic()
             if left is not None and left < (60 * size.bench_minutes if kind == "bench" else 1):
-                print(f"{max(left, 0):.0f} s are left, too little; the same command goes on")
-                return OUT_OF_TIME
-            if kind == "bench" and list(output.glob("bench-*")):
+                print(f"{stage} is left: {max(left, 0):.0f} s are too little; the same command goes on")
+                codes.append(OUT_OF_TIME)
                 continue
             if left is not None and kind in ("sweep", "tune"):
                 shown = [*shown, "--within", f"{left:.0f}s"]
-            code = subprocess.run([sys.executable, "-m", "negbench.cli", *shown]).returncode
-            if code not in (0, 1):
+            code = _negbench(shown)
+            if code not in (0, 1, OUT_OF_TIME):
                 return code
-            worst = max(worst, code)
-    return worst
+            codes.append(code)
+    return max(codes)
+
+
+def _negbench(arguments: Sequence[str]) -> int:
+    """The command's exit code. Signals are its business: it ends in order, and this process after it."""
+    process = subprocess.Popen([sys.executable, "-m", "negbench.cli", *arguments])
+    before = [
+        signal.signal(signal.SIGINT, lambda *_: None),  # a terminal's Ctrl-C reaches the command itself
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    ]
+    try:
+        code = process.wait()
+    finally:
+        for signum, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(signum, handler)
+    return 128 - code if code < 0 else code
+
+
+def _is_whole(bench: Path) -> bool:
+    return bool(read_json(bench / RECORD).get("complete"))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

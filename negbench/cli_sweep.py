@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def sweep(
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     from negbench.cli import app, mistakes_of_the_user
 
+    began = time.monotonic()
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
         from negbench.launch.command import submit_command, wait_for_all
@@ -80,6 +82,7 @@ def sweep(
             smoke=smoke,
             max_parallel=max_parallel,
             within=within,
+            began=began,
             dry_run=dry_run,
         )
         if is_here:
@@ -90,4 +93,4 @@ def sweep(
         if follow_up:
             submit_command(follow_up, where, output, first.config.study, active_jobs(runs, output), dry_run)
         if wait and not dry_run:
-            wait_for_all([run.resolved for run in runs], output)
+            raise typer.Exit(0 if wait_for_all([run.resolved for run in runs], output) else 1)

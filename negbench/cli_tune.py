@@ -1,6 +1,7 @@
 """`negbench tune`: equal numbers of random trials, and a study file with the best."""
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,7 @@ def tune(
     """
     from negbench.cli import mistakes_of_the_user
 
+    began = time.monotonic()
     with mistakes_of_the_user():
         from negbench.launch.cluster import cluster_flags, resolve_cluster
         from negbench.launch.command import wait_for_all
@@ -70,7 +72,7 @@ def tune(
             raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
         folder = output / f"{planned.study}-tuning"
         RunFolder(folder).check_writable()
-        whole = trial_runs.joined(folder, planned)
+        trial_runs.joined(folder, planned)
         code = make_missing(
             runs,
             where,
@@ -79,8 +81,9 @@ def tune(
             retry_failed=retry_failed,
             max_parallel=max_parallel,
             within=within,
+            began=began,
             dry_run=dry_run,
-            started=lambda: record.write_record(folder, whole),
+            started=lambda: trial_runs.write_joined(folder, planned),
         )
         if dry_run or code >= 128:
             raise typer.Exit(code)
@@ -89,23 +92,37 @@ def tune(
         tuning = record.load(folder)
         _show(tuning)
         if not tuning.has_ended:
-            waiting = sum(not trial.has_ended for method in tuning.methods for trial in method.trials)
-            then = "goes on" if where.launcher == "none" else "tells what they chose when they have"
-            print(f"{waiting} trials have not ended; the same command {then}")
-            raise typer.Exit(code)
-        if all(method.best for method in tuning.methods):
-            study = trial_runs.write_tuned_study(first.study_file, tuning)
-            others = [f" --set {shlex.quote(text)}" for text in settings or [] if text not in planned.settings]
-            print(f"written: {study}")
-            print(f"next: negbench sweep --methods {methods} --seeds 0:3 --config {study}{''.join(others)}")
-            raise typer.Exit(0)
-        lost = [method.method for method in tuning.methods if not method.best]
-        print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
-        raise typer.Exit(1)
+            print(_waiting(tuning, where.launcher != "none"))
+            raise typer.Exit(code or 1)
+        if lost := [method.method for method in tuning.methods if not method.best]:
+            print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
+            raise typer.Exit(1)
+        study = trial_runs.write_tuned_study(first.study_file, tuning)
+        others = [f" --set {shlex.quote(text)}" for text in settings or [] if not text.startswith("epochs=")]
+        print(f"written: {study}")
+        print(f"next: negbench sweep --methods {methods} --seeds 0:3 --config {study}{''.join(others)}")
+        raise typer.Exit(0)
+
+
+def _waiting(tuning: "Tuning", are_jobs: bool) -> str:
+    """What has not ended, and what makes it."""
+    waiting = {
+        tuning.record.methods[method.method].file or method.method: sum(not trial.has_ended for trial in method.trials)
+        for method in tuning.methods
+        if not method.has_ended
+    }
+    told = ", ".join(f"{count} of {method}" for method, count in waiting.items())
+    num_trials = max(len(method.trials) for method in tuning.methods)
+    then = "tells what they chose when they have" if are_jobs else "goes on"
+    same = f"the same command, with --methods {','.join(waiting)} --trials {num_trials}, {then}"
+    return f"trials that have not ended: {told}; {same}"
 
 
 def _show(tuning: "Tuning") -> None:
     from negbench.cli_report import print_table, wide_console
-    from negbench.report.tunings import tuning_table
+    from negbench.report.tunings import tuning_cautions, tuning_table
 
-    print_table(wide_console(), tuning_table(tuning))
+    console = wide_console()
+    for caution in tuning_cautions(tuning):
+        console.print(f"! {caution}", style="yellow", markup=False)
+    print_table(console, tuning_table(tuning))

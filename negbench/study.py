@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -97,9 +97,7 @@ def resolve(
     """
     path = find_study(study)
     base, blocks, cluster, _ = read_study(path)
-    for block in blocks:
-        if block not in (known := list_methods()) and block != Path(method or "").stem:
-            raise ValueError(f"{path}: per_method names the unknown method {block!r}{nearest(block, known)}")
+    check_blocks(blocks, f"{path}: per_method", [method or ""])
     given = dict(parse_override(text) for text in overrides)
     cluster_overrides = {key.removeprefix(CLUSTER): value for key, value in given.items() if key.startswith(CLUSTER)}
     chosen = {key: value for key, value in given.items() if not key.startswith(CLUSTER)}
@@ -116,7 +114,7 @@ def resolve(
     file = find_method(str(name))
     module = import_method(file)
 
-    block_of_method = blocks.get(file.name, {})
+    block_of_method = block_of(blocks, file.name)
     values: Flat = {"study": path.stem} | base | block_of_method | chosen
     if values.get("track", "controlled") == "controlled":
         for key in block_of_method:
@@ -160,13 +158,17 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + name, field
 
 
+def is_scientific(field: Any) -> bool:
+    """Whether a setting can change a result."""
+    return field.json_schema_extra is None or bool(field.json_schema_extra["scientific"])
+
+
 def scientific_differences(config: RunConfig[Any]) -> Flat:
     """The settings that can change a result and are not at their default."""
     flat = flatten(config)
     differences = {}
     for key, field in leaves(type(config)):
-        operational = field.json_schema_extra is not None and not field.json_schema_extra["scientific"]
-        if not operational and flat[key] != plain(field.default):
+        if is_scientific(field) and flat[key] != plain(field.default):
             differences[key] = flat[key]
     return differences
 
@@ -186,6 +188,24 @@ def read_study(path: Path) -> StudyFile:
         raise ValueError(f"{path}: tuning must hold keys and lists of values")
     blocks = pop_blocks(raw, path)
     return StudyFile(flatten_raw(raw), blocks, cluster, tuning)
+
+
+def check_blocks(blocks: Iterable[str], where: str, methods: Iterable[str]) -> None:
+    """ValueError if one is neither of a known method, nor of one of `methods`, nor of a FILE.py."""
+    known = list_methods()
+    for block in blocks:
+        if block not in known and block not in set(map(name_of, methods)) and not block.endswith(".py"):
+            raise ValueError(f"{where} names the unknown method {block!r}{nearest(block, known)}")
+
+
+def block_of(blocks: dict[str, Flat], method: str) -> Flat:
+    """The settings of `method` in `blocks`, whose keys are names or FILE.py."""
+    return next((block for name, block in blocks.items() if name_of(name) == method), {})
+
+
+def name_of(method: str) -> str:
+    """Of a method's name or FILE.py."""
+    return Path(method).stem if method.endswith(".py") else method
 
 
 def pop_blocks(raw: dict[str, Any], where: object) -> dict[str, Flat]:

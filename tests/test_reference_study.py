@@ -49,7 +49,7 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
                 shown = CliRunner().invoke(app, [*command, "--dry-run"])
                 assert shown.exit_code == 0, shown.output
                 planned[stage] = planned.get(stage, 0) + shown.stdout.count("--method")
-    expected = {"tuning": 24, "comparison": 15, "why": 18, "one-way": 6, "long": 4}
+    expected = {"tuning": 24, "comparison": 15, "why": 9, "why-with-batch": 9, "one-way": 6, "long": 4}
     expected["num-negatives"] = 2 * len(size.num_negatives.split(","))
     assert planned == expected | ({"anchors": 1} if size.anchors else {})
     own = {block.get("method.num_negatives") for block in read_study(tuned).per_method.values()}
@@ -76,14 +76,20 @@ def test_the_study_from_tuning_to_reports(tmp_path: Path, capfd: pytest.CaptureF
     assert run(stages, size, _options(output), None) == 0
     comparison = load(find([str(output / "comparison")], output))
     assert sorted(one.method for one in comparison) == ["adco", "adco", "moco"] and all(r.is_used for r in comparison)
-    assert (output / "report" / "index.html").exists() and (output / "report-why" / "index.html").exists()
+    assert (output / "report" / "index.html").exists() and (output / "report-more" / "index.html").exists()
     capfd.readouterr()
     assert run(stages[:3], size, _options(output), None) == 0
     assert "starts" not in capfd.readouterr().out
     assert run(["long"], size, _options(output), 0.5) == 124
-    assert run(["bench"], size, _options(output), 60.0) == 124  # a bench is not cut
-    assert "too little; the same command goes on" in capfd.readouterr().out
+    assert run(["bench", "comparison"], size, _options(output), 60.0) == 124  # a bench is not cut, and stops nothing
+    told = capfd.readouterr().out
+    assert "bench is left: 60 s are too little" in told and "3 of 3 runs are done" not in told
+    assert told.count("comparison: negbench sweep") == 2
     assert not (output / "long").exists()
+    for content, code in (('{"complete": false}', 124), ('{"complete": true}', 0)):
+        (output / "bench-x").mkdir(exist_ok=True)
+        (output / "bench-x" / "bench.json").write_text(content)
+        assert run(["bench"], size, _options(output), 60.0) == code
 
 
 def test_stages_after_tuning_wait_for_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

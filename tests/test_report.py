@@ -189,6 +189,19 @@ def test_labels_and_ablations_say_what_differs_from_the_studys_own_values(tmp_pa
     assert [(line[0].text, line[1].text) for line in own] == [("adco", "4096"), ("moco", "4096")]
 
 
+def test_an_ablation_over_comparisons_has_each_difference_once(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    for seed in range(3):
+        for epochs, better in ((4, 0.0), (8, 0.1), (16, 0.2), (32, 0.3)):
+            settings = (f"epochs={epochs}",) if epochs > 4 else ()
+            records.write(output, study, "moco", seed, 0.5 + better * (1 + 0.1 * seed), *settings)
+    ((table, _),) = reports.build(output).swept
+    shown = [line[4].text for line in table.rows]
+    assert shown == ["the study's own", "+11.0 [+8.5, +13.5]", "+22.0 [+17.0, +27.0]", "+33.0 [+25.5, +40.5]"]
+    assert table.data["p_holm"].notna().sum() == 3
+    assert (table.data["p_holm"].dropna() > 2.9 * table.data["p"].dropna()).all()  # over three: all p are equal
+
+
 def test_the_nearest_baseline_with_the_most_seeds_is_taken(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
     for seed in range(3):

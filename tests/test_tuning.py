@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import multiprocessing
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from negbench.cli import app
 from negbench.data.sets import load_splits
 from negbench.registry import list_studies
 from negbench.report import build as building
-from negbench.report.tuning_figures import expected_best
+from negbench.report.figures import Style
+from negbench.report.tuning_figures import expected_best, tuning_drawings
 from negbench.report.tunings import tuning_cautions
 from negbench.study import read_study, resolve
 from negbench.tuning.record import (
@@ -28,10 +30,9 @@ from negbench.tuning.record import (
     Tuned,
     TuningRecord,
     load,
-    write_record,
 )
 from negbench.tuning.space import at_edges, draw, read_space
-from negbench.tuning.trials import joined, plan_trials, tuned_study
+from negbench.tuning.trials import joined, plan_trials, tuned_study, write_joined
 from tests import records, reports, runs
 
 SPACE = {
@@ -86,6 +87,11 @@ def _study(folder: Path, text: str, more: str = "") -> Path:
         ("  optimizer.lr: 0.1", "optimizer.lr must be a list of values to draw from, not 0.1"),
         ("  optimizer.lr: []", "optimizer.lr must be a list of values"),
         ("  optimizer.lr: [0.1, 0.2, 0.1]", "optimizer.lr holds a value twice"),
+        ("  optimizer.lr: [0.1, 1e-1]", "tuning draws values for moco that mean the same"),
+        ("  optimizer.lr: [2020-01-01]", "holds something else than numbers and words"),
+        ("  epochs: [1, 2]", "must not draw epochs"),
+        ("  evaluation.test: [true, false]", "must not draw evaluation.test"),
+        ("  log_every_steps: [1, 2]", "must not draw log_every_steps"),
         ("  optimizer.lr: [0.1]\n  per_method: {mocco: {method.temperature: [1]}}", "did you mean 'moco'?"),
         ("  per_method: [1]\n  optimizer.lr: [0.1]", "per_method must map method names to settings"),
         ("  optimizer.lr: [0.1, -1]", "optimizer.lr (--set): input should be greater than 0"),
@@ -94,7 +100,7 @@ def _study(folder: Path, text: str, more: str = "") -> Path:
 def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     study = _study(tmp_path, text)
     output = tmp_path / "out"
-    trials = "2" if "-1" in text else "1"
+    trials = "2" if "-1" in text else "1"  # so that both values are drawn
     command = ["tune", "--methods", "moco", "--config", str(study), "--trials", trials, "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2, result.output
@@ -110,10 +116,11 @@ def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path
         (["--set", "data.validation=0"], "data.validation is 0, so there is no accuracy on held-out images"),
         (["--set", "evaluate_every_epochs=0"], "evaluate_every_epochs is 0, so"),
         (["--trials", "99"], "99 trials are more than the 16 combinations that there are for moco"),
-        (["--within", "soon"], "time must look like"),
+        (["--within", "soon"], "--within: a time must look like"),
+        (["--set", "seed=3"], "--set seed: --seed is that of the draw"),
         (["--within", "9m", "--cluster", "local"], "--within is for runs here"),
         (["--wait"], "--wait belongs to jobs"),
-        (["--methods", "moco,moco"], "--methods names a method twice"),
+        (["--methods", "moco,moco"], "--methods names moco twice"),
         (["--methods", ","], "--methods names no method"),
     ],
 )
@@ -126,8 +133,8 @@ def test_mistakes_in_a_call_are_one_sentence(options: list[str], sentence: str, 
 
 def test_the_methods_own_space_comes_before_the_common_one(tmp_path: Path) -> None:
     study = _study(tmp_path, "  optimizer.lr: [0.1, 0.2]\n  per_method:\n    byol: {optimizer.lr: [0.5]}")
-    assert read_space(resolve("byol", str(study))) == {"optimizer.lr": [0.5]}
-    assert read_space(resolve("moco", str(study))) == {"optimizer.lr": [0.1, 0.2]}
+    assert read_space(resolve("byol", str(study)), ["byol"]) == {"optimizer.lr": [0.5]}
+    assert read_space(resolve("moco", str(study)), ["moco"]) == {"optimizer.lr": [0.1, 0.2]}
 
 
 def test_every_study_that_can_be_tuned_gives_all_its_methods_as_many_trials() -> None:
@@ -188,11 +195,12 @@ def _tuning(output: Path, study: Path, scores: dict[str, Sequence[float | None]]
             )
             trials.append(PlannedTrial(run_id=run.path.name, values=values))
         methods[method] = PlannedMethod(space=space, trials=trials)
-    write_record(
+    write_joined(
         folder,
         TuningRecord(
             schema_version=TUNING_SCHEMA_VERSION,
             study="tuned",
+            base=plan_trials(list(scores), str(study), [], 1, 0)[0].base,
             track="controlled",
             seed=0,
             settings=[],
@@ -224,7 +232,7 @@ def test_a_report_tells_every_trial_and_what_to_doubt(tmp_path: Path, study: Pat
     )
     assert "These are 5,000, so that a score has a standard error of 0.7 points." in section.tables[0].note
     assert any("different numbers of trials (moco 3 and byol 2)" in text for text in section.cautions)
-    assert "1 of 3 trials of moco failed; they count as its budget." in section.cautions
+    assert any("1 of 3 trials of moco failed (the loss is not finite). They count" in text for text in section.cautions)
     page = building.write(made, tmp_path / "report", lambda _: None).read_text()
     assert "Tuning: tuned, 4 epochs, seed 0" in page and "the loss is not finite" in page
     assert (tmp_path / "report" / "figures" / "tuning-tuned.svg").exists()
@@ -261,7 +269,7 @@ def test_a_damaged_record_is_listed_and_hurts_nothing_else(tmp_path: Path, study
     (folder / "tuning.json").write_text('{"schema_version": 1}')
     shown = CliRunner().invoke(app, ["report", str(tmp_path / "results"), "--tables-only"])
     assert shown.exit_code == 0
-    assert "tuned-tuning (damaged: tuning.json: study: Field required)" in shown.output
+    assert "tuning.json is damaged (study: Field required); delete it, and the call" in shown.output
 
 
 def test_the_tuned_study_differs_in_the_chosen_settings_alone(tmp_path: Path, study: Path) -> None:
@@ -305,7 +313,7 @@ def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path
     again = CliRunner().invoke(app, [*tune, "--trials", "1"])
     assert again.exit_code == 0 and "starts" not in again.stdout
     changed = {path for path, written in _files(folder).items() if before.get(path) != written}
-    assert {Path(path).name for path in changed} <= {"tuning.json", "quickstart-tuned.yaml"}
+    assert {Path(path).name for path in changed} <= {"tuning.json", "quickstart-tuned.yaml", ".lock"}
 
     refused = CliRunner().invoke(app, [*tune, "--trials", "1", "--set", "epochs=2"])
     assert refused.exit_code == 2 and "choose another --output" in refused.stderr
@@ -323,9 +331,15 @@ def test_a_tuning_is_joined_only_by_trials_of_the_same_study(tmp_path: Path, stu
     both = joined(folder, same)
     assert list(both.methods) == ["moco", "byol"] and len(both.methods["moco"].trials) == 2
     study.write_text(study.read_text().replace("batch_size: 100", "batch_size: 50"))
+    for method in ("moco", "byol"):
+        other, _ = plan_trials([method], str(study), [], 2, 0)
+        with pytest.raises(ValueError, match="holds trials of another version of the study tuned; choose another"):
+            joined(folder, other)
+    study.write_text(study.read_text().replace("batch_size: 50", "batch_size: 100").replace("0.3", "0.4"))
     other, _ = plan_trials(["moco"], str(study), [], 2, 0)
     with pytest.raises(ValueError, match="holds trials of moco by another version of the study"):
         joined(folder, other)
+    study.write_text(study.read_text().replace("temperature: 0.4", "temperature: 0.3"))
     seed, _ = plan_trials(["moco"], str(study), [], 2, 1)
     with pytest.raises(ValueError, match="holds trials of seed 0, not 1"):
         joined(folder, seed)
@@ -359,3 +373,97 @@ def test_a_tuning_that_failed_everywhere_writes_no_study(tmp_path: Path) -> None
     result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and "every trial of simclr failed" in result.stdout
     assert not list((tmp_path / "out").rglob("*-tuned.yaml"))
+
+
+def test_calls_beside_each_other_lose_nothing(tmp_path: Path, study: Path) -> None:
+    records_ = [plan_trials([method], str(study), [], 2, 0)[0] for method in ("moco", "byol", "simclr", "adco")]
+    folder = tmp_path / "tuned-tuning"
+    folder.mkdir()
+    context = multiprocessing.get_context("fork")
+    calls = [context.Process(target=write_joined, args=(folder, record)) for record in records_]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join(60)
+    assert {method.method for method in load(folder).methods} == {"moco", "byol", "simclr", "adco"}
+
+
+def test_a_users_method_is_tuned_beside_others(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(Path(resolve("moco").method_file.path).read_text())
+    study = _study(tmp_path, "  per_method:\n    mine: {optimizer.lr: [0.1, 0.2]}\n    moco: {optimizer.lr: [0.3]}")
+    record, planned = plan_trials(["moco", str(mine)], str(study), [], 1, 0)
+    assert list(record.methods) == ["moco", "mine"] and len(planned) == 2
+    folder = tmp_path / "tuned-tuning"
+    for run in planned:
+        records.write(folder, study, run.method, 0, 0, *run.overrides, curve=[0.5] * 5, summary={"knn_top1": None})
+    write_joined(folder, record)
+    tuned = folder / "tuned-tuned.yaml"
+    tuned.write_text(tuned_study(study, load(folder)))
+    assert resolve("moco", str(tuned)).config.optimizer.lr == 0.3
+    chosen = record.methods["mine"].trials[0].values["optimizer.lr"]
+    assert resolve(str(mine), str(tuned)).config.optimizer.lr == chosen
+    namesake = tmp_path / "moco.py"
+    namesake.write_text(mine.read_text())
+    with pytest.raises(ValueError, match="--methods names moco twice"):
+        plan_trials(["moco", str(namesake), str(mine)], str(study), [], 1, 0)
+
+
+def test_a_trial_whose_summary_is_damaged_has_not_ended(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path, study, {"moco": [0.5, 0.7]})
+    (folder / load(folder).methods[0].trials[1].run_id / "summary.json").write_text("{")
+    (method,) = load(folder).methods
+    assert [trial.state for trial in method.trials] == ["done", "damaged"] and not method.has_ended
+    assert "delete" in method.trials[1].reason and method.best is method.trials[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is damaged (Invalid JSON"),
+        ('{"schema_version": 9', "is damaged"),
+        ("{}", "schema_version: Field required"),
+    ],
+)
+def test_a_damaged_record_says_what_to_do(tmp_path: Path, study: Path, content: str, sentence: str) -> None:
+    folder = _tuning(tmp_path, study, {"moco": [0.5]})
+    (folder / "tuning.json").write_text(content)
+    with pytest.raises(ValueError, match="delete it, and the call of `negbench tune` that made it") as raised:
+        load(folder)
+    assert sentence in str(raised.value) and str(folder) in str(raised.value)
+
+
+def test_values_outside_of_their_space_are_a_damaged_record(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path, study, {"moco": [0.5]})
+    record = json.loads((folder / "tuning.json").read_text())
+    for values in ({}, {"optimizer.lr": "fast"}):
+        record["methods"]["moco"]["trials"][0]["values"] = values
+        (folder / "tuning.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="are not of its space"):
+            load(folder)
+
+
+def test_without_learning_rates_for_all_trials_are_drawn_in_order(tmp_path: Path, study: Path) -> None:
+    folder = _tuning(tmp_path / "results", study, {"moco": [0.5, 0.7], "byol": [0.4, 0.3]})
+    record = json.loads((folder / "tuning.json").read_text())
+    byol = record["methods"]["byol"]
+    byol["space"] = {"method.key_momentum": [0.9, 0.99]}
+    for trial, value in zip(byol["trials"], (0.9, 0.99), strict=True):
+        trial["values"] = {"method.key_momentum": value}
+    (folder / "tuning.json").write_text(json.dumps(record))
+    (drawing,) = tuning_drawings(load(folder), Style([]), "tuning")
+    assert drawing.caption.startswith("Left: every trial in the order of the draw")
+    left = drawing.draw().axes[0]
+    assert left.get_xlabel() == "trial" and left.get_xscale() == "linear"
+    assert {round(float(x)) for line in left.lines for x in line.get_xdata()} == {1, 2}
+
+
+def test_what_is_next_has_the_settings_of_the_trials(tmp_path: Path) -> None:
+    tune = [*TUNE[:3], "--methods", "simclr", *TUNE[5:], "--trials", "1", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, tune)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("next: negbench sweep")]
+    assert "--set batch_size=16" in line and "epochs=" not in line.replace("evaluate_every_epochs=", "").replace(
+        "linear_epochs=", ""
+    )
+    assert "batch_size=16" in (tmp_path / "out" / "quickstart-tuning" / "quickstart-tuned.yaml").read_text()

@@ -15,10 +15,16 @@ SWEEP = ["sweep", "--device", "cpu", "--seeds", "0:3", "--methods", "moco", *ARG
 
 
 @pytest.mark.parametrize(
-    ("time", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400), ("2d", 172800), ("0:00:30", 60), ("1:30", 5400)]
+    ("time", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400), ("2d", 172800), ("0:00:30", 30), ("0:09:30", 570)]
 )
 def test_seconds(time: str, seconds: float) -> None:
     assert seconds_of(time) == seconds
+
+
+@pytest.mark.parametrize("time", ["9", "9:30", "0s", "soon", "", "-3m"])
+def test_seconds_that_are_none(time: str) -> None:
+    with pytest.raises(ValueError, match="must look like 90s, 9m"):
+        seconds_of(time)
 
 
 @pytest.fixture
@@ -48,6 +54,34 @@ def test_what_this_call_took_counts_more_than_what_is_on_record(tmp_path: Path, 
     records.write(output, study, "moco", 1, 0.8, epoch_seconds=10)
     known.learn(resolve("moco", str(study), seed=1), seconds=47)
     assert known.seconds(resolve("moco", str(study), ["epochs=8"])) == 8 * 10 + 7
+    records.write(output, study, "adco", 0, 0.8, epoch_seconds=30)
+    of_record = 8 * 30 + 12 + 4 + START_SECONDS
+    assert Expectation(output).seconds(resolve("adco", str(study), ["epochs=8"])) == of_record
+    known = Expectation(output)
+    known.learn(resolve("moco", str(study), seed=1), seconds=47)
+    assert known.seconds(resolve("adco", str(study), ["epochs=8"])) == of_record  # its own, if only on record
+
+
+def test_a_resumed_runs_time_is_not_that_of_a_whole_one(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.8, epoch_seconds=10, summary={"restarts": 1})
+    known = Expectation(tmp_path / "elsewhere")
+    known._output = output
+    known.learn(resolve("moco", str(study)), seconds=5)
+    assert known.seconds(resolve("moco", str(study), ["epochs=8"])) == 8 * 10 + 12 + 4 + START_SECONDS
+
+
+def test_what_is_done_of_a_run_is_not_expected_again(tmp_path: Path, study: Path) -> None:
+    output = tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.8, epoch_seconds=10)
+    begun = records.write(output, study, "moco", 1, 0.8, state="failed", error="interrupted")
+    expected = Expectation(output).seconds(resolve("moco", str(study), seed=1))
+    assert expected == 4 * 10 + 12 + 4 + START_SECONDS  # without a checkpoint
+    begun.checkpoints.mkdir()
+    (begun.checkpoints / "step-28.pt").touch()
+    rows = begun.metrics.read_text().splitlines()
+    begun.metrics.write_text("\n".join(row for row in rows if '"epoch": 4' not in row) + "\n")
+    assert Expectation(output).seconds(resolve("moco", str(study), seed=1)) == 1 * 10 + 12 + 4 + START_SECONDS
 
 
 def test_damaged_summaries_tell_nothing(tmp_path: Path, study: Path) -> None:
@@ -64,8 +98,9 @@ def test_a_run_that_would_not_end_in_time_is_not_started(tmp_path: Path) -> None
     before = {path.name for path in output.iterdir()}
     code, out, err = finished(*SWEEP, "--output", str(output), "--within", "10s")
     assert code == 124, out + err
-    assert out.count("is left: it takes about") == 2 and "starts" not in out
-    assert "10s are over; 2 of 3 runs are left; the same command goes on" in out
+    assert out.count("is left: it takes about") == 2 and " starts\n" not in out
+    assert "without --within it starts, and can be stopped and resumed" in out
+    assert "within 10s: 2 of 3 runs are left; the same command goes on" in out
     assert {path.name for path in output.iterdir()} == before
     code, out, err = finished(*SWEEP, "--output", str(output), "--within", "10m", "--max-parallel", "2")
     assert code == 0 and out.count(" done after ") == 2
@@ -77,7 +112,7 @@ def test_what_runs_when_the_time_is_over_leaves_a_checkpoint(tmp_path: Path) -> 
     code, out, err = finished(*long, "--within", "25s")
     assert code == 124, out + err
     assert out.count("starts") == 1 and "ended with exit code 143" in out
-    assert "25s are over; 3 of 3 runs are left" in out
+    assert "within 25s: 3 of 3 runs are left" in out
     (path,) = output.iterdir()
     run = RunFolder(path)
     assert not run.done.exists() and list(run.checkpoints.iterdir())

@@ -88,10 +88,15 @@ class ClusterConfig(Section):
 
 
 def seconds_of(time: str) -> float:
-    """Seconds of `90s`, or of what `minutes_of` takes. ValueError for anything else."""
+    """Seconds of `90s`, `9m`, `2h`, `1d` or `H:MM:SS`. ValueError for anything else."""
+    seconds = 0.0
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", time):
-        return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600}[match[2]]
-    return 60.0 * minutes_of(time)
+        seconds = float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600}[match[2]]
+    elif match := re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", time):
+        seconds = 3600.0 * int(match[1]) + 60 * int(match[2]) + int(match[3])
+    if not seconds:
+        raise ValueError(f"a time must look like 90s, 9m, 2h, 1d or H:MM:SS, not {time!r}")
+    return seconds
 
 
 def minutes_of(time: str) -> int:

@@ -114,10 +114,10 @@ def _wait(run: Resolved, output: Path) -> None:
         sys.exit(1)
 
 
-def wait_for_all(runs: Sequence[Resolved], output: Path) -> None:
-    """Tell each run's state when it changes, until none waits or runs any more.
+def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
+    """Tell each run's state when it changes, until none waits or runs any more; whether all are done then.
 
-    Exits with 1 if a run is not done then, with 130 after Ctrl-C.
+    Exits with 130 after Ctrl-C.
     """
     paths = [output / run.run_id for run in runs]
     told: dict[str, str] = {}
@@ -137,7 +137,8 @@ def wait_for_all(runs: Sequence[Resolved], output: Path) -> None:
         sys.exit(130)
     if set(states.values()) != {"done"}:
         print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")
-        sys.exit(1)
+        return False
+    return True
 
 
 def _tell(runs: Sequence[Resolved], job_ids: Sequence[str], cluster: ClusterConfig, output: Path) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from negbench.records import RunFolder
-from negbench.status import find_runs
+from negbench.status import find_runs, status_of
 from negbench.study import Resolved
 
 START_SECONDS = 20.0  # for imports, data and the untrained encoder, where nothing better is known
+Kind = tuple[str, str]  # study and method
 
 
 class _Seen(NamedTuple):
@@ -23,30 +24,39 @@ class Expectation:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._recorded: dict[tuple[str, str], list[_Seen]] = {}
-        self._measured: dict[tuple[str, str], list[_Seen]] = {}
+        self._measured: dict[Kind, list[_Seen]] = {}
+        self._recorded: dict[Kind, list[_Seen]] = {}
         for path in find_runs(output) if output.is_dir() else []:
             if (folder := RunFolder(path)).done.exists():
                 _note(self._recorded, folder.read_summary(), None)
 
     def learn(self, run: Resolved, seconds: float) -> None:
         """A run of this call took `seconds`, its start included."""
-        _note(self._measured, RunFolder(self._output / run.run_id).read_summary(), seconds)
+        summary = RunFolder(self._output / run.run_id).read_summary()
+        resumed = bool(summary.get("restarts"))
+        _note(self._recorded if resumed else self._measured, summary, None if resumed else seconds)
 
     def seconds(self, run: Resolved) -> float | None:
-        key = run.config.study, run.config.method.name
-        for known in (self._measured, self._recorded):
-            for seen in (
-                known.get(key),
-                [one for (study, _), some in known.items() if study == key[0] for one in some],
-            ):
-                if seen:
-                    longest = max(one.per_epoch for one in seen) * run.config.epochs
-                    return longest + max(one.others for one in seen)
-        return None
+        """For what is not done of it yet."""
+        kind = run.config.study, run.config.method.name
+        seen = self._measured.get(kind) or self._recorded.get(kind) or self._of_any_method(run.config.study)
+        if not seen:
+            return None
+        epochs = run.config.epochs - self._epochs_done(run)
+        return max(one.per_epoch for one in seen) * epochs + max(one.others for one in seen)
+
+    def _of_any_method(self, study: str) -> list[_Seen]:
+        known = [*self._measured.items(), *self._recorded.items()]
+        return [one for kind, seen in known if kind[0] == study for one in seen]
+
+    def _epochs_done(self, run: Resolved) -> float:
+        path = self._output / run.run_id
+        if not any((path / "checkpoints").glob("step-*.pt")):
+            return 0.0
+        return min(status_of(path, None).epoch or 0.0, float(run.config.epochs))
 
 
-def _note(known: dict[tuple[str, str], list[_Seen]], summary: dict[str, Any], seconds: float | None) -> None:
+def _note(known: dict[Kind, list[_Seen]], summary: dict[str, Any], seconds: float | None) -> None:
     """Add what a summary tells; nothing if it is damaged."""
     try:
         train = float(summary["train_seconds"])

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,16 +25,18 @@ def make_missing(
     smoke: bool = False,
     max_parallel: int | None = None,
     within: str | None = None,
+    began: float = 0.0,
     dry_run: bool = False,
     started: Callable[[], None] = lambda: None,
 ) -> int:
     """Exit code: 0 if all are made, submitted or shown, 1 if some are not done, 124 if `within` is over, 128 + signal.
 
-    ValueError, and nothing started, if a check fails. `started` is called when all have passed.
+    `within` counts from `began`, of time.monotonic. ValueError, and nothing started, if a check fails; `started` is
+    called when all have passed.
     """
     if within is not None and where.launcher != "none":
         raise ValueError("--within is for runs here; a job's limit is --time")
-    seconds = None if within is None else seconds_of(within)
+    seconds = None if within is None else _seconds_left(within, began)
     chosen, left_alone = missing(runs, output, retry_failed)
     for state, count in left_alone.items():
         hint = "; --retry-failed makes them again" if state == "failed" else ""
@@ -67,8 +70,15 @@ def make_missing(
         return 128 + stopped_by
     unfinished = [run.resolved.run_id for run in runs if not (output / run.resolved.run_id / "done").exists()]
     if pool.is_out_of_time:
-        print(f"{within} are over; {len(unfinished)} of {len(runs)} runs are left; the same command goes on")
+        print(f"within {within}: {len(unfinished)} of {len(runs)} runs are left; the same command goes on")
         return OUT_OF_TIME
     if unfinished:
         print(f"{len(unfinished)} of {len(runs)} runs are not finished: {', '.join(unfinished)}; see their run.log")
     return 1 if unfinished else 0
+
+
+def _seconds_left(within: str, began: float) -> float:
+    try:
+        return max(0.0, began + seconds_of(within) - time.monotonic())
+    except ValueError as error:
+        raise ValueError(f"--within: {error}") from None

@@ -89,9 +89,8 @@ class Pool:
                 continue
             del self._active[slot]
             took = time.monotonic() - active.since
-            self.tell(
-                f"{active.title} {'done' if code == 0 else f'ended with exit code {code}'} after {duration(took)}"
-            )
+            ending = "done" if code == 0 else f"ended with exit code {code}"
+            self.tell(f"{active.title} {ending} after {duration(took)}")
             if code == 0:
                 expectation.learn(active.run.resolved, took)
 
@@ -101,7 +100,9 @@ class Pool:
         if expected is None or expected <= left:
             return True
         self.is_out_of_time = True
-        self.tell(f"{title} is left: it takes about {duration(expected)}, and {duration(max(left, 0))} are left")
+        never = self.seconds is not None and expected > self.seconds
+        hint = "; without --within it starts, and can be stopped and resumed" if never else ""
+        self.tell(f"{title} is left: it takes about {duration(expected)}, and {duration(max(left, 0))} are left{hint}")
         return False
 
     def _start(self, run: Planned, slot: int) -> subprocess.Popen[bytes]:

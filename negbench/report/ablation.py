@@ -86,8 +86,8 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
     columns = ["method", members[0].name, "seeds", "accuracy, %", "− the study's own", "figure"]
     cells, facts = [], []
     differences = _differences(members)
-    for ablation in members:
-        for value, row in ablation.points:
+    for line, ablation in enumerate(members):
+        for place, (value, row) in enumerate(ablation.points):
             interval = t_interval(list(row.by_seed(ablation.metric).values()))
             shown = told({ablation.key: value}, [ablation.key]).partition("=")[2]
             size = float(value) if isinstance(value, int | float) else shown
@@ -97,7 +97,7 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                     Cell(shown, size),
                     seeds(row),
                     Cell(text.percent(interval), interval.centre),
-                    _difference_cell(ablation, row, differences),
+                    _difference_cell(row is ablation.own, differences.get((line, place))),
                     Cell(METRICS[ablation.metric]),
                 ]
             )
@@ -107,7 +107,7 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                 | {"metric": ablation.metric}
                 | facts_of(interval)
             )
-            if (found := differences.get((ablation.label, row.label))) is not None:
+            if (found := differences.get((line, place))) is not None:
                 facts[-1] |= facts_of(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
     note = (
         "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. "
@@ -119,28 +119,27 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
     return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(facts)).without_empty_columns()
 
 
-def _differences(members: Sequence[Ablation]) -> dict[tuple[str, str], tuple[Difference, float]]:
-    """By line and row: the difference to the study's own value, and its p after Holm's correction over the table."""
+def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Difference, float]]:
+    """By the numbers of ablation and point: the difference to the study's own value, and its p after Holm's correction
+    over the table."""
     found = {}
-    for ablation in members:
-        for _, row in ablation.points:
+    for line, ablation in enumerate(members):
+        for place, (_, row) in enumerate(ablation.points):
             if ablation.own is not None and row is not ablation.own:
                 own, metric = ablation.own, ablation.metric
                 difference = paired_difference(row.by_seed(metric), own.by_seed(metric))
                 if difference.n:
-                    found[ablation.label, row.label] = difference
+                    found[line, place] = difference
     adjusted = holm([difference.p for difference in found.values()])
     return {key: (d, p) for (key, d), p in zip(found.items(), adjusted, strict=True)}
 
 
-def _difference_cell(
-    ablation: Ablation, row: Row, differences: dict[tuple[str, str], tuple[Difference, float]]
-) -> Cell:
-    if row is ablation.own:
+def _difference_cell(is_own: bool, found: tuple[Difference, float] | None) -> Cell:
+    if is_own:
         return Cell("the study's own")
-    if (ablation.label, row.label) not in differences:
+    if found is None:
         return Cell(text.NOTHING)
-    difference, p_holm = differences[ablation.label, row.label]
+    difference, p_holm = found
     return Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm))
 
 

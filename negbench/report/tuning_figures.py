@@ -31,8 +31,9 @@ def tuning_drawings(tuning: Tuning, style: Style, slug: str) -> list[Drawing]:
     """None before a first trial has ended."""
     if not any(method.scores for method in tuning.methods):
         return []
+    place = "by its learning rate" if _has_rates(tuning) else "in the order of the draw"
     caption = (
-        "Left: every trial by its learning rate, a ring around what was chosen, crosses for trials that failed. "
+        f"Left: every trial {place}, a ring around what was chosen, crosses for trials that failed. "
         "Right: the best held-out accuracy that n of these trials would have found on average, a failed one counting "
         "as 0 (arXiv:1909.03004): where lines cross, the order depends on the budget."
     )
@@ -45,18 +46,19 @@ def _trials(tuning: Tuning, style: Style) -> Canvas:
     shown = [method for method in tuning.methods if method.trials]
     scores = [100 * score for method in shown for score in method.scores]
     bottom = min(scores) - 0.08 * (max(scores) - min(scores) or 1.0)
+    by_rate = _has_rates(tuning)
     for number, method in enumerate(shown):
         colour, marker, line = (
             style.of_method(method.method),
             MARKERS[number % len(MARKERS)],
             LINES[number % len(LINES)],
         )
-        _by_rate(left, method, bottom, colour, marker)
+        _each(left, method, by_rate, bottom, colour, marker)
         ended = [trial.score or 0.0 for trial in method.trials if trial.has_ended]
         sizes = range(1, len(ended) + 1)
         best = [100 * expected_best(ended, size) for size in sizes]
         right.plot(sizes, best, linestyle=line, marker=marker, color=colour, markersize=5, label=method.method)
-    if all(COMMON in method.space for method in shown):
+    if by_rate:
         left.set_xscale("log")
         round_numbers(left.xaxis)
         left.set_xlabel("learning rate")
@@ -70,9 +72,15 @@ def _trials(tuning: Tuning, style: Style) -> Canvas:
     return canvas
 
 
-def _by_rate(axes: Axes, method: Tuned, bottom: float, colour: Any, marker: str) -> None:
+def _has_rates(tuning: Tuning) -> bool:
+    """Whether every method draws its learning rate, from positive numbers."""
+    spaces = [method.space.get(COMMON, [None]) for method in tuning.methods]
+    return all(isinstance(rate, int | float) and rate > 0 for rates in spaces for rate in rates)
+
+
+def _each(axes: Axes, method: Tuned, by_rate: bool, bottom: float, colour: Any, marker: str) -> None:
     for number, trial in enumerate(method.trials, 1):
-        place = float(trial.values.get(COMMON, number))
+        place = float(trial.values[COMMON]) if by_rate else number
         if trial.score is not None:
             axes.plot(place, 100 * trial.score, marker, color=colour, alpha=0.75, markersize=6)
         elif trial.state == "failed":

@@ -50,12 +50,14 @@ def tuning_cautions(tuning: Tuning) -> list[str]:
         found.append(f"Methods had different numbers of trials ({told_numbers}): the one with more is favoured.")
     for method in tuning.methods:
         waiting = sum(not trial.has_ended for trial in method.trials)
-        failed = sum(trial.state == "failed" for trial in method.trials)
+        failed = [trial for trial in method.trials if trial.state == "failed"]
         if waiting:
             found.append(f"{waiting} of {len(method.trials)} trials of {method.method} have not ended.")
         if failed:
+            reasons = text.some(list(dict.fromkeys(trial.reason or "without a reason" for trial in failed)), 3)
             found.append(
-                f"{failed} of {len(method.trials)} trials of {method.method} failed; they count as its budget."
+                f"{len(failed)} of {len(method.trials)} trials of {method.method} failed ({reasons}). They count as "
+                "its budget; `negbench tune --retry-failed` makes them again where that is not the settings' fault."
             )
         for key, which in at_edges(method.space, method.best.values) if method.best else ():
             found.append(

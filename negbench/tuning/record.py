@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from negbench.records import RunFolder, storage_error, write_json
+from negbench.records import RunFolder
 from negbench.status import status_of
 from negbench.study import Flat
 from negbench.tuning.space import Space
@@ -29,8 +29,20 @@ class PlannedTrial(_Checked):
 
 
 class PlannedMethod(_Checked):
+    """`file` is the path of a user's method."""
+
     space: dict[str, list[Any]]
     trials: list[PlannedTrial]
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PlannedMethod":
+        for trial in self.trials:
+            if trial.values.keys() != self.space.keys() or any(
+                value not in self.space[key] for key, value in trial.values.items()
+            ):
+                raise ValueError(f"the values of {trial.run_id} are not of its space")
+        return self
 
 
 class TuningRecord(_Checked):
@@ -38,6 +50,7 @@ class TuningRecord(_Checked):
 
     schema_version: int
     study: str
+    base: str  # digest of the study's settings for all methods
     track: str
     seed: int
     settings: list[str]
@@ -49,7 +62,7 @@ class TuningRecord(_Checked):
 
 @dataclass(frozen=True)
 class Trial:
-    """`score` is None if it did not end, or ended without one; `state` as in `status_of`."""
+    """`score` is None if it did not end well; `state` as in `status_of`, or damaged."""
 
     run_id: str
     values: Flat
@@ -61,7 +74,7 @@ class Trial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is done, or failed by what it was told: its budget is spent."""
+        """Whether it is done or failed, and so its budget spent."""
         return self.state in ("done", "failed")
 
 
@@ -133,26 +146,20 @@ def study_of(path: Path) -> str:
         return ""
 
 
-def write_record(path: Path, record: TuningRecord) -> None:
-    """`StorageError` if it fails."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / RECORD, record.model_dump())
-    except OSError as error:
-        raise storage_error(path / RECORD, error, "no trial has started") from None
-
-
 def read_record(path: Path) -> TuningRecord:
-    """ValueError with the reason, in a few words, if it is damaged or of another schema."""
+    """ValueError with the reason, and what to do, if it is damaged or of another schema."""
+    file = path / RECORD
+    remedy = "delete it, and the call of `negbench tune` that made it writes it anew from the trials, which are kept"
     try:
-        record = TuningRecord.model_validate_json((path / RECORD).read_bytes())
+        record = TuningRecord.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"{RECORD} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
+        raise ValueError(f"{file} is damaged ({where}{first['msg'].removeprefix('Value error, ')}); {remedy}") from None
     if record.schema_version != TUNING_SCHEMA_VERSION:
-        raise ValueError(f"{RECORD} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}")
+        raise ValueError(f"{file} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}; {remedy}")
     return record
 
 
@@ -170,11 +177,14 @@ def _trial(path: Path, planned: PlannedTrial) -> Trial:
     status, summary = status_of(path, None), RunFolder(path).read_summary()
     score = summary.get(SCORE) if status.state == "done" else None
     seconds = summary.get("train_seconds")
+    state, reason = status.state, status.detail
+    if state == "done" and not isinstance(score, int | float):
+        state, reason = "damaged", f"its summary.json holds no accuracy; delete {path.name} to make it again"
     return Trial(
         planned.run_id,
         planned.values,
-        status.state,
-        status.detail,
+        state,
+        reason,
         float(score) if isinstance(score, int | float) else None,
         float(seconds) if isinstance(seconds, int | float) else None,
         int(images) if isinstance(images := summary.get("num_images"), int) else None,

@@ -6,14 +6,29 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from negbench.registry import list_methods, nearest
-from negbench.study import CONTROLLED_BLOCK_KEYS, Flat, Resolved, flatten, flatten_raw, pop_blocks, read_study
+from negbench.registry import nearest
+from negbench.study import (
+    CONTROLLED_BLOCK_KEYS,
+    Flat,
+    Resolved,
+    block_of,
+    check_blocks,
+    flatten,
+    flatten_raw,
+    is_scientific,
+    leaves,
+    pop_blocks,
+    read_study,
+)
 
 Space = dict[str, list[Any]]  # dotted key -> values
 
 
-def read_space(resolved: Resolved) -> Space:
-    """What the study's `tuning` block offers for the run's method: keys for all, then the method's own.
+NOT_DRAWN = ("seed", "study", "track", "note", "epochs", "data.", "evaluation.")  # are the same for all trials
+
+
+def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
+    """What the study's `tuning` block offers for the run's method, one of `methods`: keys for all, then its own.
 
     ValueError if it offers nothing, or what cannot be tuned.
     """
@@ -22,19 +37,18 @@ def read_space(resolved: Resolved) -> Space:
     raw = dict(read_study(path).tuning)
     blocks = pop_blocks(raw, where)
     method = resolved.method_file.name
-    for block in blocks:
-        if block not in (known := list_methods()) and block != method:
-            raise ValueError(f"{where}.per_method names the unknown method {block!r}{nearest(block, known)}")
-    space = flatten_raw(raw) | blocks.get(method, {})
+    check_blocks(blocks, f"{where}.per_method", methods)
+    space = flatten_raw(raw) | block_of(blocks, method)
     if not space:
         raise ValueError(
             f"{path} says nothing of what may be tuned for {method}; write, as configs/quickstart.yaml does, "
             "tuning: {optimizer.lr: [0.1, 0.2, 0.4]}"
         )
-    known = flatten(resolved.config)
+    known = [key for key, field in leaves(type(resolved.config)) if is_scientific(field)]
     for key, values in space.items():
-        if key not in known:
-            raise ValueError(f"{where} names the unknown key {key}{nearest(key, known)}")
+        if key not in known or key.startswith(NOT_DRAWN):
+            unknown = "names the unknown key" if key not in flatten(resolved.config) else "must not draw"
+            raise ValueError(f"{where} {unknown} {key}{nearest(key, known)}")
         if resolved.config.track == "controlled" and not key.startswith(CONTROLLED_BLOCK_KEYS):
             raise ValueError(
                 f"{where} draws {key}, but in a controlled study a method may have only method.* and optimizer.lr of "
@@ -42,6 +56,8 @@ def read_space(resolved: Resolved) -> Space:
             )
         if not isinstance(values, list) or not values:
             raise ValueError(f"{where}.{key} must be a list of values to draw from, not {values!r}")
+        if not all(isinstance(value, str | int | float | list | None) for value in values):
+            raise ValueError(f"{where}.{key} holds something else than numbers and words: {values!r}")
         if len({repr(value) for value in values}) < len(values):
             raise ValueError(f"{where}.{key} holds a value twice: {values!r}")
         if resolved.origins.get(key) == "--set":
