@@ -92,7 +92,7 @@ def tune(
         tuning = record.load(folder)
         _show(tuning)
         if not tuning.has_ended:
-            print(_waiting(tuning, where.launcher != "none"))
+            print(_waiting(tuning, set(names), trials, where.launcher != "none"))
             raise typer.Exit(code or 1)
         if lost := [method.method for method in tuning.methods if not method.best]:
             print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
@@ -104,7 +104,7 @@ def tune(
         raise typer.Exit(0)
 
 
-def _waiting(tuning: "Tuning", are_jobs: bool) -> str:
+def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> str:
     """What has not ended, and what makes it."""
     waiting = {
         tuning.record.methods[method.method].file or method.method: sum(not trial.has_ended for trial in method.trials)
@@ -114,8 +114,12 @@ def _waiting(tuning: "Tuning", are_jobs: bool) -> str:
     told = ", ".join(f"{count} of {method}" for method, count in waiting.items())
     num_trials = max(len(method.trials) for method in tuning.methods)
     then = "tells what they chose when they have" if are_jobs else "goes on"
-    same = f"the same command, with --methods {','.join(waiting)} --trials {num_trials}, {then}"
-    return f"trials that have not ended: {told}; {same}"
+    wider = (
+        ""
+        if waiting.keys() <= names and num_trials <= trials
+        else (f", with --methods {','.join(waiting)} --trials {num_trials},")
+    )
+    return f"trials that have not ended: {told}; the same command{wider} {then}"
 
 
 def _show(tuning: "Tuning") -> None:

@@ -324,6 +324,11 @@ def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path
     assert moco.trials[0] == first.methods[0].trials[0] and len(moco.trials) == 2
     assert byol == first.methods[1]
 
+    (folder / moco.trials[0].run_id / "done").unlink()
+    other = CliRunner().invoke(app, [*tune, "--trials", "1", "--methods", "byol"])
+    assert other.exit_code == 1
+    assert "not ended: 1 of moco; the same command, with --methods moco --trials 2, goes on" in other.stdout
+
 
 def test_a_tuning_is_joined_only_by_trials_of_the_same_study(tmp_path: Path, study: Path) -> None:
     folder = _tuning(tmp_path, study, {"moco": [0.5, 0.7]})
