@@ -92,8 +92,9 @@ def tune(
         tuning = record.load(folder)
         _show(tuning)
         if not tuning.has_ended:
-            print(_waiting(tuning, set(names), trials, where.launcher != "none"))
-            raise typer.Exit(code or 1)
+            are_jobs = where.launcher != "none"
+            print(_waiting(tuning, set(names), trials, are_jobs))
+            raise typer.Exit(0 if are_jobs and not wait else code or 1)
         if lost := [method.method for method in tuning.methods if not method.best]:
             print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
             raise typer.Exit(1)
@@ -114,12 +115,9 @@ def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> 
     told = ", ".join(f"{count} of {method}" for method, count in waiting.items())
     num_trials = max(len(method.trials) for method in tuning.methods)
     then = "tells what they chose when they have" if are_jobs else "goes on"
-    wider = (
-        ""
-        if waiting.keys() <= names and num_trials <= trials
-        else (f", with --methods {','.join(waiting)} --trials {num_trials},")
-    )
-    return f"trials that have not ended: {told}; the same command{wider} {then}"
+    is_wider = num_trials > trials or not waiting.keys() <= names
+    other = f", with --methods {','.join(waiting)} --trials {num_trials}," if is_wider else ""
+    return f"trials that have not ended: {told}; the same command{other} {then}"
 
 
 def _show(tuning: "Tuning") -> None:
