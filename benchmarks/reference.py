@@ -45,6 +45,7 @@ class Size:
     methods: str = METHODS
     num_trials: int = 6
     seeds: str = "0:3"
+    more_seeds: str = "3:5"
 
 
 SIZES = {
@@ -71,8 +72,8 @@ SIZES = {
     ),
 }
 STAGES = (
-    *("tuning", "comparison", "anchors", "bench", "why"),
-    *("why-with-batch", "num-negatives", "one-way", "long", "report"),
+    *("tuning", "comparison", "more-seeds", "anchors", "bench"),
+    *("why", "why-with-batch", "num-negatives", "one-way", "long", "report"),
 )
 
 
@@ -82,13 +83,18 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
 
     def sweep(methods: str, epochs: int, *options: str, seeds: str = size.seeds) -> Command:
         named = ["sweep", "--methods", methods, "--seeds", seeds, "--config", tuned]
-        return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / stage)]
+        folder = "comparison" if stage == "more-seeds" else stage
+        return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / folder)]
 
     if stage == "tuning":
         trials = ["--trials", str(size.num_trials), "--set", f"epochs={size.tuning_epochs}"]
         return [["tune", "--methods", size.methods, "--config", size.study, *trials, "--output", str(output)]]
-    if stage == "comparison":
-        return [sweep(size.methods, size.epochs), sweep("adco", size.epochs, *ADVERSARIES_ALONE)]
+    if stage in ("comparison", "more-seeds"):
+        seeds = size.seeds if stage == "comparison" else size.more_seeds
+        return [
+            sweep(size.methods, size.epochs, seeds=seeds),
+            sweep("adco", size.epochs, *ADVERSARIES_ALONE, seeds=seeds),
+        ]
     if stage == "anchors":
         return [
             ["sweep", "--methods", methods, "--config", study, *settings, "--output", str(output / stage)]

@@ -9,6 +9,7 @@ import pytest
 from negbench.report import build
 from negbench.report.benches import load_benches
 from negbench.report.runs import find, load
+from negbench.report.tunings import find_tunings, load_tunings
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
@@ -19,6 +20,25 @@ def test_a_published_report_follows_from_its_records(name: str, count: int) -> N
     runs = load(find([str(folder / "runs")], folder))
     assert len(runs) == count and all(run.is_used for run in runs)
     _assert_close(build._facts(build.build(runs)), json.loads((folder / "report" / "report.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "baseline"),
+    [
+        ("report", ["comparison", "cifar10-small-tuning"], None),
+        ("report-why", ["comparison", "why"], "adco (in_batch_negatives=false)"),
+    ],
+)
+def test_the_published_reports_of_the_small_study_follow_from_its_records(
+    name: str, folders: list[str], baseline: str | None
+) -> None:
+    study = REFERENCE / "cifar10-small"
+    arguments = [str(study / folder) for folder in folders]
+    tunings, unreadable = load_tunings(find_tunings(arguments, study))
+    runs = load(find(arguments, study))
+    assert not unreadable and all(run.is_used for run in runs)
+    made = build._facts(build.build(runs, baseline, (), (), tunings))
+    _assert_close(made, json.loads((study / name / "report.json").read_text()))
 
 
 def test_the_published_bench_follows_from_its_record() -> None:

@@ -49,7 +49,15 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
                 shown = CliRunner().invoke(app, [*command, "--dry-run"])
                 assert shown.exit_code == 0, shown.output
                 planned[stage] = planned.get(stage, 0) + shown.stdout.count("--method")
-    expected = {"tuning": 24, "comparison": 15, "why": 9, "why-with-batch": 9, "one-way": 6, "long": 4}
+    expected = {
+        "tuning": 24,
+        "comparison": 15,
+        "more-seeds": 10,
+        "why": 9,
+        "why-with-batch": 9,
+        "one-way": 6,
+        "long": 4,
+    }
     expected["num-negatives"] = 2 * len(size.num_negatives.split(","))
     assert planned == expected | ({"anchors": 1} if size.anchors else {})
     own = {block.get("method.num_negatives") for block in read_study(tuned).per_method.values()}

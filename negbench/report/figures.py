@@ -158,7 +158,8 @@ def _left_out(rows: Sequence[Row]) -> str:
 
 def _seeds(rows: Sequence[Row], metric: str, style: Style) -> Canvas:
     known = [row for row in rows if row.by_seed(metric)]
-    canvas, axes = plt.subplots(figsize=(7.5, 1.2 + 0.42 * len(known)))
+    longest = max(len(row.label) for row in known)
+    canvas, axes = plt.subplots(figsize=(7.5 + 0.08 * max(0, longest - 30), 1.2 + 0.42 * len(known)))
     for place, (row, colour, marker, _) in enumerate(style.of(known)):
         values = 100 * np.array(list(row.by_seed(metric).values()))
         axes.plot(values, np.full(len(values), place - 0.16), marker, color=colour, alpha=0.55, markersize=5)
@@ -264,7 +265,7 @@ def _ablation(name: str, members: Sequence[Ablation], style: Style) -> Canvas:
         intervals = [t_interval(points) for points in seeds]
         bars = np.array([_bars(interval) for interval in intervals])[:, :, 0].T
         means = [interval.centre for interval in intervals]
-        look = _mean(colour, marker) | {"linestyle": line, "label": ablation.label}
+        look = _mean(colour, marker) | {"linestyle": line if numeric else "", "label": ablation.label}
         axes.errorbar(x, means, yerr=bars, **look)
     if logarithmic:
         axes.set_xscale("log", base=2 if all(place.is_integer() for place in places.values()) else 10)
