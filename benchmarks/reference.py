@@ -72,14 +72,18 @@ SIZES = {
     ),
 }
 STAGES = (
-    *("tuning", "comparison", "more-seeds", "anchors", "bench"),
+    *("tuning", "comparison", "more-seeds", "alone", "anchors", "bench"),
     *("why", "why-with-batch", "num-negatives", "one-way", "long", "report"),
 )
 
 
 def commands(stage: str, size: Size, output: Path) -> list[Command]:
     """What the stage calls negbench with, but for where it runs and the data."""
-    tuned = str(tuned_study(size, output))
+    tuned = str(tuned_study(size, output / stage if stage == "alone" else output))
+
+    def tune(methods: str, folder: Path, *options: str) -> Command:
+        budget = ["--trials", str(size.num_trials), "--set", f"epochs={size.tuning_epochs}"]
+        return ["tune", "--methods", methods, "--config", size.study, *budget, *options, "--output", str(folder)]
 
     def sweep(methods: str, epochs: int, *options: str, seeds: str = size.seeds) -> Command:
         named = ["sweep", "--methods", methods, "--seeds", seeds, "--config", tuned]
@@ -87,8 +91,12 @@ def commands(stage: str, size: Size, output: Path) -> list[Command]:
         return [*named, "--set", f"epochs={epochs}", *options, "--output", str(output / folder)]
 
     if stage == "tuning":
-        trials = ["--trials", str(size.num_trials), "--set", f"epochs={size.tuning_epochs}"]
-        return [["tune", "--methods", size.methods, "--config", size.study, *trials, "--output", str(output)]]
+        return [tune(size.methods, output)]
+    if stage == "alone":
+        return [
+            tune("adco", output / stage, *ADVERSARIES_ALONE),
+            sweep("adco", size.epochs, *ADVERSARIES_ALONE),
+        ]
     if stage in ("comparison", "more-seeds"):
         seeds = size.seeds if stage == "comparison" else size.more_seeds
         return [
@@ -132,7 +140,7 @@ def _reports(size: Size, output: Path) -> list[Command]:
     tuning = tuned_study(size, output).parent
     comparison = output / "comparison"
     whole = [comparison, *(path for path in (tuning,) if is_tuning(path)), *sorted(output.glob("bench-*"))]
-    others = [output / name for name in ("why-with-batch", "num-negatives", "one-way", "long", "anchors")]
+    others = [output / name for name in ("alone", "why-with-batch", "num-negatives", "one-way", "long", "anchors")]
     reports = {
         "report": (whole, []),
         "report-why": ([comparison, output / "why"], ["--baseline", "adco (in_batch_negatives=false)"]),
@@ -180,9 +188,9 @@ def run(stages: Sequence[str], size: Size, options: argparse.Namespace, limit: f
             print(f"{stage}: negbench {shlex.join(shown)}", flush=True)
             if options.dry_run or (kind == "bench" and any(map(_is_whole, output.glob("bench-*")))):
                 continue
-            needed = tuned_study(size, output)
-            if str(needed) in command and not needed.exists():
-                print(f"{stage} needs the stage tuning, which writes {needed}", file=sys.stderr)
+            missing = [part for part in command if part.endswith("-tuned.yaml") and not Path(part).exists()]
+            if missing:
+                print(f"{stage} needs a finished tuning, which writes {missing[0]}", file=sys.stderr)
                 return OUT_OF_TIME if OUT_OF_TIME in codes else 2
             left = None if end is None else end - time.monotonic()
             if left is not None and left < (60 * size.bench_minutes if kind == "bench" else 1):

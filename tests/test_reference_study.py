@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import reference
-from benchmarks.reference import SIZES, STAGES, Size, commands, main, run
+from benchmarks.reference import SIZES, STAGES, Size, commands, main, run, tuned_study
 from negbench.cli import app
 from negbench.report.runs import find, load
 from negbench.study import read_study
@@ -39,9 +39,10 @@ def _options(output: Path, **changed: object) -> argparse.Namespace:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) -> None:
     size = SIZES[name]
-    tuned = tmp_path / f"{size.study}-tuning" / f"{size.study}-tuned.yaml"
-    tuned.parent.mkdir()
-    tuned.write_bytes((Path(reference.__file__).parents[1] / "configs" / f"{size.study}.yaml").read_bytes())
+    for folder in (tmp_path, tmp_path / "alone"):
+        tuned = tuned_study(size, folder)
+        tuned.parent.mkdir(parents=True)
+        tuned.write_bytes((Path(reference.__file__).parents[1] / "configs" / f"{size.study}.yaml").read_bytes())
     planned = {}
     for stage in STAGES:
         for command in commands(stage, size, tmp_path):
@@ -49,15 +50,8 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
                 shown = CliRunner().invoke(app, [*command, "--dry-run"])
                 assert shown.exit_code == 0, shown.output
                 planned[stage] = planned.get(stage, 0) + shown.stdout.count("--method")
-    expected = {
-        "tuning": 24,
-        "comparison": 15,
-        "more-seeds": 10,
-        "why": 9,
-        "why-with-batch": 9,
-        "one-way": 6,
-        "long": 4,
-    }
+    expected = {"tuning": 24, "comparison": 15, "more-seeds": 10, "alone": 6 + 3, "why": 9, "why-with-batch": 9}
+    expected |= {"one-way": 6, "long": 4}
     expected["num-negatives"] = 2 * len(size.num_negatives.split(","))
     assert planned == expected | ({"anchors": 1} if size.anchors else {})
     own = {block.get("method.num_negatives") for block in read_study(tuned).per_method.values()}
@@ -99,7 +93,7 @@ def test_the_study_from_tuning_to_reports(tmp_path: Path, capfd: pytest.CaptureF
 
 def test_stages_after_tuning_wait_for_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["comparison"], SIZES["small"], _options(tmp_path), None) == 2
-    assert "comparison needs the stage tuning" in capfd.readouterr().err
+    assert "comparison needs a finished tuning" in capfd.readouterr().err
 
 
 def test_unknown_stages_and_times_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
