@@ -27,6 +27,7 @@ def test_a_published_report_follows_from_its_records(name: str, count: int) -> N
     [
         ("report", ["comparison", "cifar10-small-tuning"], None),
         ("report-why", ["comparison", "why"], "adco (in_batch_negatives=false)"),
+        ("report-more", ["comparison", "alone"], None),
     ],
 )
 def test_the_published_reports_of_the_small_study_follow_from_its_records(

@@ -144,6 +144,15 @@ def test_lists_and_settings_that_change_together_are_swept(tmp_path: Path) -> No
     build.write(report, tmp_path / "report", lambda text: None)
 
 
+def test_settings_that_only_change_together_are_no_ablation_of_the_first(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    together = ("optimizer.lr=0.5", "method.temperature=0.5")
+    records.write(output, study, "moco", 0, 0.7)
+    records.write(output, study, "moco", 0, 0.8, *together)
+    records.write(output, study, "moco", 0, 0.9, *together, "method.num_negatives=16")
+    assert [members[0].name for _, members in reports.build(output).swept] == ["num_negatives"]
+
+
 def test_a_sweep_is_an_ablation(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
     for size in (16, 256, 4096):

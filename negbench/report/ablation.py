@@ -55,8 +55,9 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
             if row.runs:
                 by_method.setdefault((comparison.study, comparison.track, row.method), []).append(row)
     for (study, track, method), rows in by_method.items():
-        keys, own = _independent(rows), own_values(rows)
-        for key in keys:
+        groups, own = _changing_together(rows), own_values(rows)
+        keys = [group[0] for group in groups]
+        for key in (group[0] for group in groups if _is_one_setting(group)):
             slices: dict[str, list[Row]] = {}
             for row in rows:
                 slices.setdefault(told(row.settings, [other for other in keys if other != key]), []).append(row)
@@ -72,13 +73,18 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
     return found
 
 
-def _independent(rows: Sequence[Row]) -> list[str]:
-    """The keys that differ between rows, but of those that always change together, as a view policy's, the first."""
-    seen: dict[str, str] = {}
+def _changing_together(rows: Sequence[Row]) -> list[list[str]]:
+    """The keys that differ between rows; those that always change together are one group."""
+    groups: dict[str, list[str]] = {}
     for key in differing([row.settings for row in rows]):
         values = [json.dumps(row.settings.get(key), sort_keys=True) for row in rows]
-        seen.setdefault(json.dumps([values.index(value) for value in values]), key)
-    return list(seen.values())
+        groups.setdefault(json.dumps([values.index(value) for value in values]), []).append(key)
+    return list(groups.values())
+
+
+def _is_one_setting(group: Sequence[str]) -> bool:
+    """Whether a name can stand for the group: a key alone, or a view policy, which sets many."""
+    return len(group) == 1 or all(key.startswith("views.") for key in group)
 
 
 def ablation_table(members: Sequence[Ablation]) -> Table:

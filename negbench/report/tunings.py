@@ -39,7 +39,9 @@ def load_tunings(paths: Sequence[Path]) -> tuple[list[Tuning], list[Run]]:
 
 
 def title_of(tuning: Tuning) -> str:
-    return f"Tuning: {tuning.study}, {text.count(tuning.record.epochs, 'epoch')}, seed {tuning.record.seed}"
+    others = [t.removeprefix("method.") for t in tuning.record.settings if not t.startswith("epochs=")]
+    parts = [tuning.study, text.count(tuning.record.epochs, "epoch"), f"seed {tuning.record.seed}", *others]
+    return f"Tuning: {', '.join(parts)}"
 
 
 def tuning_cautions(tuning: Tuning) -> list[str]:
