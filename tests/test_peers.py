@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -115,13 +115,20 @@ def test_nothing_is_left_when_it_is_interrupted(signum: signal.Signals, code: in
     for line in process.stderr:
         if "starting MoCo" in line:  # AdCo is frozen by now
             break
+    _wait_until(lambda: bool(_children(process.pid)))
     sides = _children(process.pid)
-    assert sides
     process.send_signal(signum)
     told = process.stderr.read()
     assert process.wait() == code, told
-    time.sleep(0.1)
-    assert not [pid for pid in sides if Path(f"/proc/{pid}").exists()]
+    _wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in sides))
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """The machine may be busy."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def _children(pid: int) -> list[int]:

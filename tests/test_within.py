@@ -107,10 +107,10 @@ def test_a_run_that_would_not_end_in_time_is_not_started(tmp_path: Path, study: 
 def test_what_runs_when_the_time_is_over_leaves_a_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "out"
     long = [*SWEEP, "--set", "epochs=100000", "--set", "evaluate_every_epochs=0", "--output", str(output)]
-    code, out, err = finished(*long, "--within", "25s")
+    code, out, err = finished(*long, "--within", "20s")
     assert code == 124, out + err
     assert out.count("starts") == 1 and "ended with exit code 143" in out
-    assert "within 25s: 3 of 3 runs are left" in out
+    assert "within 20s: 3 of 3 runs are left" in out
     (path,) = output.iterdir()
     run = RunFolder(path)
     assert not run.done.exists() and list(run.checkpoints.iterdir())
