@@ -1,12 +1,10 @@
-"""Trials: what is drawn, what is chosen, what is kept, and what a report tells of it."""
+"""Trials: what is drawn, what is chosen, and what is kept."""
 
 import itertools
 import json
-import math
 import multiprocessing
 import statistics
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,23 @@ from typer.testing import CliRunner
 from negbench.cli import app
 from negbench.data.sets import load_splits
 from negbench.registry import list_studies
-from negbench.report import build as building
-from negbench.report.figures import Style
-from negbench.report.tuning_figures import expected_best, tuning_drawings
-from negbench.report.tunings import tuning_cautions
 from negbench.study import read_study, resolve
 from negbench.tuning.record import (
-    TUNING_SCHEMA_VERSION,
-    PlannedMethod,
-    PlannedTrial,
     Trial,
     Tuned,
-    TuningRecord,
     load,
 )
 from negbench.tuning.space import at_edges, draw, read_space
 from negbench.tuning.trials import joined, plan_trials, tuned_study, write_joined
-from tests import records, reports, runs
+from tests import records, runs, tunings
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return tunings.study_file(
+        tmp_path, "  optimizer.lr: [0.1, 0.2, 0.4, 0.8]\n", "per_method: {moco: {method.temperature: 0.3}}\n"
+    )
+
 
 SPACE = {
     "optimizer.lr": [0.1, 0.2, 0.4, 0.8],
@@ -74,10 +72,6 @@ def test_the_draw_stays_what_it_was() -> None:
 GOLDEN_DRAW = [(0.1, 0.1, 0.95), (0.8, 0.2, 0.99), (0.4, 0.2, 0.9)]
 
 
-def _study(folder: Path, text: str, more: str = "") -> Path:
-    return records.study(folder, "tuned", f"{more}tuning:\n{text}")
-
-
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -98,7 +92,7 @@ def _study(folder: Path, text: str, more: str = "") -> Path:
     ],
 )
 def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
-    study = _study(tmp_path, text)
+    study = tunings.study_file(tmp_path, text)
     output = tmp_path / "out"
     trials = "2" if "-1" in text else "1"  # so that both values are drawn
     command = ["tune", "--methods", "moco", "--config", str(study), "--trials", trials, "--output", str(output)]
@@ -132,7 +126,7 @@ def test_mistakes_in_a_call_are_one_sentence(options: list[str], sentence: str, 
 
 
 def test_the_methods_own_space_comes_before_the_common_one(tmp_path: Path) -> None:
-    study = _study(tmp_path, "  optimizer.lr: [0.1, 0.2]\n  per_method:\n    byol: {optimizer.lr: [0.5]}")
+    study = tunings.study_file(tmp_path, "  optimizer.lr: [0.1, 0.2]\n  per_method:\n    byol: {optimizer.lr: [0.5]}")
     assert read_space(resolve("byol", str(study)), ["byol"]) == {"optimizer.lr": [0.5]}
     assert read_space(resolve("moco", str(study)), ["moco"]) == {"optimizer.lr": [0.1, 0.2]}
 
@@ -169,111 +163,8 @@ def test_what_lies_at_an_edge_of_the_space() -> None:
     assert list(at_edges(space, {"a": 2, "b": 0.2, "c": "z", "d": 2})) == []
 
 
-@pytest.mark.parametrize("scores", [[0.3], [0.3, 0.1, 0.2], [0.5, 0.0, 0.5, 0.7, 0.6]])
-def test_the_best_of_some_trials_is_the_mean_over_all_choices_of_them(scores: Sequence[float]) -> None:
-    for size in range(1, len(scores) + 1):
-        by_hand = statistics.mean(max(chosen) for chosen in itertools.combinations(scores, size))
-        assert math.isclose(expected_best(scores, size), by_hand)
-
-
-def _tuning(output: Path, study: Path, scores: dict[str, Sequence[float | None]]) -> Path:
-    """A finished tuning, as `negbench tune` would have left it."""
-    folder = output / "tuned-tuning"
-    methods = {}
-    for method, of_method in scores.items():
-        space = {"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}
-        trials = []
-        for score, values in zip(of_method, draw(space, len(of_method), 0, method), strict=True):
-            settings = ("evaluation.test=false", f"optimizer.lr={values['optimizer.lr']}")
-            told = {"knn_top1": None, "knn_top1_untrained": None}
-            run = (
-                records.write(folder, study, method, 0, 0, *settings, curve=[score] * 5, summary=told)
-                if score is not None
-                else records.write(
-                    folder, study, method, 0, 0, *settings, state="failed", error="the loss is not finite"
-                )
-            )
-            trials.append(PlannedTrial(run_id=run.path.name, values=values))
-        methods[method] = PlannedMethod(space=space, trials=trials)
-    write_joined(
-        folder,
-        TuningRecord(
-            schema_version=TUNING_SCHEMA_VERSION,
-            study="tuned",
-            base=plan_trials(list(scores), str(study), [], 1, 0)[0].base,
-            track="controlled",
-            seed=0,
-            settings=[],
-            epochs=4,
-            validation=0.1,
-            num_images=None,
-            methods=methods,
-        ),
-    )
-    return folder
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    return _study(tmp_path, "  optimizer.lr: [0.1, 0.2, 0.4, 0.8]\n", "per_method: {moco: {method.temperature: 0.3}}\n")
-
-
-def test_a_report_tells_every_trial_and_what_to_doubt(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path / "results", study, {"moco": [0.5, 0.7, None], "byol": [0.4, 0.3]})
-    tuning = load(folder)
-    made = building.build([], None, (), (), [tuning])
-    (section,) = made.tunings
-    table = reports.table(made, "tuning-tuned-trials")
-    assert [line[2].text for line in table.rows] == ["50.0", "70.0", "–", "40.0", "30.0"]
-    assert [line[2].bold for line in table.rows] == [False, True, False, True, False]
-    assert table.rows[2][4].text == "failed: the loss is not finite"
-    assert reports.cells(section.tables[0], "moco") | {"best, %": "70.0", "median, %": "60.0"} == reports.cells(
-        section.tables[0], "moco"
-    )
-    assert "These are 5,000, so that a score has a standard error of 0.7 points." in section.tables[0].note
-    assert any("different numbers of trials (moco 3 and byol 2)" in text for text in section.cautions)
-    assert any("1 of 3 trials of moco failed (the loss is not finite). They count" in text for text in section.cautions)
-    page = building.write(made, tmp_path / "report", lambda _: None).read_text()
-    assert "Tuning: tuned, 4 epochs, seed 0" in page and "the loss is not finite" in page
-    assert (tmp_path / "report" / "figures" / "tuning-tuned.svg").exists()
-    facts = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert facts["tunings"][0]["cautions"] == list(section.cautions)
-
-
-def test_a_choice_at_an_edge_is_pointed_out(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path / "results", study, {"moco": [0.1, 0.2, 0.3, 0.4]})
-    tuning = load(folder)
-    best = tuning.methods[0].best
-    assert best is not None
-    values = draw({"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}, 4, 0, "moco")
-    assert best.values == values[3]
-    which = {0.1: "lowest", 0.8: "highest"}.get(values[3]["optimizer.lr"])
-    expected = [f"moco chose the {which} optimizer.lr on offer: beyond it may lie better."] if which else []
-    assert tuning_cautions(tuning) == expected
-
-
-def test_trials_are_no_rows_of_a_comparison(tmp_path: Path, study: Path) -> None:
-    output = tmp_path / "results"
-    folder = _tuning(output, study, {"moco": [0.5, 0.7]})
-    records.write(output, study, "moco", 0, 0.8, linear=0.8, curve=[0.8] * 5)
-    for arguments in ([output], [folder], [folder, output]):
-        shown = CliRunner().invoke(app, ["report", *map(str, arguments), "--tables-only"])
-        assert shown.exit_code == 0, shown.output
-        assert shown.output.count("Tuning: tuned") == 2  # heading and table
-        assert ("which source" in shown.output.lower()) == (output in arguments)
-        assert "1 of 1 runs" not in shown.output
-
-
-def test_a_damaged_record_is_listed_and_hurts_nothing_else(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path / "results", study, {"moco": [0.5]})
-    (folder / "tuning.json").write_text('{"schema_version": 1}')
-    shown = CliRunner().invoke(app, ["report", str(tmp_path / "results"), "--tables-only"])
-    assert shown.exit_code == 0
-    assert "tuning.json is damaged (study: Field required); delete it, and the call" in shown.output
-
-
 def test_the_tuned_study_differs_in_the_chosen_settings_alone(tmp_path: Path, study: Path) -> None:
-    tuning = load(_tuning(tmp_path / "results", study, {"moco": [0.5, 0.7], "byol": [0.3, 0.2]}))
+    tuning = load(tunings.finished(tmp_path / "results", study, {"moco": [0.5, 0.7], "byol": [0.3, 0.2]}))
     text = tuned_study(study, tuning)
     path = tmp_path / "chosen.yaml"
     path.write_text(text)
@@ -334,7 +225,7 @@ def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path
 
 
 def test_a_tuning_is_joined_only_by_trials_of_the_same_study(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path, study, {"moco": [0.5, 0.7]})
+    folder = tunings.finished(tmp_path, study, {"moco": [0.5, 0.7]})
     same, _ = plan_trials(["byol"], str(study), [], 3, 0)
     both = joined(folder, same)
     assert list(both.methods) == ["moco", "byol"] and len(both.methods["moco"].trials) == 2
@@ -399,7 +290,9 @@ def test_calls_beside_each_other_lose_nothing(tmp_path: Path, study: Path) -> No
 def test_a_users_method_is_tuned_beside_others(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(Path(resolve("moco").method_file.path).read_text())
-    study = _study(tmp_path, "  per_method:\n    mine: {optimizer.lr: [0.1, 0.2]}\n    moco: {optimizer.lr: [0.3]}")
+    study = tunings.study_file(
+        tmp_path, "  per_method:\n    mine: {optimizer.lr: [0.1, 0.2]}\n    moco: {optimizer.lr: [0.3]}"
+    )
     record, planned = plan_trials(["moco", str(mine)], str(study), [], 1, 0)
     assert list(record.methods) == ["moco", "mine"] and len(planned) == 2
     folder = tmp_path / "tuned-tuning"
@@ -415,52 +308,3 @@ def test_a_users_method_is_tuned_beside_others(tmp_path: Path) -> None:
     namesake.write_text(mine.read_text())
     with pytest.raises(ValueError, match="--methods names moco twice"):
         plan_trials(["moco", str(namesake), str(mine)], str(study), [], 1, 0)
-
-
-def test_a_trial_whose_summary_is_damaged_has_not_ended(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path, study, {"moco": [0.5, 0.7]})
-    (folder / load(folder).methods[0].trials[1].run_id / "summary.json").write_text("{")
-    (method,) = load(folder).methods
-    assert [trial.state for trial in method.trials] == ["done", "damaged"] and not method.has_ended
-    assert "delete" in method.trials[1].reason and method.best is method.trials[0]
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ("", "is damaged (Invalid JSON"),
-        ('{"schema_version": 9', "is damaged"),
-        ("{}", "schema_version: Field required"),
-    ],
-)
-def test_a_damaged_record_says_what_to_do(tmp_path: Path, study: Path, content: str, sentence: str) -> None:
-    folder = _tuning(tmp_path, study, {"moco": [0.5]})
-    (folder / "tuning.json").write_text(content)
-    with pytest.raises(ValueError, match="delete it, and the call of `negbench tune` that made it") as raised:
-        load(folder)
-    assert sentence in str(raised.value) and str(folder) in str(raised.value)
-
-
-def test_values_outside_of_their_space_are_a_damaged_record(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path, study, {"moco": [0.5]})
-    record = json.loads((folder / "tuning.json").read_text())
-    for values in ({}, {"optimizer.lr": "fast"}):
-        record["methods"]["moco"]["trials"][0]["values"] = values
-        (folder / "tuning.json").write_text(json.dumps(record))
-        with pytest.raises(ValueError, match="are not of its space"):
-            load(folder)
-
-
-def test_without_learning_rates_for_all_trials_are_drawn_in_order(tmp_path: Path, study: Path) -> None:
-    folder = _tuning(tmp_path / "results", study, {"moco": [0.5, 0.7], "byol": [0.4, 0.3]})
-    record = json.loads((folder / "tuning.json").read_text())
-    byol = record["methods"]["byol"]
-    byol["space"] = {"method.key_momentum": [0.9, 0.99]}
-    for trial, value in zip(byol["trials"], (0.9, 0.99), strict=True):
-        trial["values"] = {"method.key_momentum": value}
-    (folder / "tuning.json").write_text(json.dumps(record))
-    (drawing,) = tuning_drawings(load(folder), Style([]), "tuning")
-    assert drawing.caption.startswith("Left: every trial in the order of the draw")
-    left = drawing.draw().axes[0]
-    assert left.get_xlabel() == "trial" and left.get_xscale() == "linear"
-    assert {round(float(x)) for line in left.lines for x in line.get_xdata()} == {1, 2}
