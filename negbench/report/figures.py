@@ -61,9 +61,6 @@ class Style:
         palette = itertools.cycle(sns.color_palette("colorblind"))
         self.colours = dict(zip(names, palette, strict=False))
 
-    def of_method(self, method: str) -> Any:
-        return self.colours[method]
-
     def of(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Any, str, Any]]:
         """Row, colour, marker, line."""
         numbers: dict[str, int] = {}

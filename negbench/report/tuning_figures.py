@@ -49,7 +49,7 @@ def _trials(tuning: Tuning, style: Style) -> Canvas:
     by_rate = _has_rates(tuning)
     for number, method in enumerate(shown):
         colour, marker, line = (
-            style.of_method(method.method),
+            style.colours[method.method],
             MARKERS[number % len(MARKERS)],
             LINES[number % len(LINES)],
         )
