@@ -17,6 +17,6 @@ def start(*arguments: str, new_group: bool = False, **env: str) -> subprocess.Po
 
 
 def finished(*arguments: str, **env: str) -> tuple[int, str, str]:
-    with start(*arguments, **env) as process:
+    with start(*arguments, new_group=False, **env) as process:
         out, err = process.communicate(timeout=180)
     return process.returncode, out, err

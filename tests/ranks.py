@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 def on_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """What `function(*args)`, defined in a module, returns on each rank (anything that torch.save takes)."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_rank, (world_size, folder, function, args), nprocs=world_size)  # type: ignore[no-untyped-call]
+        spawn(_rank, (world_size, folder, function, args), nprocs=world_size)
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(world_size)]
 
 

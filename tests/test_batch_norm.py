@@ -64,7 +64,7 @@ def sync_rank(rank: int, folder: str) -> None:
 
 
 def test_sync_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
-    spawn(sync_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(sync_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
     for kind in SIZES:
@@ -188,13 +188,13 @@ def shuffled_rank(rank: int, folder: str) -> None:
     shuffled, restore = shuffle(own.view(32, 1, 1, 1).expand(32, 3, 2, 2), "shuffled", (0, "keys", 7))
     held = shuffled[:, 0, 0, 0].clone().requires_grad_()
     restored = restore(held[:, None] * 2)
-    (restored[:, 0] * own).sum().backward()  # type: ignore[no-untyped-call]
+    (restored[:, 0] * own).sum().backward()
     torch.save({"held": held.detach(), "restored": restored.detach(), "gradient": held.grad}, f"{folder}/{rank}")
     dist.destroy_process_group()
 
 
 def test_shuffled_exchanges_images_among_ranks_and_restores(tmp_path: Path) -> None:
-    spawn(shuffled_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(shuffled_rank, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / str(rank)) for rank in range(2)]
     assert sorted(torch.cat([rank["held"] for rank in ranks]).tolist()) == list(range(64))
     for number, rank in enumerate(ranks):

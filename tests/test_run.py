@@ -14,10 +14,10 @@ from PIL import Image
 from negbench import checkpoint, monitor
 from negbench.display import Quiet, cost_line
 from negbench.evaluate.test_set import evaluate_run
+from negbench.failure import Interrupted
 from negbench.models import build_encoder
 from negbench.registry import find_method
 from negbench.run import execute
-from negbench.trainer import Interrupted
 from tests import runs, tiny
 from tests.ranks import on_ranks
 

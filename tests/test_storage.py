@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from negbench import checkpoint
-from negbench.failure import StorageError
-from negbench.trainer import Interrupted
+from negbench.failure import Interrupted, StorageError
 from tests import runs
 
 
