@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench import checkpoint, monitor
+from negbench import checkpoint, monitor, setup
 from negbench.display import Quiet, cost_line
 from negbench.evaluate.test_set import evaluate_run
 from negbench.failure import Interrupted
+from negbench.method import Method
 from negbench.models import build_encoder
 from negbench.registry import find_method
 from negbench.run import execute
+from negbench.setup import build_method
 from tests import runs, tiny
 from tests.ranks import on_ranks
 
@@ -130,11 +132,11 @@ def test_other_optimizers_and_precisions_resume_bitwise_too(settings: tuple[str,
     assert all(math.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
 
 
-def run_twice(output: str, step: int | None, *settings: str) -> Any:
+def run_twice(output: str, step: int | None) -> Any:
     """On each rank: interrupted by a signal to the last rank alone, then to the end."""
     from negbench.distributed import rank, world_size
 
-    resolved = runs.short("adco", "batch_norm=sync", *settings)
+    resolved = runs.short("adco", "batch_norm=sync")
     torch.manual_seed(rank())  # nothing may depend on the global generators
     if step is not None:
         stopper = runs.StopAt(step, signal.SIGTERM) if rank() == world_size() - 1 else None
@@ -197,16 +199,37 @@ def test_slow_checkpoints_are_rare_and_no_stall_on_any_number_of_ranks(tmp_path:
     assert told == told_by_the_other == 0
 
 
+def in_float64(*arguments: Any) -> Method:
+    """A run's method whose encoders take their images, and all that follows, in float64."""
+    method = build_method(*arguments).double()
+    for encoder in (method.query_encoder, method.key_encoder):
+        if encoder is not None:
+            encoder.register_forward_pre_hook(lambda module, inputs: tuple(images.double() for images in inputs))
+    return method
+
+
+def trained_in_float64(output: str) -> dict[str, Any]:
+    """The state and the loss of every step, of every method."""
+    states = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "build_method", in_float64)
+        for name in tiny.METHODS:
+            settings = ("batch_norm=sync", "log_every_steps=1", "evaluate_every_epochs=0", "evaluation.test=false")
+            resolved = runs.short(name, *settings)
+            runs.start(resolved, Path(output))
+            state, rows = runs.outcome(runs.folder(resolved, Path(output)))
+            losses = [row["loss"] for row in rows if row["kind"] == "train"]
+            states[name] = state["method"] | {"losses": torch.tensor(losses, dtype=torch.float64)}
+    return states
+
+
 def test_synchronised_ranks_train_as_one_process(tmp_path: Path) -> None:
-    slow = "optimizer.lr=0.01"  # at high rates rounding grows until nothing can be compared
-    (state, rows), _ = on_ranks(2, run_twice, str(tmp_path / "two"), None, slow)
-    one = runs.short("adco", "batch_norm=sync", slow)
-    runs.start(one, tmp_path)
-    one_state, one_rows = runs.outcome(runs.folder(one, tmp_path))
-    losses, one_losses = ([row["loss"] for row in r if row["kind"] == "train"] for r in (rows, one_rows))
-    assert losses == pytest.approx(one_losses, rel=1e-4)
-    for name, value in one_state["method"].items():
-        torch.testing.assert_close(state["method"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+    """In float64: rounding grows in training, in fp32 from 1e-7 to 1e-2 within these steps on some machines."""
+    two, _ = on_ranks(2, trained_in_float64, str(tmp_path / "two"))
+    for name, one in trained_in_float64(str(tmp_path / "one")).items():
+        assert len(one["losses"]) == runs.STEPS and two[name].keys() == one.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(two[name][key], value, rtol=1e-8, atol=1e-8, msg=f"{name}: {key}")
 
 
 def test_resuming_with_another_number_of_processes_is_in_the_summary(tmp_path: Path) -> None:
