@@ -14,19 +14,18 @@ from negbench.data.folder import signals_blocked
 from negbench.distributed import rank
 
 STALLED_MEDIANS = 10
-SHORTEST_STALL_SECONDS = 30.0
 FIRST_STEPS = 20
-POLL_SECONDS = 1.0
 
 
 class Monitor:
     """Tells a step that takes ten times the median: the stacks go to standard error, a note to `mark`.
 
-    `mark` (None on all ranks but 0) is there while the run is stalled. Evaluations and checkpoints do not count.
+    `mark` (None on all ranks but 0) is there while the run is stalled. Evaluations and checkpoints do not count, nor
+    does a step shorter than `shortest_stall_s`. A thread looks every `poll_s`.
     """
 
-    def __init__(self, mark: Path | None) -> None:
-        self.mark = mark
+    def __init__(self, mark: Path | None, shortest_stall_s: float = 30.0, poll_s: float = 1.0) -> None:
+        self.mark, self.shortest_stall_s, self.poll_s = mark, shortest_stall_s, poll_s
         self.stalled = False
         self._durations: deque[float] = deque(maxlen=100)
         self._last: float | None = None  # None while paused
@@ -58,11 +57,11 @@ class Monitor:
         self._last = None if before is None else time.monotonic()
 
     def _watch(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
+        while not self._over.wait(self.poll_s):
             last = self._last
             if last is None or len(self._durations) < FIRST_STEPS:
                 continue
-            limit = max(STALLED_MEDIANS * statistics.median(list(self._durations)), SHORTEST_STALL_SECONDS)
+            limit = max(STALLED_MEDIANS * statistics.median(list(self._durations)), self.shortest_stall_s)
             waited = time.monotonic() - last
             if waited > limit and not self.stalled:
                 self._tell(waited)

@@ -1,5 +1,7 @@
-"""One thread: the tensors are tiny, and tests that start several processes would otherwise fight over the cores."""
+"""One thread by default: tensors are tiny, and tests beside each other would otherwise fight over the cores."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,19 +10,39 @@ import torch
 
 from tests import records, slurm
 
-torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+LONGEST_FIRST = ("slurm", "compile", "processes")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since the worker with the tests on Slurm mostly waits."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker takes whole files, and all that need Slurm, whose cluster they share. What takes long starts first."""
+    for item in items:
+        group = "slurm" if item.get_closest_marker("slurm") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in LONGEST_FIRST])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no GPU")
+    if item.get_closest_marker("compile") and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("without a C++ compiler; on Debian and Ubuntu: apt install g++")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps listings of the tests' folders out of the user's cache, in processes that tests start too."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """That of processes which tests start, too: caches of their own, and compiled modules kept between processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        patch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 

@@ -15,6 +15,7 @@ from negbench.launch.scheduler import is_controller
 from negbench.records import RunFolder, read_json
 from tests.processes import ARGUMENTS, Command, finished
 
+pytestmark = pytest.mark.processes
 BROKEN = '''"""BYOL that fails in its first step."""
 from negbench.methods.byol import BYOL, Config, build
 

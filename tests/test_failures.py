@@ -140,20 +140,19 @@ def test_a_failure_does_not_touch_a_run_that_is_done_or_held_by_another_process(
 
 
 def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    monitor = Monitor(tmp_path / "stalled")
-    with pytest.MonkeyPatch.context() as patch, monitor.running():
-        patch.setattr("negbench.monitor.SHORTEST_STALL_SECONDS", 0.2)
+    monitor = Monitor(tmp_path / "stalled", shortest_stall_s=0.2, poll_s=0.05)
+    with monitor.running():
         for _ in range(30):
             monitor.step_done()
         with monitor.paused():
-            time.sleep(1.5)
+            time.sleep(0.5)  # more than would be a stall
         assert not (tmp_path / "stalled").exists()
         end = time.monotonic() + 20
         while not (tmp_path / "stalled").exists():
             assert time.monotonic() < end
             time.sleep(0.05)
         assert "no step since" in (tmp_path / "stalled").read_text()
-        patch.setattr("negbench.monitor.SHORTEST_STALL_SECONDS", 60)
+        monitor.shortest_stall_s = 60
         while (tmp_path / "stalled").exists():
             assert time.monotonic() < end
             monitor.step_done()

@@ -7,10 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from negbench.distributed import rank
 from negbench.records import RunFolder
 from tests import runs
 from tests.processes import ARGUMENTS, finished, start
+from tests.ranks import on_ranks
 
+pytestmark = pytest.mark.processes
 FAULTY = '''"""A method with a defect on one rank."""
 import os
 from negbench.methods.moco import Config, Method, Queue
@@ -43,13 +48,19 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'a defect'"
 
 
+LONG = ["epochs=80", "checkpoint_every_min=0.01", "evaluation.linear=false", "evaluate_every_epochs=80"]
+
+
+def undisturbed(output: str) -> object:
+    resolved = runs.short("moco", *LONG, "log_every_steps=20")
+    runs.start(resolved, Path(output))
+    return runs.outcome(runs.folder(resolved, Path(output))) if rank() == 0 else None
+
+
 def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     """kill -9 of rank 1, then SIGINT to the launcher, then to the end: as an undisturbed run with as many ranks."""
-    settings = ["--set", "epochs=80", "--set", "checkpoint_every_min=0.01", "--set", "evaluation.linear=false"]
-    settings += ["--set", "evaluate_every_epochs=80", "--set", "log_every_steps=20"]
-    arguments = ["run", "--method", "moco", "--processes-per-node", "2", "--device", "cpu", *ARGUMENTS, *settings]
-    code, _, err = finished(*arguments, "--output", str(tmp_path / "undisturbed"))
-    assert code == 0, err
+    arguments = ["run", "--method", "moco", "--processes-per-node", "2", "--device", "cpu", *ARGUMENTS]
+    arguments += [part for text in (*runs.SMALL["moco"], *LONG, "log_every_steps=20") for part in ("--set", text)]
     output = tmp_path / "disturbed"
     output.mkdir()
     for signum, ending, step in ((signal.SIGKILL, 137, 60), (signal.SIGINT, 130, 120)):
@@ -62,8 +73,8 @@ def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) 
         assert not _ranks(process.pid)
     code, _, err = finished(*arguments, "--output", str(output))
     assert code == 0 and "resumed" in err
-    (one,), (other,) = (list(path.glob("*-s0-*")) for path in (output, tmp_path / "undisturbed"))
-    runs.assert_same(runs.outcome(RunFolder(one)), runs.outcome(RunFolder(other)))
+    (path,) = output.glob("*-s0-*")
+    runs.assert_same(runs.outcome(RunFolder(path)), on_ranks(2, undisturbed, str(tmp_path / "undisturbed"))[0])
 
 
 def _wait_for_step(output: Path, step: int) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench import checkpoint, monitor, setup
+from negbench import checkpoint, setup, trainer
 from negbench.display import Quiet, cost_line
 from negbench.evaluate.test_set import evaluate_run
 from negbench.failure import Interrupted
 from negbench.method import Method
 from negbench.models import build_encoder
+from negbench.monitor import Monitor
 from negbench.registry import find_method
 from negbench.run import execute
 from negbench.setup import build_method
@@ -186,9 +188,8 @@ def run_with_slow_checkpoints(output: str) -> tuple[int, int]:
     settings = ("epochs=15", "checkpoint_every_min=0.001", "evaluate_every_epochs=0", "evaluation.test=false")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save_slowly)
-        patch.setattr(monitor, "POLL_SECONDS", 0.05)
-        patch.setattr(monitor, "SHORTEST_STALL_SECONDS", 0.7)
-        patch.setattr(monitor.Monitor, "_tell", lambda self, waited: told.append(waited))
+        patch.setattr(trainer, "Monitor", partial(Monitor, shortest_stall_s=0.7, poll_s=0.05))
+        patch.setattr(Monitor, "_tell", lambda self, waited: told.append(waited))
         runs.start(runs.short("simclr", *settings), Path(output))
     return len(saved), len(told)
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli import app
+from negbench.launch.logs import follow_log
 from negbench.launch.scheduler import Job, SchedulerError, _warn, jobs, release_held
 from negbench.status import RunStatus, find_runs, short_labels, status_of
 from tests.slurm import Cluster
@@ -146,15 +147,13 @@ def test_where_slurm_cannot_be_asked_the_folders_speak(
 
 
 def test_watching_and_following_outlast_a_silence_of_slurm(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _warn.cache_clear()
     path = make(job=slurm_job() | {"folder": str(tmp_path)})
     (tmp_path / "12").mkdir()
     log = tmp_path / "12" / "12_0_log.out"
     log.write_text("first\n")
-    monkeypatch.setattr("negbench.launch.logs.JOB_POLL_SECONDS", 0.0)
-    monkeypatch.setattr("negbench.launch.logs.POLL_SECONDS", 0.0)
     answers: list[str | SchedulerError] = ["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING"]
     looks = iter([*answers, "COMPLETED"])
 
@@ -166,9 +165,10 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
         return {"12": Job("12", look, "", "t1", 0)}
 
     monkeypatch.setattr("negbench.launch.scheduler.jobs", squeue)
-    result = CliRunner().invoke(app, ["logs", str(path), "-f"])
-    assert (result.exit_code, result.stdout) == (0, "first\nsecond\n")
-    assert result.stderr == "negbench: squeue has not answered for 60 s; going on from the run folders\n"
+    follow_log(path, log, poll_s=0, job_poll_s=0)
+    shown = capsys.readouterr()
+    assert shown.out == "first\nsecond\n"
+    assert shown.err == "negbench: squeue has not answered for 60 s; going on from the run folders\n"
     looks = iter(answers)
     seen: list[str] = []
 
@@ -240,6 +240,7 @@ def test_cancelling_a_process_of_this_machine(make: Make) -> None:
     assert code_ == 2 and "nothing to cancel" in shown and "is not a run folder" in shown
 
 
+@pytest.mark.slurm
 def test_states_on_a_real_cluster(cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PATH", "SLURM_CONF"):
         monkeypatch.setenv(name, cluster.env[name])

@@ -27,12 +27,21 @@ def log_of(run: Path, rank: int = 0) -> Path:
     raise ValueError(f"{run} has no log: it is not a run of a job or a sweep" if run.is_dir() else f"no run {run}")
 
 
-def follow_log(run: Path, path: Path, lines: int | None = None) -> None:
-    """Copy the log to standard output, its last `lines` first, until the run's job is over."""
-    position, looked = 0, -JOB_POLL_SECONDS
+def follow_log(
+    run: Path,
+    path: Path,
+    lines: int | None = None,
+    poll_s: float = POLL_SECONDS,
+    job_poll_s: float = JOB_POLL_SECONDS,
+) -> None:
+    """Copy the log to standard output, its last `lines` first, until the run's job is over.
+
+    It looks into the log every `poll_s` and asks for the job's state every `job_poll_s`.
+    """
+    position, looked = 0, -job_poll_s
     over = False
     while True:
-        if time.monotonic() - looked >= JOB_POLL_SECONDS:
+        if time.monotonic() - looked >= job_poll_s:
             over, looked = not _is_alive(run), time.monotonic()
         if path.exists():
             with open(path, errors="replace") as file:
@@ -45,7 +54,7 @@ def follow_log(run: Path, path: Path, lines: int | None = None) -> None:
             sys.stdout.flush()
         if over:
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_s)
 
 
 def may_go_on(state: str, slurm_was_asked: bool) -> bool:
