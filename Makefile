@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/installed
+DEV := $(VENV)/installed-dev
 PEERS := .venv-peers
 BENCH ?=
 
@@ -11,7 +12,7 @@ BENCH ?=
 quickstart: $(STAMP)
 	$(VENV)/bin/negbench run --method adco
 
-test: $(STAMP)
+test: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -20,9 +21,14 @@ test: $(STAMP)
 bench: $(STAMP) $(PEERS)/installed
 	$(VENV)/bin/python -m benchmarks.peers --peer-python $(PEERS)/bin/python $(BENCH)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || { echo "make: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing negbench and PyTorch into $(VENV): some minutes the first time"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	@echo "installing what the checks need into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
