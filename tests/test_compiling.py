@@ -26,6 +26,7 @@ from negbench.view_maker import ViewMaker, compiled_view
 from tests.ranks import on_ranks
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
+pytestmark = pytest.mark.timeout(1200)  # Inductor compiles for minutes on a busy machine
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 GPU = torch.device("cuda")
 
