@@ -27,7 +27,10 @@ from tests.ranks import on_ranks
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
 pytestmark = pytest.mark.timeout(1200)  # Inductor compiles for minutes on a busy machine
-needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")),
+    reason="no C++ compiler; on Debian and Ubuntu: apt install g++",
+)
 GPU = torch.device("cuda")
 
 
