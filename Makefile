@@ -1,29 +1,54 @@
 # make quickstart: install and train AdCo on embedded data. make test: every check that CI makes. make bench: negbench
-# beside other libraries, e.g. make bench BENCH='--groups moco --output results/peers.json'.
+# beside other libraries, e.g. make bench BENCH='--groups moco --output results/peers.json'. make test-minimums: what
+# works without torch, on the declared minimum of every other dependency; for Python 3.11.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/installed
+DEV := $(VENV)/installed-dev
 PEERS := .venv-peers
+MINIMUMS := .venv-minimums
 BENCH ?=
 
-.PHONY: quickstart test bench clean
+.PHONY: quickstart test test-minimums bench clean
 
 quickstart: $(STAMP)
 	$(VENV)/bin/negbench run --method adco
 
-test: $(STAMP)
+test: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest
 
+test-minimums: $(MINIMUMS)/installed
+	$(MINIMUMS)/bin/negbench run --help > /dev/null
+	$(MINIMUMS)/bin/negbench methods
+	$(MINIMUMS)/bin/negbench status --output results/reference/quickstart/runs
+	$(MINIMUMS)/bin/negbench report results/reference/quickstart/runs --output $(MINIMUMS)/report > /dev/null
+	$(MINIMUMS)/bin/python -m pytest --noconftest --disable-warnings tests/test_bench_report.py tests/test_reference.py \
+		tests/test_status.py --deselect tests/test_status.py::test_states_on_a_real_cluster \
+		--deselect tests/test_bench_report.py::test_runs_and_benches_in_one_folder
+
 bench: $(STAMP) $(PEERS)/installed
 	$(VENV)/bin/python -m benchmarks.peers --peer-python $(PEERS)/bin/python $(BENCH)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || { echo "make: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing negbench and PyTorch into $(VENV): some minutes the first time"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	@echo "installing what the checks need into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(MINIMUMS)/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv --clear $(MINIMUMS)
+	$(MINIMUMS)/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout
+	$(MINIMUMS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		$$($(MINIMUMS)/bin/python -m tests.minimums)
+	$(MINIMUMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 $(PEERS)/installed: benchmarks/peers/requirements.txt
@@ -33,4 +58,4 @@ $(PEERS)/installed: benchmarks/peers/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(MINIMUMS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

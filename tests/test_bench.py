@@ -239,7 +239,7 @@ def test_other_errors_are_raised() -> None:
         space.unless_out_of_memory(work)
 
 
-@pytest.mark.skipif(process_bytes("VmHWM") is None, reason="no /proc")
+@pytest.mark.skipif(process_bytes("VmHWM") is None, reason="no /proc/self/status, which Linux has")
 def test_the_peak_is_that_of_what_is_alive_at_once() -> None:
     """In a process of its own, as a bench is: here other tests have left free blocks that would be taken first."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:

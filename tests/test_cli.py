@@ -195,6 +195,7 @@ def test_a_signal_writes_a_checkpoint_and_the_exit_code_names_it(signum: int, co
     assert "Traceback" not in stderr
 
 
+@pytest.mark.timeout(600 + 60 * NUM_KILLS)
 def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """NEGBENCH_KILLS sets how many."""
     settings = ("checkpoint_every_min=0.005",)

@@ -26,6 +26,7 @@ from negbench.view_maker import ViewMaker, compiled_view
 from tests.ranks import on_ranks
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
+pytestmark = pytest.mark.timeout(1200)  # Inductor compiles for minutes on a busy machine
 GPU = torch.device("cuda")
 
 

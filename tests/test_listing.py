@@ -256,7 +256,7 @@ def growth_in_a_fork(path: Callable[[int], str]) -> int:
     return growth
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no /proc/self/smaps_rollup, which Linux has")
 def test_a_worker_that_reads_every_path_stays_as_small_as_it_was() -> None:
     images = made_up()
     as_list = [images.path(position) for position in range(NUM_PATHS)]

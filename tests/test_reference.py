@@ -59,6 +59,6 @@ def _assert_close(ours: Any, published: Any) -> None:
         for a, b in zip(ours, published, strict=True):
             _assert_close(a, b)
     elif isinstance(published, float):
-        assert ours == pytest.approx(published, rel=1e-9, abs=1e-12)
+        assert ours == pytest.approx(published, rel=1e-9, abs=1e-10)  # scipy 1.11's quantiles are right to 2e-11
     else:
         assert ours == published

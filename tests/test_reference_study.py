@@ -58,6 +58,7 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
     assert not own & {int(value) for value in size.num_negatives.split(",")}  # the comparison has that already
 
 
+@pytest.mark.timeout(1200)
 def test_the_study_from_tuning_to_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(TINY)

@@ -114,7 +114,7 @@ def resident_bytes(pid: int | None) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc/self/status, which Linux has")
 @pytest.mark.parametrize("leak", [False, True])
 def test_memory_is_the_same_after_ten_epochs_as_after_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leak: bool
