@@ -1,6 +1,7 @@
 """What every method file must keep to; a new file is tested on arrival."""
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +78,42 @@ def test_no_query_meets_its_own_image_of_the_same_step(name: str) -> None:
                 for number in range(len(index)):
                     shows_own = same_as_own[number :: len(index)].any(0)
                     assert (scores_NM[number][shows_own] == -torch.inf).all()
+
+
+def test_the_key_encoder_follows_with_the_momentum_of_its_step() -> None:
+    """tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 at step k of K (BYOL, arXiv:2006.07733, section 3.2)."""
+    method = tiny.build("byol", key_momentum=0.9)
+    assert method.key_encoder is not None
+    for step in range(tiny.STEPS):
+        before = [p.detach().clone() for p in method.key_encoder.parameters()]
+        tiny.train(method, step, step + 1)
+        tau = 1 - (1 - 0.9) * (math.cos(math.pi * step / tiny.STEPS) + 1) / 2
+        for target, old, online in zip(
+            method.key_encoder.parameters(), before, method.query_encoder.parameters(), strict=True
+        ):
+            expected = tau * old + (1 - tau) * online.detach()
+            torch.testing.assert_close(target.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def encoding_orders(step: int, seed: int = 0) -> list[list[int]]:
+    """For each key view the numbers of the images in the order in which the key encoder takes them."""
+    method = tiny.build("moco", symmetric=True)
+    assert method.key_encoder is not None
+    method.batch_norm, method.seed = "split", seed
+    orders = []
+    method.key_encoder.register_forward_pre_hook(lambda _, inputs: orders.append(inputs[0][:, 0, 0, 0].tolist()))
+    numbers = torch.arange(float(tiny.BATCH), dtype=torch.float64).view(-1, 1, 1, 1)
+    view = numbers.expand(-1, 3, tiny.SIZE, tiny.SIZE)
+    method.embed_keys([view, view], step)
+    return orders
+
+
+def test_keys_are_shuffled_anew_at_every_step_in_every_view_and_for_every_seed() -> None:
+    orders = [order for step in range(3) for seed in range(2) for order in encoding_orders(step, seed)]
+    assert len(orders) == 3 * 2 * 2
+    assert all(sorted(order) == list(range(tiny.BATCH)) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
+    assert encoding_orders(2) == encoding_orders(2)
 
 
 def states_on_ranks(names: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from negbench.evaluate.test_set import evaluate_run
 from negbench.models import build_encoder
 from negbench.registry import find_method
 from negbench.run import execute
+from negbench.study import Resolved
 from negbench.trainer import Interrupted
 from tests import runs, tiny
 from tests.ranks import on_ranks
@@ -128,6 +129,35 @@ def test_other_optimizers_and_precisions_resume_bitwise_too(settings: tuple[str,
     trained = {name.removeprefix("query_encoder."): value for name, value in state["method"].items()}
     assert all(not torch.equal(value, trained[name]) for name, value in initial.items() if "weight" in name)
     assert all(math.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
+
+
+LEAN = ("batch_norm=process", "epochs=1", "evaluate_every_epochs=0", "evaluation.test=false")
+
+
+def assert_a_stop_after(step: int, resolved: Resolved, folder: Path) -> checkpoint.State:
+    """Changes nothing of the run's outcome. Returns the state at the stop."""
+    runs.start(resolved, folder / "undisturbed")
+    with pytest.raises(Interrupted):
+        execute(resolved, folder, runs.CPU, Quiet(), stop_after=step)
+    run = runs.folder(resolved, folder)
+    state = checkpoint.load(checkpoint.find(run.checkpoints)[0])
+    assert state["step"] == step
+    runs.start(resolved, folder)
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, folder / "undisturbed")))
+    return state
+
+
+def test_the_means_of_a_log_count_the_steps_before_a_stop(tmp_path: Path) -> None:
+    state = assert_a_stop_after(3, runs.short("simclr", *LEAN, "log_every_steps=4"), tmp_path)
+    assert state["step_meter"]["count"] == state["epoch_meter"]["count"] == 3
+
+
+def test_the_scale_of_the_loss_survives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = torch.amp.GradScaler
+    on_a_cpu_too = lambda device, enabled: scaler(device, init_scale=2.0, growth_interval=2)  # noqa: E731
+    monkeypatch.setattr(torch.amp, "GradScaler", on_a_cpu_too)
+    state = assert_a_stop_after(3, runs.short("simclr", *LEAN), tmp_path)
+    assert (state["scaler"]["scale"], state["scaler"]["_growth_tracker"]) == (4.0, 1)
 
 
 def run_twice(output: str, step: int | None, *settings: str) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from negbench import checkpoint
 from negbench.failure import StorageError
+from negbench.records import write_atomically
 from negbench.trainer import Interrupted
 from tests import runs
 
@@ -52,6 +53,21 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     run.close()
     assert not [path for path in leftovers if path.exists()]
     assert checkpoint.find_whole(run.checkpoints, pytest.fail) == before
+
+
+def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def write(path: Path, content: str | bytes) -> None:
+        write_atomically(path, content)
+        seen.append([int(checkpoint.load(found)["value"]) for found in checkpoint.find(tmp_path)])
+
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    for value in (1, 2):
+        checkpoint.save(tmp_path, 7, {"value": value}, keep=2)
+    assert seen == [[], [1], [1], [2], [2]]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
