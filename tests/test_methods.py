@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from negbench.distributed import rank, replicate, world_size
-from negbench.method import Method
-from negbench.registry import list_methods
+from negbench.method import Facts, Method
+from negbench.registry import find_method, import_method, list_methods
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -49,6 +50,38 @@ def test_gradients_reach_exactly_the_query_side(name: str) -> None:
     method(*tiny.batch(0, num_views=tiny.num_views(method)), 0).loss.backward()
     for parameter_name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == (not parameter_name.startswith("key_encoder")), parameter_name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_step_hands_to_the_sources_holds_no_graph(name: str) -> None:
+    method = tiny.variant(name)
+    encoded = method(*tiny.batch(0, num_views=tiny.num_views(method)), 0).encoded
+    for views in (encoded.queries, encoded.keys, encoded.all_keys):
+        assert not any(embedding.requires_grad for embedding in views.values())
+
+
+def test_what_a_step_and_a_probe_hand_out_cannot_be_replaced() -> None:
+    method = tiny.build("simclr")
+    batch = tiny.batch(0)
+    output = method(*batch, 0)
+    for held, field in (
+        (Facts(24, 8, 7, 6, 0), "seed"),
+        (output, "loss"),
+        (output.encoded, "index"),
+        (method.probe([batch]), "temperature"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, getattr(held, field))
+
+
+def test_a_run_has_two_views_unless_it_says_so() -> None:
+    assert Facts(24, 8, 7, 6, 0).pairs(symmetric=True) == ((0, 1), (1, 0))
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_a_methods_defaults_are_settings_that_it_takes(name: str) -> None:
+    defaults = import_method(find_method(name)).Config(name=name)
+    assert type(defaults).model_validate(defaults.model_dump()) == defaults
 
 
 @pytest.mark.parametrize("name", ALL)

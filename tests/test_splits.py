@@ -1,12 +1,16 @@
 """Splits and order: who is held out, who is chosen, who is seen when."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
 from negbench.config import DataConfig
+from negbench.data import sets
 from negbench.data.patterns import make_patterns
 from negbench.data.sets import (
     ResidentSet,
+    Splits,
     balanced_subset,
     batch_index,
     epoch_order,
@@ -70,6 +74,22 @@ def test_patterns_splits() -> None:
     assert torch.equal(again.validation.images_NCHW, splits.validation.images_NCHW)
     assert again.train.labels_N.bincount().tolist() == [4] * 10
     assert load_splits(DataConfig(image_size=8, validation=0)).validation is None
+
+
+def test_patterns_have_up_to_128_pixels_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "_PATTERNS_TRAIN", 20)
+    monkeypatch.setattr(sets, "_PATTERNS_TEST", 10)
+    splits = load_splits(DataConfig(image_size=128, validation=0))
+    assert isinstance(splits.train, ResidentSet) and splits.train.images_NCHW.shape == (20, 3, 128, 128)
+    with pytest.raises(ValueError, match="image_size of patterns is at most 128, not 129"):
+        load_splits(DataConfig(image_size=129))
+
+
+def test_sets_and_splits_cannot_be_replaced() -> None:
+    images = ResidentSet(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.arange(4))
+    for held, field in ((images, "labels_N"), (Splits(images, None, images, ("a",)), "validation")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, getattr(held, field))
 
 
 def test_subset_takes_images_with_their_labels() -> None:
