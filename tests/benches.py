@@ -27,7 +27,7 @@ def lost(name: str, **facts: Any) -> Facts:
 def write(folder: Path, groups: Sequence[tuple[str, int | None, list[Facts]]], **changes: Any) -> Path:
     """A bench in `folder`, of as many rounds as its first subject has."""
     folder.mkdir(parents=True)
-    place = {"device": "Test GPU", "device_type": "cuda", "torch_version": "2.14", "precision": "bfloat16"}
+    place: Facts = {"device": "Test GPU", "device_type": "cuda", "torch_version": "2.14", "precision": "bfloat16"}
     place |= {"command": ["negbench", "bench", "--rounds", "3"], "time": "2026-11-25T12:00:00+0000"}
     content: Facts = {
         "schema_version": 1,

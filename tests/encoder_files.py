@@ -6,17 +6,19 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import ResNet
 
 State = dict[str, Tensor]
 
 
-def resnet(name: str = "resnet18", cifar: bool = False, num_outputs: int = 1000) -> nn.Module:
+def resnet(name: str = "resnet18", cifar: bool = False, num_outputs: int = 1000) -> ResNet:
     """torchvision's, with other weights at each call; in evaluation mode."""
-    network: nn.Module = getattr(torchvision.models, name)(num_classes=num_outputs)
+    network: ResNet = getattr(torchvision.models, name)(num_classes=num_outputs)
     if cifar:
         network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None and layer.running_var is not None
             nn.init.uniform_(layer.running_mean, -0.1, 0.1)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
     return network.eval()
@@ -35,19 +37,19 @@ def images(size: int = 32) -> Tensor:
     return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def two_encoders(prefix: str, query: nn.Module, further: State) -> State:
+def two_encoders(prefix: str, query: ResNet, further: State) -> State:
     """The state of a model with the query encoder, a key encoder of other weights, and more."""
     key = {name: torch.zeros_like(tensor) for name, tensor in query.state_dict().items()}
     queries = {f"{prefix}encoder_q.{name}": tensor for name, tensor in query.state_dict().items()}
     return queries | {f"{prefix}encoder_k.{name}": tensor for name, tensor in key.items()} | further
 
 
-def optimizer_state(network: nn.Module) -> dict[str, Any]:
+def optimizer_state(network: ResNet) -> dict[str, Any]:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9)
     return optimizer.state_dict()
 
 
-def moco(path: Path, query: nn.Module, version: int = 2, legacy: bool = True) -> None:
+def moco(path: Path, query: ResNet, version: int = 2, legacy: bool = True) -> None:
     """main_moco.py's; v1's head is one linear layer, v2's two. Their releases are of before torch's zip files."""
     if version == 2:
         width = query.fc.in_features
@@ -58,7 +60,7 @@ def moco(path: Path, query: nn.Module, version: int = 2, legacy: bool = True) ->
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
 
 
-def adco(path: Path, query: nn.Module) -> None:
+def adco(path: Path, query: ResNet) -> None:
     """training/main_worker.py's: the adversaries are in a module of their own."""
     width = query.fc.in_features
     query.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), query.fc)
@@ -68,7 +70,7 @@ def adco(path: Path, query: nn.Module) -> None:
     torch.save(content | {"Memory_Bank": bank}, path)
 
 
-def caco(path: Path, query: nn.Module) -> None:
+def caco(path: Path, query: ResNet) -> None:
     """training/main_worker.py's: three layers without bias, BatchNorm between them."""
     width, hidden, dim = query.fc.in_features, 96, 40
     layers: list[nn.Module] = []
@@ -80,7 +82,7 @@ def caco(path: Path, query: nn.Module) -> None:
     torch.save(content | {"Memory_Bank": {"module.W": torch.randn(40, 64)}}, path)
 
 
-def moco_demo(path: Path, query: nn.Module) -> None:
+def moco_demo(path: Path, query: ResNet) -> None:
     """The notebook's: a sequence of ResNet's children without the pooling, `Flatten` before the linear layer."""
     children = [child for name, child in query.named_children() if name not in ("maxpool", "fc")]
     sequence = nn.Module()

@@ -61,7 +61,7 @@ class Update:
 def updated(settings: dict[str, Any]) -> Update:
     rows = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())
     method = method_after_the_fill(rows, **settings)
-    source = method.sources[-1]
+    source: Any = method.sources[-1]
     start_KD, velocity_KD = source.vectors_KD.clone(), source.velocity_KD.clone()
     encoded = method.encode(*tiny.batch(5, rows, tiny.num_views(method)), 5).detach()
     source.refresh(encoded, method.contrast, 5)
@@ -110,7 +110,7 @@ def test_ascent_raises_the_contrast_and_descent_lowers_it() -> None:
         method = tiny.build("adco", num_negatives=K, start="random", adversary_lr=0.05, update=update)
         encoded = method.encode(*tiny.batch(0), 0).detach()
         before = method.contrast(encoded, 0.02)
-        method.sources[-1].refresh(encoded, method.contrast, 0)
+        method.all_sources[-1].refresh(encoded, method.contrast, 0)
         assert sign * (method.contrast(encoded, 0.02) - before) > 0
 
 
@@ -122,7 +122,7 @@ def test_fill_stores_the_keys_of_the_first_steps_in_order(symmetric: bool, num_f
     for step in range(num_fill_steps):
         (output,) = tiny.train(method, step, step + 1)
         keys += list(output.encoded.keys.values())
-    source = method.sources[-1]
+    source: Any = method.sources[-1]
     torch.testing.assert_close(source.vectors_KD, torch.cat(keys)[:size], rtol=0, atol=0)
     assert not source.velocity_KD.any()
     tiny.train(method, num_fill_steps, num_fill_steps + 1)
@@ -145,14 +145,16 @@ def test_the_ascent_begins_at_the_step_after_the_last_place_is_filled(size: int,
 
 def test_frozen_adversaries_stay_where_they_started() -> None:
     at_random = tiny.build("adco", num_negatives=K, start="random", update="none")
-    start_KD = at_random.sources[-1].vectors_KD.clone()
+    source: Any = at_random.sources[-1]
+    start_KD = source.vectors_KD.clone()
     tiny.train(at_random, 0, 5)
-    assert torch.equal(at_random.sources[-1].vectors_KD, start_KD)
+    assert torch.equal(source.vectors_KD, start_KD)
     at_keys = tiny.build("adco", num_negatives=K, update="none")
     tiny.train(at_keys, 0, 2)
-    filled_KD = at_keys.sources[-1].vectors_KD.clone()
+    source = at_keys.sources[-1]
+    filled_KD = source.vectors_KD.clone()
     tiny.train(at_keys, 2, 5)
-    assert torch.equal(at_keys.sources[-1].vectors_KD, filled_KD)
+    assert torch.equal(source.vectors_KD, filled_KD)
 
 
 def test_adversaries_only_leaves_the_batch_out() -> None:
@@ -160,7 +162,8 @@ def test_adversaries_only_leaves_the_batch_out() -> None:
     encoded = method.encode(*tiny.batch(0), 0)
     assert encoded.all_keys == {}
     query_ND, key_ND = encoded.queries[0], encoded.keys[1]
-    cosine_NK = query_ND @ unit_norm(method.sources[0].vectors_KD).T
+    source: Any = method.sources[0]
+    cosine_NK = query_ND @ unit_norm(source.vectors_KD).T
     logits = torch.cat([(query_ND * key_ND).sum(1, keepdim=True), cosine_NK], dim=1) / 0.12
     expected = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
     torch.testing.assert_close(method.contrast(encoded, 0.12), expected, rtol=1e-12, atol=0)

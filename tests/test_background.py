@@ -13,7 +13,7 @@ import pytest
 from negbench.launch.background import BackgroundController
 from negbench.launch.scheduler import is_controller
 from negbench.records import RunFolder, read_json
-from tests.processes import ARGUMENTS, finished, start
+from tests.processes import ARGUMENTS, Command, finished
 
 BROKEN = '''"""BYOL that fails in its first step."""
 from negbench.methods.byol import BYOL, Config, build
@@ -71,10 +71,10 @@ def test_cancel_ends_the_training_behind_set_up_lines(output: Path) -> None:
 
 
 def test_ctrl_c_while_waiting_leaves_the_job_alone(output: Path) -> None:
-    with start("run", "--method", "moco", "--output", str(output), *LONG, "--wait", new_group=True) as process:
+    with Command("run", "--method", "moco", "--output", str(output), *LONG, "--wait", new_group=True) as process:
         (path,) = wait_until_trained(output)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     assert process.returncode == 130
     assert "the job goes on" in out and "Traceback" not in out + err
     steps = len(RunFolder(path).read_metrics())

@@ -1,13 +1,12 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from negbench.batch_norm import SplitBatchNorm, SyncBatchNorm, convert, shuffle
+from negbench.distributed import rank
+from tests.ranks import on_ranks
 
 SIZES = {"vectors": (12, 3), "maps": (12, 3, 4, 5)}
 
@@ -42,14 +41,8 @@ def train_step(module: nn.Module, inputs: Tensor, own: slice) -> dict[str, Any]:
     }
 
 
-def join(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-
-
-def sync_rank(rank: int, folder: str) -> None:
-    join(rank, folder)
-    own = slice(0, 5) if rank == 0 else slice(5, 12)
+def synchronised() -> dict[str, Any]:
+    own = slice(0, 5) if rank() == 0 else slice(5, 12)
     results: dict[str, Any] = {}
     for kind in SIZES:
         module = convert(layers(kind), "sync", 2)
@@ -59,26 +52,24 @@ def sync_rank(rank: int, folder: str) -> None:
     far = SyncBatchNorm(3)
     results["far"] = far((images("vectors")[own] + 5000).float()).detach()
     results["bf16"] = SyncBatchNorm(3)(images("vectors")[own].bfloat16()).detach()
-    torch.save(results, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    return results
 
 
-def test_sync_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
-    spawn(sync_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
-    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
+def test_sync_on_two_ranks_equals_one_process() -> None:
+    first, second = on_ranks(2, synchronised)
     close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
     for kind in SIZES:
         module = layers(kind)
         one = train_step(module, images(kind), slice(None))
         both = [first[kind], second[kind]]
         for name in ("output", "input_gradient"):
-            torch.testing.assert_close(torch.cat([rank[name] for rank in both]), one[name], **close)
+            torch.testing.assert_close(torch.cat([of_rank[name] for of_rank in both]), one[name], **close)
         summed = [a + b for a, b in zip(first[kind]["gradients"], second[kind]["gradients"], strict=True)]
         torch.testing.assert_close(summed, one["gradients"], **close)
-        for rank in both:
-            torch.testing.assert_close(rank["buffers"], one["buffers"], **close)
+        for of_rank in both:
+            torch.testing.assert_close(of_rank["buffers"], one["buffers"], **close)
         evaluated = module.eval()(images(kind)).detach()
-        torch.testing.assert_close(torch.cat([rank["evaluated"] for rank in both]), evaluated, **close)
+        torch.testing.assert_close(torch.cat([of_rank["evaluated"] for of_rank in both]), evaluated, **close)
 
     rounded = (images("vectors") + 5000).float().double()
     exact = nn.BatchNorm1d(3).double()(rounded).detach()
@@ -182,24 +173,21 @@ def test_shuffled_needs_company() -> None:
         shuffle(torch.zeros(4, 3, 2, 2), "shuffled", (0,))
 
 
-def shuffled_rank(rank: int, folder: str) -> None:
-    join(rank, folder)
-    own = torch.arange(32.0).add(32 * rank)
-    shuffled, restore = shuffle(own.view(32, 1, 1, 1).expand(32, 3, 2, 2), "shuffled", (0, "keys", 7))
-    held = shuffled[:, 0, 0, 0].clone().requires_grad_()
+def shuffled() -> dict[str, Any]:
+    own = torch.arange(32.0).add(32 * rank())
+    mixed, restore = shuffle(own.view(32, 1, 1, 1).expand(32, 3, 2, 2), "shuffled", (0, "keys", 7))
+    held = mixed[:, 0, 0, 0].clone().requires_grad_()
     restored = restore(held[:, None] * 2)
-    (restored[:, 0] * own).sum().backward()  # type: ignore[no-untyped-call]
-    torch.save({"held": held.detach(), "restored": restored.detach(), "gradient": held.grad}, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    (restored[:, 0] * own).sum().backward()
+    return {"held": held.detach(), "restored": restored.detach(), "gradient": held.grad}
 
 
-def test_shuffled_exchanges_images_among_ranks_and_restores(tmp_path: Path) -> None:
-    spawn(shuffled_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
-    ranks = [torch.load(tmp_path / str(rank)) for rank in range(2)]
-    assert sorted(torch.cat([rank["held"] for rank in ranks]).tolist()) == list(range(64))
-    for number, rank in enumerate(ranks):
-        foreign = (rank["held"] // 32 != number).sum()
+def test_shuffled_exchanges_images_among_ranks_and_restores() -> None:
+    ranks = on_ranks(2, shuffled)
+    assert sorted(torch.cat([of_rank["held"] for of_rank in ranks]).tolist()) == list(range(64))
+    for number, of_rank in enumerate(ranks):
+        foreign = (of_rank["held"] // 32 != number).sum()
         assert 8 <= foreign <= 24
-        assert torch.equal(rank["restored"][:, 0], 2 * torch.arange(32.0).add(32 * number))
+        assert torch.equal(of_rank["restored"][:, 0], 2 * torch.arange(32.0).add(32 * number))
         # Each rank's loss is the sum of image number times embedding, so an image's gradient is twice its number.
-        assert torch.equal(rank["gradient"], 2 * rank["held"])
+        assert torch.equal(of_rank["gradient"], 2 * of_rank["held"])

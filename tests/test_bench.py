@@ -22,7 +22,7 @@ from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, rando
 from negbench.config import ViewConfig
 from negbench.data.batches import training_batches
 from negbench.display import Quiet
-from negbench.memory import PeakMemory, keep_freed_memory
+from negbench.memory import PeakMemory, keep_freed_memory, process_bytes
 from negbench.optim import build_optimizer, set_learning_rate
 from negbench.records import RunFolder
 from negbench.setup import build_method
@@ -239,7 +239,7 @@ def test_other_errors_are_raised() -> None:
         space.unless_out_of_memory(work)
 
 
-@pytest.mark.skipif(space.process_bytes("VmHWM") is None, reason="no /proc")
+@pytest.mark.skipif(process_bytes("VmHWM") is None, reason="no /proc")
 def test_the_peak_is_that_of_what_is_alive_at_once() -> None:
     """In a process of its own, as a bench is: here other tests have left free blocks that would be taken first."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.bench import run
+from negbench.bench import measure, run
 from negbench.bench.record import BenchFolder
 from negbench.cli import app
 from tests import benches, runs
@@ -79,7 +79,7 @@ def test_a_second_bench_has_a_folder_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [0, 1])
 def test_ctrl_c_keeps_the_groups_that_are_done(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
-    measured = run.timed
+    measured = measure.timed
 
     def timed(*arguments: Any) -> list[benches.Facts]:
         if len(done) == after:

@@ -172,9 +172,10 @@ def test_a_record_with_any_one_field_damaged_hides_nothing_else(bench: Path, tmp
     large = [benches.lost("moco", num_negatives=512)]
     small = benches.write(tmp_path / "small", [("study", None, main), ("num_negatives", 512, large)])
     whole = small / "bench.json"
+    damages: list[Any] = [None, "x", [], {}, 3, -1, float("nan"), "deleted"]
     count = 0  # of records that can still be used
     for number in range(len(list(_places(json.loads(whole.read_text()))))):
-        for damage in (None, "x", [], {}, 3, -1, float("nan"), "deleted"):
+        for damage in damages:
             content = json.loads(whole.read_text())
             holder, key = list(_places(content))[number]
             holder[key] = damage

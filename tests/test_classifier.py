@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from negbench.data.batches import training_batches
+from negbench.data.folder import FolderSet
 from negbench.data.sets import load_splits
 from negbench.evaluate import classifier
 from negbench.evaluate.classifier import decay, make_head, top1, training_config
@@ -179,6 +180,7 @@ def test_labels_by_a_published_list(folder: Setup, tmp_path: Path) -> None:
     asked = request("semi-1", "epochs=1", labels_file=file)
     index, facts = choose_labels(folder.splits.all_training, 3, asked)
     images = folder.splits.all_training
+    assert isinstance(images, FolderSet)
     names = {Path(images.path(i)).name for i in index.tolist()}
     assert names == {"n00000001_3.JPEG", "n00000000_9.JPEG", "n00000002_0.JPEG"}
     assert sorted(images.labels_N[index].tolist()) == [0, 1, 2]

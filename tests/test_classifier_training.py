@@ -17,9 +17,9 @@ from tests.test_classifier import request, subject
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[nn.Module, ...]]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Of each training: copies of backbone and head before it, and themselves, which it changes."""
-    modules: list[tuple[nn.Module, ...]] = []
+    modules: list[tuple[Any, ...]] = []
     train = classifier.train
 
     def kept(backbone: nn.Module, head: nn.Linear, *rest: Any) -> Any:
@@ -30,7 +30,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[nn.Module, ...]]:
     return modules
 
 
-def test_linear_classifiers_start_from_small_normal_weights(trained: list[tuple[nn.Module, ...]]) -> None:
+def test_linear_classifiers_start_from_small_normal_weights(trained: list[tuple[Any, ...]]) -> None:
     for seed in range(5):
         classifier.linear(subject("moco", f"seed={seed}"), request("linear-moco", "epochs=1"))
     assert not any(head.bias.any() for _, head, _, _ in trained)
@@ -42,7 +42,7 @@ def test_linear_classifiers_start_from_small_normal_weights(trained: list[tuple[
         assert float((weights.abs() < 0.01 * deviations).double().mean()) == pytest.approx(share, abs=0.03)
 
 
-def test_fine_tuning_equals_sgd_of_two_rates_written_out(trained: list[tuple[nn.Module, ...]]) -> None:
+def test_fine_tuning_equals_sgd_of_two_rates_written_out(trained: list[tuple[Any, ...]]) -> None:
     """Two steps at semi-1's rates, by hand in float64, from which float32 differs by little of the way moved."""
     setting, asked = subject(), request("semi-1", "batch_size=5", "epochs=1")
     assert classifier.finetune(setting, asked)["steps"] == 2

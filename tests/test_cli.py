@@ -16,10 +16,9 @@ from PIL import Image, ImageStat
 from typer.testing import CliRunner
 
 from negbench.cli import app
-from tests import runs, tiny
+from tests import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 NUM_KILLS = int(os.environ.get("NEGBENCH_KILLS", "3"))
 
 
@@ -164,9 +163,8 @@ def test_views_writes_a_picture(tmp_path: Path) -> None:
     assert code == 2 and "cannot write" in stderr
 
 
-def launch(output: Path, *settings: str) -> "subprocess.Popen[str]":
-    command = [*COMMAND, *arguments(output, "adco", "epochs=60", *settings)]
-    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def launch(output: Path, *settings: str) -> processes.Command:
+    return processes.start(*arguments(output, "adco", "epochs=60", *settings))
 
 
 def last_step(output: Path) -> int:
@@ -190,7 +188,7 @@ def test_a_signal_writes_a_checkpoint_and_the_exit_code_names_it(signum: int, co
     process = launch(tmp_path)
     wait_for_step(tmp_path, 4)
     process.send_signal(signum)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate()
     assert process.returncode == code
     assert "the same command goes on from the checkpoint" in stderr
     assert list(tmp_path.rglob("step-*.pt"))
@@ -201,18 +199,18 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """NEGBENCH_KILLS sets how many."""
     settings = ("checkpoint_every_min=0.005",)
     undisturbed = launch(tmp_path / "undisturbed", *settings)
-    undisturbed.communicate(timeout=300)
+    undisturbed.communicate()
     moments = random.Random(0)
     killed = tmp_path / "killed"
     for number in range(NUM_KILLS):
         process = launch(killed, *settings)
         wait_for_step(killed, last_step(killed) + 2 + moments.randrange(2 * 240 // (3 * NUM_KILLS)))
         time.sleep(moments.uniform(0, 0.1))
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, f"kill {number} came after the end"
     last = launch(killed, *settings)
-    last.communicate(timeout=300)
+    last.communicate()
     assert last.returncode == undisturbed.returncode == 0
     resolved = runs.short("adco", "epochs=60", *settings)
     resumed, whole = (runs.folder(resolved, output) for output in (killed, tmp_path / "undisturbed"))

@@ -77,7 +77,7 @@ def test_mocos_demo_has_numbers_for_names_and_the_cifar_stem(tmp_path: Path) -> 
 )
 def test_state_dicts_of_torchvision_and_timm(name: str, suffix: str, tmp_path: Path) -> None:
     network = resnet(name)
-    ours = timm.create_model(name, num_classes=10)
+    ours: Any = timm.create_model(name, num_classes=10)
     ours.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}, strict=False)
     for number, state in enumerate((network.state_dict(), ours.state_dict())):
         path = tmp_path / f"{number}{suffix}"

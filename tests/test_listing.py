@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -116,8 +117,8 @@ def test_a_folder_that_changed_just_now_is_not_cached(root: Path, monkeypatch: p
     monkeypatch.setattr(listing, "_SETTLED_NS", 2_000_000_000)
     list_classes(root)
     assert caches(root) == []
-    later = listing.time.time_ns() + 3_000_000_000
-    monkeypatch.setattr(listing.time, "time_ns", lambda: later)
+    later = time.time_ns() + 3_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: later)
     list_classes(root)
     assert len(caches(root)) == 1
 

@@ -62,7 +62,7 @@ def test_simclr_gradient_reaches_keys_too() -> None:
 def test_moco_is_infonce_over_the_queue() -> None:
     query, key = embeddings(6, tiny.DIM), embeddings(6, tiny.DIM, seed=1)
     method = tiny.build("moco")
-    queue = method.sources[0].vectors_KD
+    queue: Any = method.sources[0].vectors_KD
     expected = 0.0
     for i in range(6):
         positive = math.exp(float(query[i] @ key[i]) / T)

@@ -103,7 +103,7 @@ def test_no_query_meets_its_own_image_of_the_same_step(name: str) -> None:
     for query_view, key_view in method.pairs:
         query_ND = encoded.queries[query_view]
         own_ND = torch.cat([*encoded.keys.values(), query_ND]).detach()
-        for source in method.sources:
+        for source in method.all_sources:
             for columns in source.columns(query_ND, encoded, query_view, key_view):
                 scores_NM = columns.scores(query_ND, index)
                 assert columns.vectors_MD is not None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from negbench.data.batches import training_batches
 from negbench.distributed import rank, world_size
 from negbench.failure import Interrupted
 from negbench.method import Encoded, Facts
+from negbench.models import Encoder
 from negbench.registry import list_methods
 from negbench.seeding import stream
 from negbench.setup import set_up
@@ -74,7 +76,7 @@ def test_views_have_their_sizes_and_the_first_two_do_not_depend_on_crops() -> No
         assert torch.equal(made[number], expected)
 
 
-def shapes(encoder: torch.nn.Module | None) -> list[tuple[int, int]]:
+def shapes(encoder: Encoder | None) -> list[tuple[int, int]]:
     """(images, side) of every pass through the backbone, as they come."""
     seen: list[tuple[int, int]] = []
     if encoder is not None:
@@ -110,7 +112,7 @@ def test_the_encoder_runs_once_a_size(
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("name", ["adco", "byol", "simclr"])
 def test_each_view_has_its_own_embedding(name: str, symmetric: bool) -> None:
-    settings = {} if name == "simclr" else {"symmetric": symmetric}
+    settings: dict[str, Any] = {} if name == "simclr" else {"symmetric": symmetric}
     method = tiny.build(name, num_views=5, **settings)
     tiny.train(method, 0, 3)
     method.batch_norm = "split"  # shuffles keys
@@ -161,7 +163,7 @@ def others(keys_ND: Tensor) -> Tensor:
     return torch.stack([torch.cat([keys_ND[:n], keys_ND[n + 1 :]]) for n in range(len(keys_ND))])
 
 
-def encoded_by(name: str, **settings: object) -> tuple[Encoded, Tensor, Tensor]:
+def encoded_by(name: str, **settings: Any) -> tuple[Encoded, Tensor, Tensor]:
     """A step's embeddings, its loss, and the unit vectors of the last source."""
     method = tiny.build(name, num_views=5, **settings)
     tiny.train(method, 0, 4)
@@ -173,7 +175,7 @@ def encoded_by(name: str, **settings: object) -> tuple[Encoded, Tensor, Tensor]:
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_adco_sums_over_queries_and_averages_over_key_views(symmetric: bool) -> None:
     encoded, loss, adversaries_KD = encoded_by("adco", symmetric=symmetric, num_negatives=12)
-    of_keys = [
+    of_keys: list[Any] = [
         sum(
             cross_entropy(query_ND, key_ND, [others(key_ND), adversaries_KD], 0.12)
             for view, query_ND in encoded.queries.items()

@@ -134,7 +134,7 @@ def read_by_a_worker(files: pack.Pack, answer: "multiprocessing.connection.Conne
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_process_opens_the_shards_that_it_reads(packed: Path, method: str) -> None:
     files, _ = pack.open_pack(packed)
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=read_by_a_worker, args=(files, theirs))
     process.start()

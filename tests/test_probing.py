@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from negbench import diagnostics, probing
 from negbench.data.batches import training_batches
+from negbench.data.sets import ResidentSet
+from negbench.display import Quiet
 from negbench.distributed import rank, replicate, world_size
 from negbench.losses import Columns
 from negbench.method import Method, NegativeSource, Probe, unit_norm
@@ -45,7 +47,9 @@ def steps(setup: Setup, first: int, last: int) -> None:
 
 
 def figures(setup: Setup, prober: Prober, step: int) -> dict[str, Any]:
-    images, labels_N = setup.splits.train.images_NCHW[:BANK], setup.splits.train.labels_N[:BANK]
+    train_set = setup.splits.train
+    assert isinstance(train_set, ResidentSet)
+    images, labels_N = train_set.images_NCHW[:BANK], train_set.labels_N[:BANK]
     setup.method.eval()
     features_NF = setup.method.query_encoder.backbone(images.float() / 255).detach()
     setup.method.train()
@@ -145,7 +149,7 @@ def test_sources_of_other_shapes_are_described_too() -> None:
 
 def test_a_query_without_negatives_leaves_the_means_alone() -> None:
     setup, prober = prober_of("moco", "method.mask_own_image=true", "method.num_negatives=1", "method.symmetric=false")
-    queue = setup.method.sources[0]
+    queue: Any = setup.method.sources[0]
     queue.index_K.fill_(probes(prober)[0].index_N[0])
     told = figures(setup, prober, 0)["sources"]["Queue"]
     assert told["negatives"] == 63 / 64  # one of 64 queries has none
@@ -154,7 +158,7 @@ def test_a_query_without_negatives_leaves_the_means_alone() -> None:
 
 def test_adversaries_that_are_copies_of_keys_track_in_full() -> None:
     setup, prober = prober_of("adco", "method.num_negatives=64")
-    adversaries = setup.method.sources[1]
+    adversaries: Any = setup.method.sources[1]
     keys_PD = torch.cat([probe.key_ND for probe in probes(prober)])
     adversaries.vectors_KD.copy_(keys_PD[:64])
     prober.remember(6)
@@ -170,7 +174,7 @@ def test_adversaries_that_are_copies_of_keys_track_in_full() -> None:
 
 def test_the_queue_tells_images_that_are_the_querys_own() -> None:
     setup, prober = prober_of("moco")
-    queue = setup.method.sources[0]
+    queue: Any = setup.method.sources[0]
     probe = probes(prober)[0]
     queue.index_K.copy_(probe.index_N.repeat(3)[:40])
     assert figures(setup, prober, 0)["sources"]["Queue"]["own_image_share"] > 0
@@ -230,7 +234,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(name: str, tmp_pa
     outcomes = []
     for setting in ("true", "false"):
         resolved = runs.short(name, f"diagnostics={setting}")
-        execute(resolved, tmp_path / setting, runs.CPU, runs.Quiet())
+        execute(resolved, tmp_path / setting, runs.CPU, Quiet())
         state, rows = runs.outcome(runs.folder(resolved, tmp_path / setting))
         assert any(row["kind"] == "diagnostics" for row in rows) == (setting == "true")
         del state["curve"]
@@ -240,7 +244,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(name: str, tmp_pa
 
 def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> None:
     resolved = runs.short("moco", "method.symmetric=false")
-    execute(resolved, tmp_path, runs.CPU, runs.Quiet())
+    execute(resolved, tmp_path, runs.CPU, Quiet())
     rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
     assert [row["step"] for row in rows] == [0, 4, 8, 12]
     assert "staleness" not in rows[0]["sources"]["Queue"]
@@ -253,7 +257,7 @@ def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> No
 
 def test_a_queue_older_than_the_run_is_looked_at_from_its_start(tmp_path: Path) -> None:
     resolved = runs.short("moco", "method.symmetric=false", "method.num_negatives=300")  # 19 steps
-    execute(resolved, tmp_path, runs.CPU, runs.Quiet())
+    execute(resolved, tmp_path, runs.CPU, Quiet())
     rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
     told = [row["sources"]["Queue"].get("staleness_by_age", {}) for row in rows]
     assert [list(by_age) for by_age in told] == [[], ["1", "2", "4"], ["1", "2", "4", "8"], ["1", "2", "4", "8", "12"]]

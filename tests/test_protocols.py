@@ -216,7 +216,7 @@ def test_it_goes_beside_the_held_out_curve_and_banks_all_training_images(tmp_pat
         run = runs.folder(resolved, tmp_path)
         state, rows = runs.outcome(run)
         outcomes.append((state, [row for row in rows if row["kind"] != "knn-lightly"]))
-    runs.assert_same(*outcomes)  # nothing else in the run knows of it
+    runs.assert_same(outcomes[0], outcomes[1])  # nothing else in the run knows of it
     steps = {kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("evaluation", "knn-lightly")}
     assert steps == {"evaluation": [0, 8, 12], "knn-lightly": [4, 8, 12]}
     assert record(run, "knn-lightly")["trained"]["bank"] == "training images and those held out, 1070"

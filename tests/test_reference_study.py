@@ -43,7 +43,7 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
         tuned = tuned_study(size, folder)
         tuned.parent.mkdir(parents=True)
         tuned.write_bytes((Path(reference.__file__).parents[1] / "configs" / f"{size.study}.yaml").read_bytes())
-    planned = {}
+    planned: dict[str, int] = {}
     for stage in STAGES:
         for command in commands(stage, size, tmp_path):
             if command[0] in ("sweep", "tune"):

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,13 +30,14 @@ def test_the_golden_study(golden: Path) -> None:
 def test_golden_differences_are_scipys(golden: Path) -> None:
     table = reports.table(reports.build(golden), "accuracy").data.set_index(["row", "metric"])
     moco, without = (np.array(values) for values in ((0.80, 0.82, 0.81), (0.85, 0.88, 0.865)))
-    fact = table.loc[("adco (in_batch_negatives=false)", "knn_top1")]
+    fact: Any = table.loc[("adco (in_batch_negatives=false)", "knn_top1")]
     low, high = stats.t.interval(0.95, 2, (without - moco).mean(), stats.sem(without - moco))
     assert (fact["difference_low"], fact["difference_high"]) == pytest.approx((low, high))
     assert fact["p"] == pytest.approx(stats.ttest_rel(without, moco).pvalue)
     assert fact["p_holm"] == pytest.approx(4 * fact["p"])  # the smallest of four rows' p-values
     low, high = stats.t.interval(0.95, 2, moco.mean(), stats.sem(moco))
-    assert tuple(table.loc[("moco", "knn_top1")][["mean", "low", "high"]]) == pytest.approx((moco.mean(), low, high))
+    fact = table.loc[("moco", "knn_top1")]
+    assert tuple(fact[["mean", "low", "high"]]) == pytest.approx((moco.mean(), low, high))
 
 
 def test_only_what_is_beyond_chance_is_bold(golden: Path) -> None:

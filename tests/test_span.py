@@ -71,7 +71,7 @@ def test_a_step_is_bitwise_the_same_under_spans(name: str) -> None:
                 descend(output.loss, optimizer, scaler)
                 method.after_step(output, step)
         states.append({key: value.clone() for key, value in method.state_dict().items()})
-    runs.assert_same(*states)
+    runs.assert_same(states[0], states[1])
     assert set(recorder.seconds()) <= {*PARTS, "rest"}
     assert {"query_forward", "loss", "backward", "optimizer", "refresh"} <= set(recorder.seconds())
 

@@ -155,7 +155,8 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
     log.write_text("first\n")
     monkeypatch.setattr("negbench.launch.logs.JOB_POLL_SECONDS", 0.0)
     monkeypatch.setattr("negbench.launch.logs.POLL_SECONDS", 0.0)
-    looks = iter(["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING", "COMPLETED"])
+    answers: list[str | SchedulerError] = ["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING"]
+    looks = iter([*answers, "COMPLETED"])
 
     def squeue() -> dict[str, Job]:
         look = next(looks)
@@ -168,7 +169,7 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
     result = CliRunner().invoke(app, ["logs", str(path), "-f"])
     assert (result.exit_code, result.stdout) == (0, "first\nsecond\n")
     assert result.stderr == "negbench: squeue has not answered for 60 s; going on from the run folders\n"
-    looks = iter(["RUNNING", SchedulerError("squeue has not answered for 60 s"), "RUNNING"])
+    looks = iter(answers)
     seen: list[str] = []
 
     def sleep(seconds: float) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from negbench import checkpoint
-from negbench.failure import StorageError
+from negbench.failure import Interrupted, StorageError
 from negbench.records import RunFolder, storage_error, write_atomically
-from negbench.trainer import Interrupted
 from tests import runs
 
 

@@ -158,7 +158,7 @@ def test_the_highest_score_is_chosen_the_first_of_equals() -> None:
 
 
 def test_what_lies_at_an_edge_of_the_space() -> None:
-    space = {"a": [3, 1, 2], "b": [0.1, 0.2], "c": ["x", "y", "z"], "d": [1, 2, 4]}
+    space: dict[str, list[Any]] = {"a": [3, 1, 2], "b": [0.1, 0.2], "c": ["x", "y", "z"], "d": [1, 2, 4]}
     assert list(at_edges(space, {"a": 1, "b": 0.1, "c": "x", "d": 4})) == [("a", "lowest"), ("d", "highest")]
     assert list(at_edges(space, {"a": 2, "b": 0.2, "c": "z", "d": 2})) == []
 

@@ -1,6 +1,7 @@
 """Sweeps that end in time: what is expected of a run, what is not started, and what is stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,8 @@ def test_what_is_done_of_a_run_is_not_expected_again(tmp_path: Path, study: Path
 
 def test_damaged_summaries_tell_nothing(tmp_path: Path, study: Path) -> None:
     output = tmp_path / "results"
-    for seed, damage in enumerate(({"train_seconds": None}, {"epochs": 0}, {"eval_seconds": "?"})):
+    damages: list[dict[str, Any]] = [{"train_seconds": None}, {"epochs": 0}, {"eval_seconds": "?"}]
+    for seed, damage in enumerate(damages):
         records.write(output, study, "moco", seed, 0.8, summary=damage)
     assert Expectation(output).seconds(resolve("moco", str(study))) is None
 
