@@ -39,9 +39,10 @@ LIST = Path(__file__).with_suffix(".json")
 TREE = ("negbench", "methods", "configs", "tests", "benchmarks", "pyproject.toml")
 
 ALONE = "not ranks and not maximize[2 and not group_of_split and not number_of_processes"  # no further processes
-ONCE = (
-    f"{ALONE} and not adco] and not byol] and not simclr] and not undisturbed_one and not full_disk"  # few whole runs
+FEW = (
+    f"{ALONE} and not adco] and not byol] and not simclr] and not undisturbed_one and not resumes_bitwise"  # whole runs
 )
+SHORT = f"{FEW} and not full_disk and not smoke and not cluster"
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,21 @@ class Room:
 
 ROOMS = {
     "losses": Room("negbench.losses", "losses methods diagnostics"),
-    "method": Room("negbench.method", "moco losses methods multi_crop probing measurements models", ONCE),
+    "method": Room("negbench.method", "moco losses methods multi_crop probing measurements models", FEW),
     "adco": Room("negbench.methods.adco", "adco methods"),
     "byol": Room("negbench.methods.byol", "losses methods models"),
     "moco": Room("negbench.methods.moco", "moco losses methods probing"),
     "simclr": Room("negbench.methods.simclr", "losses methods"),
     "batch_norm": Room("negbench.batch_norm", "batch_norm methods", only=""),
-    "distributed": Room("negbench.distributed", "batch_norm adco run", only=""),
-    "trainer": Room("negbench.trainer", "run measurements failures", ONCE),
-    "checkpoint": Room("negbench.checkpoint", "storage run"),
+    "distributed": Room("negbench.distributed", "distributed batch_norm methods measurements", only=""),
+    "trainer": Room("negbench.trainer", "resume measurements run failures", SHORT),
+    "checkpoint": Room("negbench.checkpoint", "resume storage run", FEW),
     "knn": Room("negbench.evaluate.knn", "knn"),
     "linear": Room("negbench.evaluate.linear", "linear"),
     "statistics": Room("negbench.report.statistics", "report_statistics"),
     "sets": Room("negbench.data.sets", "splits"),
     "optim": Room("negbench.optim", "optim"),
-    "records": Room("negbench.records", "storage run failures", ONCE),
+    "records": Room("negbench.records", "resume storage failures run status", SHORT),
 }
 
 Mutant = dict[str, Any]  # number or name, room, function, before, after, outcome, by
