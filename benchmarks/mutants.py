@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,16 @@ ROOMS = {
 Mutant = dict[str, Any]  # number or name, room, function, before, after, outcome, by
 
 
-def draw(count: int, seed: int) -> list[Mutant]:
+def draw(count: int, seed: int) -> tuple[list[Mutant], str]:
+    """A sample, and which it is."""
     pool = [
         {"room": name, **change._asdict()}
         for name, room in ROOMS.items()
         for change in changes(path_of(room.module, ROOT).read_text())
     ]
-    print(f"{count} of {len(pool)} mutants, seed {seed}")
-    return [{"name": str(number)} | mutant for number, mutant in enumerate(random.Random(seed).sample(pool, count), 1)]
+    sample = random.Random(seed).sample(pool, count)
+    drawn = f"{count} of {len(pool)} mutants, seed {seed}"
+    return [{"name": str(number)} | mutant for number, mutant in enumerate(sample, 1)], drawn
 
 
 def path_of(module: str, root: Path) -> Path:
@@ -175,10 +178,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60, help="at most for one mutant")
     arguments = parser.parse_args()
-    mutants: list[Mutant] = json.loads(LIST.read_text())
+    listed = json.loads(LIST.read_text())
+    mutants: list[Mutant] = listed["mutants"]
     if arguments.draw:
-        mutants = [m for m in mutants if not m["name"].isdigit()] + draw(arguments.draw, arguments.seed)
-        write(mutants)
+        drawn, listed["drawn"] = draw(arguments.draw, arguments.seed)
+        listed["mutants"] = [mutant for mutant in mutants if not mutant["name"].isdigit()] + drawn
+        write(listed)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -197,11 +202,16 @@ def main() -> None:
                 run(mutant, folder, environment, arguments.seconds)
                 line = (mutant["name"], mutant["room"], mutant["outcome"], mutant["by"])
                 print(*line, f"{time.monotonic() - started:.0f} s", flush=True)
-                write(mutants)
+                write(listed)
+    print(
+        *(f"{number} {kind}" for kind, number in Counter(m.get("outcome", "not run") for m in mutants).items()),
+        sep=", ",
+    )
 
 
-def write(mutants: list[Mutant]) -> None:
-    LIST.write_text("[\n" + ",\n".join(json.dumps(mutant) for mutant in mutants) + "\n]\n")
+def write(listed: dict[str, Any]) -> None:
+    rows = ",\n".join(json.dumps(mutant) for mutant in listed["mutants"])
+    LIST.write_text(f'{{"drawn": {json.dumps(listed["drawn"])},\n"mutants": [\n{rows}\n]}}\n')
 
 
 if __name__ == "__main__":

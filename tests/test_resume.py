@@ -65,22 +65,19 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_where_there_is_nothing_to_sav
     assert checkpoint.find(runs.folder(resolved, tmp_path).checkpoints) == []
 
 
-def test_a_run_that_was_stopped_in_its_test_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved = runs.short("simclr", "batch_norm=process", "epochs=1", "evaluation.linear=false")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "evaluate_on_test", interrupted)
-        runs.start(resolved, tmp_path)
-    runs.start(resolved, tmp_path)
+def test_a_run_that_was_stopped_in_its_test_repeats_no_evaluation_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    resolved = runs.short("simclr", "batch_norm=process", "epochs=1")
+    monkeypatch.setattr(run, "evaluate_on_test", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runs.start(resolved, tmp_path)
     rows = runs.folder(resolved, tmp_path).read_metrics()
-    assert [(row["kind"], row["step"]) for row in rows if row["kind"] in ("evaluation", "epoch")] == [
-        ("evaluation", 0),
-        ("epoch", 4),
-        ("evaluation", 4),
-    ]
-
-
-def interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4]
 
 
 def test_what_was_trained_after_the_last_checkpoint_counts_as_lost(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from negbench.data.sets import (
     split_validation,
     steps_per_epoch,
 )
+from negbench.seeding import stream
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 30)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -26,6 +27,27 @@ def test_validation_is_stratified_disjoint_and_complete() -> None:
     kept, held_out = split_validation(LABELS, 0.1, "name")
     assert LABELS[held_out].bincount().tolist() == [5, 2, 3]
     assert torch.equal(torch.cat([kept, held_out]).sort().values, torch.arange(100))
+
+
+def turns(order: list[int]) -> dict[int, int]:
+    """Each position's place among the positions of its class, in `order`."""
+    by_class = [[position for position in order if LABELS[position] == label] for label in range(3)]
+    return {position: place for members in by_class for place, position in enumerate(members)}
+
+
+def test_the_first_of_each_class_in_one_random_order_are_held_out() -> None:
+    """By a stable sort, on every processor: others leave equal labels in an order that differs between processors."""
+    place = turns(torch.randperm(100, generator=stream("validation", "name")).tolist())
+    expected = [position for position in range(100) if place[position] < (5, 2, 3)[int(LABELS[position])]]
+    assert split_validation(LABELS, 0.1, "name")[1].tolist() == expected
+
+
+def test_a_subset_takes_of_each_class_in_turn() -> None:
+    generator = stream("subset", "name")
+    order, within = (torch.randperm(100, generator=generator).tolist() for _ in range(2))
+    place = turns(within)
+    expected = sorted(order, key=lambda position: place[position])[:50]
+    assert balanced_subset(LABELS, 50, "name").tolist() == sorted(expected)
 
 
 def test_validation_depends_on_the_name_only() -> None:
