@@ -46,8 +46,9 @@ def test_a_subset_takes_of_each_class_in_turn() -> None:
     generator = stream("subset", "name")
     order, within = (torch.randperm(100, generator=generator).tolist() for _ in range(2))
     place = turns(within)
-    expected = sorted(order, key=lambda position: place[position])[:50]
-    assert balanced_subset(LABELS, 50, "name").tolist() == sorted(expected)
+    in_turn = sorted(order, key=lambda position: place[position])
+    for size in (3, 10, 31, 50, 71, 100):
+        assert balanced_subset(LABELS, size, "name").tolist() == sorted(in_turn[:size])
 
 
 def test_validation_depends_on_the_name_only() -> None:
