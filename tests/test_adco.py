@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from negbench.distributed import is_distributed, rank, replicate, world_size
 from negbench.method import Encoded, Method, unit_norm
+from negbench.methods.adco import Adversaries
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -126,6 +127,20 @@ def test_fill_stores_the_keys_of_the_first_steps_in_order(symmetric: bool, num_f
     assert not source.velocity_KD.any()
     tiny.train(method, num_fill_steps, num_fill_steps + 1)
     assert source.velocity_KD.any()
+
+
+@pytest.mark.parametrize(("size", "num_fill_steps"), [(15, 2), (16, 2), (17, 3)])
+def test_the_ascent_begins_at_the_step_after_the_last_place_is_filled(size: int, num_fill_steps: int) -> None:
+    method = tiny.build("adco", num_negatives=size)  # 8 keys a step
+    source = method.sources[-1]
+    assert isinstance(source, Adversaries)
+    tiny.train(method, 0, num_fill_steps)
+    filled_KD = source.vectors_KD.clone()
+    torch.testing.assert_close(filled_KD.norm(dim=1), torch.ones(size, dtype=torch.float64))
+    assert not source.velocity_KD.any()
+    tiny.train(method, num_fill_steps, num_fill_steps + 1)
+    assert source.velocity_KD.any(1).all()
+    assert (source.vectors_KD != filled_KD).any(1).all()
 
 
 def test_frozen_adversaries_stay_where_they_started() -> None:

@@ -1,6 +1,7 @@
 """The linear probe against torch's own layer and optimizer, and against scikit-learn."""
 
 import math
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -164,3 +165,11 @@ def test_edge_of_the_grid() -> None:
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         probe(**change)
+
+
+def test_trained_probes_and_their_result_cannot_be_replaced() -> None:
+    probes = train_probes(*blobs(20, seed=0), NUM_CLASSES, epochs=1, batch_size=20, seed=0)
+    result = LinearResult(0.5, 0.1, {0.1: 0.5}, at_edge=True)
+    for held, field in ((probes, "bias_LC"), (result, "lr")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, getattr(held, field))

@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pynvml
 import pytest
 import torch
 
-from negbench import nvml
+from negbench import nvml, trainer
 from negbench.clock import Clock
 from negbench.distributed import received_bytes
 from negbench.failure import ending_of
 from negbench.records import without_timings
 from negbench.study import resolve
+from negbench.trainer import Trainer, _share_of_sum
 from tests import runs, tiny
 from tests.ranks import on_ranks
 
@@ -127,6 +129,20 @@ def test_energy_is_that_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_cpu_tells_no_energy() -> None:
     gpu = nvml.Gpu(torch.device("cpu"))
     assert (gpu.energy_joules(), gpu.power_limit_watts(), gpu.driver_version()) == (None, None, None)
+
+
+def test_energy_is_known_where_every_rank_tells_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "world_size", lambda: 2)
+    of_a_rank = cast(Any, SimpleNamespace(clock=SimpleNamespace(joules=3.0)))
+    for told, total in (([3.0, 5.0], 8.0), ([3.0, None], None)):
+        monkeypatch.setattr(trainer, "gather_objects", lambda own, told=told: told)
+        assert Trainer.energy_joules(of_a_rank) == total
+
+
+def test_ranks_that_resume_share_the_energy_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "world_size", lambda: 4)
+    assert _share_of_sum([3.0, 5.0]) == 2.0
+    assert _share_of_sum([3.0, None]) is None
 
 
 def test_device_time_counts_all_devices() -> None:

@@ -1,7 +1,9 @@
 """What every method file must keep to; a new file is tested on arrival."""
 
 import copy
+import math
 from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor
 
 from negbench.distributed import rank, replicate, world_size
-from negbench.method import Method
-from negbench.registry import list_methods
+from negbench.method import Facts, Method
+from negbench.registry import find_method, import_method, list_methods
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -51,6 +53,38 @@ def test_gradients_reach_exactly_the_query_side(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_what_a_step_hands_to_the_sources_holds_no_graph(name: str) -> None:
+    method = tiny.variant(name)
+    encoded = method(*tiny.batch(0, num_views=tiny.num_views(method)), 0).encoded
+    for views in (encoded.queries, encoded.keys, encoded.all_keys):
+        assert not any(embedding.requires_grad for embedding in views.values())
+
+
+def test_what_a_step_and_a_probe_hand_out_cannot_be_replaced() -> None:
+    method = tiny.build("simclr")
+    batch = tiny.batch(0)
+    output = method(*batch, 0)
+    for held, field in (
+        (Facts(24, 8, 7, 6, 0), "seed"),
+        (output, "loss"),
+        (output.encoded, "index"),
+        (method.probe([batch]), "temperature"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, getattr(held, field))
+
+
+def test_a_run_has_two_views_unless_it_says_so() -> None:
+    assert Facts(24, 8, 7, 6, 0).pairs(symmetric=True) == ((0, 1), (1, 0))
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_a_methods_defaults_are_settings_that_it_takes(name: str) -> None:
+    defaults = import_method(find_method(name)).Config(name=name)
+    assert type(defaults).model_validate(defaults.model_dump()) == defaults
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_resume_is_bitwise(name: str) -> None:
     undisturbed, first_half, second_half = (tiny.variant(name) for _ in range(3))
     tiny.train(undisturbed, 0, tiny.STEPS)
@@ -77,6 +111,42 @@ def test_no_query_meets_its_own_image_of_the_same_step(name: str) -> None:
                 for number in range(len(index)):
                     shows_own = same_as_own[number :: len(index)].any(0)
                     assert (scores_NM[number][shows_own] == -torch.inf).all()
+
+
+def test_the_key_encoder_follows_with_the_momentum_of_its_step() -> None:
+    """tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2 at step k of K (BYOL, arXiv:2006.07733, section 3.2)."""
+    method = tiny.build("byol", key_momentum=0.9)
+    assert method.key_encoder is not None
+    for step in range(tiny.STEPS):
+        before = [p.detach().clone() for p in method.key_encoder.parameters()]
+        tiny.train(method, step, step + 1)
+        tau = 1 - (1 - 0.9) * (math.cos(math.pi * step / tiny.STEPS) + 1) / 2
+        for target, old, online in zip(
+            method.key_encoder.parameters(), before, method.query_encoder.parameters(), strict=True
+        ):
+            expected = tau * old + (1 - tau) * online.detach()
+            torch.testing.assert_close(target.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def encoding_orders(step: int, seed: int = 0) -> list[list[int]]:
+    """For each key view the numbers of the images in the order in which the key encoder takes them."""
+    method = tiny.build("moco", symmetric=True)
+    assert method.key_encoder is not None
+    method.batch_norm, method.seed = "split", seed
+    orders = []
+    method.key_encoder.register_forward_pre_hook(lambda _, inputs: orders.append(inputs[0][:, 0, 0, 0].tolist()))
+    numbers = torch.arange(float(tiny.BATCH), dtype=torch.float64).view(-1, 1, 1, 1)
+    view = numbers.expand(-1, 3, tiny.SIZE, tiny.SIZE)
+    method.embed_keys([view, view], step)
+    return orders
+
+
+def test_keys_are_shuffled_anew_at_every_step_in_every_view_and_for_every_seed() -> None:
+    orders = [order for step in range(3) for seed in range(2) for order in encoding_orders(step, seed)]
+    assert len(orders) == 3 * 2 * 2
+    assert all(sorted(order) == list(range(tiny.BATCH)) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
+    assert encoding_orders(2) == encoding_orders(2)
 
 
 def states_on_ranks(names: list[str]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The queue against a list of keys."""
+"""The queue against a list of keys, the key encoder against the paper's equation."""
 
 import pytest
 import torch
 
 from negbench.method import Encoded
 from negbench.methods.moco import Config, Queue
+from tests import tiny
 
 DIM = 3
 
@@ -54,3 +55,17 @@ def test_key_momentum_rises_to_its_end() -> None:
     assert [Config(**settings).momentum(10)(step) for step in (0, 5, 10)] == pytest.approx([0.99, 0.995, 1.0])
     momentum = Config(**settings, key_momentum_end=0.999).momentum(10)
     assert [momentum(step) for step in (0, 5, 10)] == pytest.approx([0.99, 0.9945, 0.999])
+
+
+def test_the_key_encoder_is_a_moving_average_of_the_query_encoder() -> None:
+    """theta_k <- m theta_k + (1 - m) theta_q (arXiv:1911.05722, equation 2), from theta_k = theta_q at the start."""
+    method = tiny.build("moco", key_momentum=0.9)
+    assert method.key_encoder is not None
+    theta_k = [p.detach().clone() for p in method.query_encoder.parameters()]
+    for step in range(4):
+        tiny.train(method, step, step + 1)
+        theta_q = [p.detach().clone() for p in method.query_encoder.parameters()]
+        theta_k = [0.9 * k + 0.1 * q for k, q in zip(theta_k, theta_q, strict=True)]
+        for p, k, q in zip(method.key_encoder.parameters(), theta_k, theta_q, strict=True):
+            torch.testing.assert_close(p.detach(), k, rtol=1e-12, atol=1e-14)
+            assert not torch.equal(p, q)

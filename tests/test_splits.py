@@ -1,12 +1,16 @@
 """Splits and order: who is held out, who is chosen, who is seen when."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
 from negbench.config import DataConfig
+from negbench.data import sets
 from negbench.data.patterns import make_patterns
 from negbench.data.sets import (
     ResidentSet,
+    Splits,
     balanced_subset,
     batch_index,
     epoch_order,
@@ -14,6 +18,7 @@ from negbench.data.sets import (
     split_validation,
     steps_per_epoch,
 )
+from negbench.seeding import stream
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 30)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -22,6 +27,28 @@ def test_validation_is_stratified_disjoint_and_complete() -> None:
     kept, held_out = split_validation(LABELS, 0.1, "name")
     assert LABELS[held_out].bincount().tolist() == [5, 2, 3]
     assert torch.equal(torch.cat([kept, held_out]).sort().values, torch.arange(100))
+
+
+def turns(order: list[int]) -> dict[int, int]:
+    """Each position's place among the positions of its class, in `order`."""
+    by_class = [[position for position in order if LABELS[position] == label] for label in range(3)]
+    return {position: place for members in by_class for place, position in enumerate(members)}
+
+
+def test_the_first_of_each_class_in_one_random_order_are_held_out() -> None:
+    """By a stable sort, on every processor: others leave equal labels in an order that differs between processors."""
+    place = turns(torch.randperm(100, generator=stream("validation", "name")).tolist())
+    expected = [position for position in range(100) if place[position] < (5, 2, 3)[int(LABELS[position])]]
+    assert split_validation(LABELS, 0.1, "name")[1].tolist() == expected
+
+
+def test_a_subset_takes_of_each_class_in_turn() -> None:
+    generator = stream("subset", "name")
+    order, within = (torch.randperm(100, generator=generator).tolist() for _ in range(2))
+    place = turns(within)
+    in_turn = sorted(order, key=lambda position: place[position])
+    for size in (3, 10, 31, 50, 71, 100):
+        assert balanced_subset(LABELS, size, "name").tolist() == sorted(in_turn[:size])
 
 
 def test_validation_depends_on_the_name_only() -> None:
@@ -70,6 +97,22 @@ def test_patterns_splits() -> None:
     assert torch.equal(again.validation.images_NCHW, splits.validation.images_NCHW)
     assert again.train.labels_N.bincount().tolist() == [4] * 10
     assert load_splits(DataConfig(image_size=8, validation=0)).validation is None
+
+
+def test_patterns_have_up_to_128_pixels_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sets, "_PATTERNS_TRAIN", 20)
+    monkeypatch.setattr(sets, "_PATTERNS_TEST", 10)
+    splits = load_splits(DataConfig(image_size=128, validation=0))
+    assert isinstance(splits.train, ResidentSet) and splits.train.images_NCHW.shape == (20, 3, 128, 128)
+    with pytest.raises(ValueError, match="image_size of patterns is at most 128, not 129"):
+        load_splits(DataConfig(image_size=129))
+
+
+def test_sets_and_splits_cannot_be_replaced() -> None:
+    images = ResidentSet(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.arange(4))
+    for held, field in ((images, "labels_N"), (Splits(images, None, images, ("a",)), "validation")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, getattr(held, field))
 
 
 def test_subset_takes_images_with_their_labels() -> None:

@@ -1,5 +1,7 @@
-"""A disk that fills up while a run writes."""
+"""What a run leaves on a disk: while it writes, after it was killed, and where there is no room."""
 
+import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from negbench import checkpoint
 from negbench.failure import Interrupted, StorageError
+from negbench.records import RunFolder, storage_error, write_atomically
 from tests import runs
 
 
@@ -51,6 +54,63 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     run.close()
     assert not [path for path in leftovers if path.exists()]
     assert checkpoint.find_whole(run.checkpoints, pytest.fail) == before
+
+
+def test_leftovers_that_vanish_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that has lost the run may rename its file between the listing and the removal."""
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    leftover = run.checkpoints / ".step-00000009.pt.1.partial"
+    glob = Path.glob
+
+    def vanishing(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        leftover.unlink(missing_ok=True)
+        return found
+
+    leftover.touch()
+    monkeypatch.setattr(Path, "glob", vanishing)
+    run.open()
+    run.close()
+    assert not leftover.exists()
+
+
+def test_all_may_read_a_lock_and_its_owner_alone_may_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "run.lock"
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    mask = os.umask(0)
+    try:
+        for restarts in ("0", "1"):  # the second takes the run over, with a lock of its own
+            monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+            RunFolder(tmp_path).open()
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o644
+    finally:
+        os.umask(mask)
+
+
+def test_a_storage_error_tells_the_room_where_there_is_a_folder(tmp_path: Path) -> None:
+    error = OSError(28, "No space left on device")
+    told = str(storage_error(tmp_path / "x", error, "free some"))
+    assert told.startswith(f"cannot write {tmp_path}/x: No space left on device (") and "MiB free); free some" in told
+    absent = tmp_path / "absent" / "x"
+    assert (
+        str(storage_error(absent, error, "free some")) == f"cannot write {absent}: No space left on device; free some"
+    )
+
+
+def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def write(path: Path, content: str | bytes) -> None:
+        write_atomically(path, content)
+        seen.append([int(checkpoint.load(found)["value"]) for found in checkpoint.find(tmp_path)])
+
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    for value in (1, 2):
+        checkpoint.save(tmp_path, 7, {"value": value}, keep=2)
+    assert seen == [[], [1], [1], [2], [2]]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
