@@ -1,6 +1,8 @@
-# make quickstart: install and train AdCo on embedded data. make test: every check that CI makes. make bench: negbench
-# beside other libraries, e.g. make bench BENCH='--groups moco --output results/peers.json'. make test-minimums: what
-# works without torch, on the declared minimum of every other dependency; for Python 3.11.
+# make quickstart: install and train AdCo on embedded data.
+# make test: every check of a change. make test-fast: without Slurm, torch.compile and tests that start processes.
+# make test-portable: the numerical tests as other processors and numbers of threads compute.
+# make test-minimums: what works without torch, on the declared minimum of every other dependency; for Python 3.11.
+# make bench: negbench beside other libraries, e.g. make bench BENCH='--groups moco --output results/peers.json'.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/installed
@@ -8,8 +10,13 @@ DEV := $(VENV)/installed-dev
 PEERS := .venv-peers
 MINIMUMS := .venv-minimums
 BENCH ?=
+OPTIONS ?=
+PYTEST := $(VENV)/bin/pytest -n auto --dist loadgroup --no-loadscope-reorder $(OPTIONS)
+NUMERICAL := $(addprefix tests/test_, $(addsuffix .py, adco batch_norm classifier classifier_training diagnostics encoders \
+	frozen_features knn knn_beside_lightly linear losses methods models moco multi_crop optim patterns probing protocols \
+	reference report_statistics run selection views))
 
-.PHONY: quickstart test test-minimums bench clean
+.PHONY: quickstart test test-fast test-portable test-minimums bench clean
 
 quickstart: $(STAMP)
 	$(VENV)/bin/negbench run --method adco
@@ -18,7 +25,14 @@ test: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(PYTEST)
+
+test-fast: $(DEV)
+	$(PYTEST) -m "not slurm and not compile and not processes"
+
+test-portable: $(DEV)
+	set -e; for threads in 1 2; do for processor in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; do \
+		echo "$$processor, $$threads thread(s)"; env $$processor OMP_NUM_THREADS=$$threads $(PYTEST) $(NUMERICAL); done; done
 
 test-minimums: $(MINIMUMS)/installed
 	$(MINIMUMS)/bin/negbench run --help > /dev/null

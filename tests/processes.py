@@ -8,8 +8,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Self
+from types import SimpleNamespace
+from typing import IO, Self
 
+import pytest
+
+from negbench.launch import pool
 from tests import forkserver, runs
 
 ARGUMENTS = [part for text in runs.SHORT for part in ("--set", text)]
@@ -19,9 +23,11 @@ SECONDS = 300
 class Command:
     """A running `negbench ARGUMENTS`, with the methods of subprocess.Popen; its output goes to files."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, new_group: bool = False) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, new_group: bool = False, log: Path | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._outputs = [Path(self._folder.name) / name for name in ("out", "err")]
+        self._outputs = [log or Path(self._folder.name) / name for name in ("out", "err")]
         place = (os.environ | (env or {}), os.getcwd(), new_group, self._outputs)
         self._process = forkserver.context().Process(target=_run, args=(arguments, *place))
         self._process.start()
@@ -34,6 +40,9 @@ class Command:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._folder.cleanup()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
 
     @property
     def returncode(self) -> int | None:
@@ -63,6 +72,16 @@ def finished(*arguments: str, **env: str) -> tuple[int, str, str]:
         out, err = process.communicate()
         assert process.returncode is not None
     return process.returncode, out, err
+
+
+def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the runs that a sweep or a tuning in this process starts."""
+
+    def popen(command: list[str], *, env: dict[str, str], stdout: IO[bytes], **_: object) -> Command:
+        assert command[:3] == [sys.executable, "-m", "negbench.cli"]
+        return Command(*command[3:], env=env, new_group=True, log=Path(stdout.name))
+
+    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
 
 
 def _run(arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_group: bool, outputs: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """The reference study's stages: every command is one, and the whole of it runs at a tiny size."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.reference import SIZES, STAGES, Size, commands, main, run, tuned
 from negbench.cli import app
 from negbench.report.runs import find, load
 from negbench.study import read_study
+from tests.processes import fork_runs
 
 TINY = """
 data: {image_size: 8, num_images: 70}
@@ -58,8 +60,19 @@ def test_the_commands_of_all_stages_are_understood(name: str, tmp_path: Path) ->
     assert not own & {int(value) for value in size.num_negatives.split(",")}  # the comparison has that already
 
 
-@pytest.mark.timeout(1200)
-def test_the_study_from_tuning_to_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def in_this_process(arguments: Sequence[str]) -> int:
+    """The exit code of `negbench ARGUMENTS`."""
+    with pytest.raises(SystemExit) as ending:
+        app(list(arguments))
+    return int(ending.value.code or 0)
+
+
+def test_the_study_from_tuning_to_reports(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_runs(monkeypatch)
+    in_its_own = reference._negbench
+    monkeypatch.setattr(reference, "_negbench", in_this_process)
     study = tmp_path / "tiny.yaml"
     study.write_text(TINY)
     size = Size(
@@ -80,7 +93,9 @@ def test_the_study_from_tuning_to_reports(tmp_path: Path, capfd: pytest.CaptureF
     assert sorted(one.method for one in comparison) == ["adco", "adco", "moco"] and all(r.is_used for r in comparison)
     assert (output / "report" / "index.html").exists()
     capfd.readouterr()
-    assert run(["long"], size, _options(output), 0.5) == 124
+    with monkeypatch.context() as patch:
+        patch.setattr(reference, "_negbench", in_its_own)
+        assert run(["long"], size, _options(output), 0.5) == 124
     assert run(["bench", "comparison"], size, _options(output), 60.0) == 124  # a bench is not cut, and stops nothing
     told = capfd.readouterr()
     assert "bench is left: 60 s are too little" in told.out and " starts\n" not in told.out

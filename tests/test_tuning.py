@@ -24,6 +24,7 @@ from negbench.tuning.record import (
 from negbench.tuning.space import at_edges, draw, read_space
 from negbench.tuning.trials import joined, plan_trials, tuned_study, write_joined
 from tests import records, runs, tunings
+from tests.processes import fork_runs
 
 
 @pytest.fixture
@@ -182,7 +183,10 @@ def _files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_trials_are_made_kept_extended_and_never_see_the_test_set(tmp_path: Path) -> None:
+def test_trials_are_made_kept_extended_and_never_see_the_test_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_runs(monkeypatch)
     output = tmp_path / "out"
     tune = [*TUNE, "--output", str(output), "--max-parallel", "2"]
     made = CliRunner().invoke(app, [*tune, "--trials", "1"])
