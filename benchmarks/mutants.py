@@ -40,9 +40,7 @@ LIST = Path(__file__).with_suffix(".json")
 TREE = ("negbench", "methods", "configs", "tests", "benchmarks", "pyproject.toml")
 
 ALONE = "not ranks and not maximize[2 and not group_of_split and not number_of_processes"  # no further processes
-FEW = (
-    f"{ALONE} and not adco] and not byol] and not simclr] and not undisturbed_one and not resumes_bitwise"  # whole runs
-)
+FEW = f"{ALONE} and not adco] and not byol] and not simclr] and not undisturbed_one and not other_optim"  # whole runs
 SHORT = f"{FEW} and not full_disk and not smoke and not cluster"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,11 +31,17 @@ QUICK = ("--set", "epochs=2", "--set", "batch_size=32")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     output = tmp_path_factory.mktemp("run")
     resolved = runs.short("moco", "data.workers=0")
     runs.start(resolved, output)
     return runs.folder(resolved, output)
+
+
+@pytest.fixture
+def finished(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of the test's own, to which it may write."""
+    return RunFolder(shutil.copytree(trained.path, tmp_path_factory.mktemp("copy") / trained.path.name))
 
 
 @pytest.fixture(scope="module")

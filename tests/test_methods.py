@@ -12,7 +12,7 @@ from torch import Tensor
 
 from negbench.distributed import rank, replicate, world_size
 from negbench.method import Facts, Method
-from negbench.registry import find_method, import_method, list_methods
+from negbench.registry import list_methods
 from tests import tiny
 from tests.ranks import on_ranks
 
@@ -76,12 +76,6 @@ def test_what_a_step_and_a_probe_hand_out_cannot_be_replaced() -> None:
 
 def test_a_run_has_two_views_unless_it_says_so() -> None:
     assert Facts(24, 8, 7, 6, 0).pairs(symmetric=True) == ((0, 1), (1, 0))
-
-
-@pytest.mark.parametrize("name", tiny.METHODS)
-def test_a_methods_defaults_are_settings_that_it_takes(name: str) -> None:
-    defaults = import_method(find_method(name)).Config(name=name)
-    assert type(defaults).model_validate(defaults.model_dump()) == defaults
 
 
 @pytest.mark.parametrize("name", ALL)

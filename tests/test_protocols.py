@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from pkgutil import resolve_name
@@ -265,16 +266,17 @@ def test_protocols_change_a_runs_id_by_what_they_are_alone() -> None:
     assert resolve("moco", seed=0).run_id == "quickstart-moco-s0-087219c8"  # as recorded by earlier versions
 
 
-def test_evaluate_by_name(finished: RunFolder) -> None:
-    before = record(finished, "knn-lightly")
-    code, stdout, _ = invoke("evaluate", str(finished.path), "--protocol", "knn-lightly", "--protocol", "knn-moco-demo")
+def test_evaluate_by_name(finished: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(finished.path, tmp_path / finished.path.name))
+    before = record(run, "knn-lightly")
+    code, stdout, _ = invoke("evaluate", str(run.path), "--protocol", "knn-lightly", "--protocol", "knn-moco-demo")
     assert code == 0
     lines = dict(line.split(maxsplit=1) for line in stdout.splitlines())
     assert lines["knn_lightly_highest_test_top1"] == f"{before['trained']['top1']:.4f}"
     assert lines["knn-lightly:"] == before["trained"]["selection"]
-    assert record(finished, "knn-lightly") == before | {"step": 12}
-    assert record(finished, "knn-moco-demo").keys() == {"trained", "untrained", "step"}
-    code, _, stderr = invoke("evaluate", str(finished.path), "--protocol", "knn-ligtly")
+    assert record(run, "knn-lightly") == before | {"step": 12}
+    assert record(run, "knn-moco-demo").keys() == {"trained", "untrained", "step"}
+    code, _, stderr = invoke("evaluate", str(run.path), "--protocol", "knn-ligtly")
     assert (code, stderr.count("\n")) == (2, 1)
     assert "unknown protocol 'knn-ligtly', did you mean 'knn-lightly'?; known: knn, linear, knn-moco-demo" in stderr
 

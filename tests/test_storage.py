@@ -113,6 +113,14 @@ def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
     assert seen == [[], [1], [1], [2], [2]]
 
 
+def test_a_checkpoint_without_its_checksum_counts_as_damaged(tmp_path: Path) -> None:
+    earlier, newest = (checkpoint.save(tmp_path, step, {"value": step}, keep=2) for step in (6, 7))
+    newest.with_name(f"{newest.name}.sha256").unlink()
+    with pytest.raises(ValueError, match=rf"checkpoint {newest} is damaged: {newest.name}\.sha256 is missing"):
+        checkpoint.load(newest)
+    assert checkpoint.find_whole(tmp_path, lambda warning: None) == earlier
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path
 ) -> None:
