@@ -254,7 +254,8 @@ def test_where_the_data_lies_is_no_part_of_a_tuning(tmp_path: Path, study: Path)
     assert here == there and here.settings == ["epochs=2"]
 
 
-def test_trials_that_diverge_count_as_budget(tmp_path: Path) -> None:
+def test_trials_that_diverge_count_as_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_runs(monkeypatch)
     study = tmp_path / "wild.yaml"
     study.write_text("tuning: {optimizer.lr: [1.0e+30, 0.1]}\n")
     short = [part for text in runs.SHORT for part in ("--set", text)]
@@ -268,7 +269,8 @@ def test_trials_that_diverge_count_as_budget(tmp_path: Path) -> None:
     assert "! 1 of 2 trials of simclr failed (" in result.stdout
 
 
-def test_a_tuning_that_failed_everywhere_writes_no_study(tmp_path: Path) -> None:
+def test_a_tuning_that_failed_everywhere_writes_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_runs(monkeypatch)
     study = tmp_path / "wild.yaml"
     study.write_text("tuning: {optimizer.lr: [1.0e+30]}\n")
     short = [part for text in runs.SHORT for part in ("--set", text)]
