@@ -20,6 +20,7 @@ PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"
 START_SECONDS = 30
 STOP_SECONDS = 15  # more than KillWait
 POLL_SECONDS = 0.05
+ENDS = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"}
 _CLIENT_VARIABLES = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -48,7 +49,7 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=5
+KillWait=2
 SlurmdTimeout=10
 MinJobAge=3600
 ReturnToService=2
@@ -134,15 +135,31 @@ class Cluster:
         return match[1]
 
     def wait_for(self, job_id: str | int, states: str | Collection[str], timeout_s: float) -> str:
-        """The first of `states` that the job is seen in. AssertionError if there is none in time."""
+        """The first of `states` that the job is seen in. AssertionError if it ends otherwise, or there is none in time.
+
+        A job that is requeued ends in none of `ENDS`.
+        """
         wanted = {states} if isinstance(states, str) else set(states)
-        end = time.monotonic() + timeout_s
+        started = time.monotonic()
         while (state := self.state(job_id)) not in wanted:
-            if time.monotonic() > end:
+            seconds = time.monotonic() - started
+            if state in ENDS or seconds > timeout_s:
                 shown = self.run("scontrol", "show", "job", str(job_id), check=False)
-                raise AssertionError(f"after {timeout_s} s job {job_id} is {state}, not {sorted(wanted)}:\n{shown}")
+                raise AssertionError(f"after {seconds:.0f} s job {job_id} is {state}, not {sorted(wanted)}:\n{shown}")
             time.sleep(POLL_SECONDS)
         return state
+
+    def wait_until_gone(self, job_id: str | int, timeout_s: float) -> None:
+        """Until nothing of the job, or array, waits, runs or ends any more. AssertionError if that takes longer."""
+        end = time.monotonic() + timeout_s
+        while self.run("squeue", "-h", "-t", "PD,R,CG", "-j", str(job_id)) or self.tasks(job_id):
+            assert time.monotonic() < end, (self.run("squeue", "-r", "-t", "all"), self.tasks(job_id))
+            time.sleep(POLL_SECONDS)
+
+    def tasks(self, job_id: str | int) -> list[Process]:
+        """All processes that were started in the job, or in an element of the array."""
+        of_job = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")
+        return [p for p in self._processes() if str(job_id) in (p.environ.get(name) for name in of_job)]
 
     def wait_idle(self, timeout_s: float) -> None:
         """Until no node is in use or down. AssertionError if that takes longer, or if a daemon has died."""
@@ -158,6 +175,11 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Start the node's slurmd, also again after `daemons[node].kill()`."""
         self._start_daemon(node, "slurmd", "-D", "-N", node)
+
+    def nodes_of(self, job_id: str | int) -> list[str]:
+        """Names of the nodes that the job runs on."""
+        shown = self.run("squeue", "-h", "-j", str(job_id), "-o", "%N")
+        return self.run("scontrol", "show", "hostnames", shown).split()
 
     def pids(self, job_id: str | int) -> dict[int, int]:
         """Rank -> process id of the Python tasks that run, without their children; of the latest attempt only."""
