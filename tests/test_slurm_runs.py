@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -61,6 +61,10 @@ from negbench.methods.adco import Config, build
 for module in (negbench.trainer, negbench.methods.adco):
     print("code:", module.__file__)
 '''
+
+
+TELLING_SETTINGS = [*SETTINGS, "epochs=2", "log_every_steps=1", "optimizer.lr=0.01", "method.symmetric=true"]
+TELLING_SETTINGS += ["method.adversary_temperature=0.1", "method.adversary_lr=1"]
 
 
 def options(settings: list[str]) -> list[str]:
@@ -246,20 +250,13 @@ def a_job_that_fails_before_training(cluster: Cluster, folder: Path) -> dict[str
     return run.status()
 
 
-class OnTwoNodes(NamedTuple):
-    folder: RunFolder
-    method: Path
-    settings: list[str]
-
-
-def a_job_of_code_that_breaks_after_its_submission(cluster: Cluster, folder: Path) -> OnTwoNodes:
+def a_job_of_code_that_breaks_after_its_submission(cluster: Cluster, folder: Path) -> RunFolder:
     """Submitted, and waited for, from a copy of the checkout; trainer, methods, study and the user's file break."""
     checkout, method, output = folder / "checkout", folder / "telling.py", folder / "out"
     take_snapshot(checkout)
     method.write_text(TELLING_METHOD)
-    settings = [*SETTINGS, "epochs=2", "log_every_steps=1", "optimizer.lr=0.01"]
     command = [sys.executable, "-u", "-m", "negbench.cli", "run", "--method", str(method), "--device", "cpu"]
-    command += [*options(settings), "--output", str(output), *ON_TWO_NODES, "--slurm", "hold", "--wait"]
+    command += [*options(TELLING_SETTINGS), "--output", str(output), *ON_TWO_NODES, "--slurm", "hold", "--wait"]
     pipe, env = subprocess.PIPE, cluster.env | {"PYTHONPATH": str(checkout)}
     with subprocess.Popen(command, env=env, cwd=cluster.folder, stdout=pipe, stderr=pipe, text=True) as waiting:
         assert waiting.stdout is not None and waiting.stderr is not None
@@ -277,7 +274,7 @@ def a_job_of_code_that_breaks_after_its_submission(cluster: Cluster, folder: Pat
         assert waiting.returncode == 0, out + err
     run = RunFolder(note.parent)
     assert run.done.exists()
-    return OnTwoNodes(run, method, settings)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -323,27 +320,30 @@ def test_a_job_that_fails_before_training_says_so(story: Story, told: dict[Story
 
 
 @pytest.mark.parametrize("story", [a_job_of_code_that_breaks_after_its_submission])
-def test_a_job_runs_the_code_that_was_submitted(story: Story, told: dict[Story, Future[OnTwoNodes]]) -> None:
-    run = told[story].result().folder
+def test_a_job_runs_the_code_that_was_submitted(story: Story, told: dict[Story, Future[RunFolder]]) -> None:
+    run = told[story].result()
     files = [Path(line.removeprefix("code: ")) for line in log_of(run).splitlines() if line.startswith("code: ")]
     (snapshot,) = run.path.glob("submissions/*/code/negbench")
     assert set(files) == {snapshot / "trainer.py", snapshot / "methods" / "adco.py"}
 
 
 @pytest.mark.parametrize("story", [a_job_of_code_that_breaks_after_its_submission])
-def test_two_nodes_train_as_one_process(
-    story: Story, told: dict[Story, Future[OnTwoNodes]], tmp_path: Path
-) -> None:
-    """adco in fp32 with synchronised BatchNorm: the first losses. Later ones tell nothing: AdCo amplifies rounding."""
-    run, _, settings = told[story].result()
-    one = resolve("adco", "quickstart", settings)
+def test_two_nodes_train_as_one_process(story: Story, told: dict[Story, Future[RunFolder]], tmp_path: Path) -> None:
+    """AdCo in fp32 with synchronised BatchNorm, three steps after the adversaries' ascent has begun.
+
+    Rounding makes a relative 1e-6 of it, whichever the processor; ranks that do not average their gradients, or have a
+    BatchNorm of their own, 1e-3 and more. Of later steps nothing can be said, because AdCo amplifies rounding.
+    """
+    run = told[story].result()
+    (tmp_path / "telling.py").write_text(TELLING_METHOD)
+    one = resolve(str(tmp_path / "telling.py"), "quickstart", TELLING_SETTINGS)
     runs.start(one, tmp_path)
-    losses = [
+    losses, of_one = (
         [row["loss"] for row in folder.read_metrics() if row["kind"] == "train"]
-        for folder in (runs.folder(one, tmp_path), run)
-    ]
-    assert len(losses[1]) == 8
-    assert losses[1][:4] == pytest.approx(losses[0][:4], rel=1e-5)
+        for folder in (run, runs.folder(one, tmp_path))
+    )
+    assert len(losses) == 8
+    assert losses[:5] == pytest.approx(of_one[:5], rel=1e-4)
 
 
 def test_nothing_is_left_of_the_jobs(told: dict[Story, Future[Any]], cluster: Cluster) -> None:
