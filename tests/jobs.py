@@ -94,5 +94,6 @@ def together(
             for story in stories:
                 told[story] = pool.submit(story, cluster, folders.mktemp(story.__name__))
             futures.wait(told.values())
+        cluster.bring_back()
         request.config.stash[_TOLD] = told
     return told

@@ -19,7 +19,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sque
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 START_SECONDS = 30
 STOP_SECONDS = 15  # more than KillWait
-POLL_SECONDS = 0.2  # a question to Slurm costs 5 ms of CPU
+POLL_SECONDS = 0.3  # a question to Slurm costs 5 ms of CPU
 ENDS = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"}
 _CLIENT_VARIABLES = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
 _PR_SET_PDEATHSIG = 1
@@ -172,6 +172,13 @@ class Cluster:
     def down(self, node: str) -> None:
         """A node failure as Slurm sees it: the node's jobs are killed and requeued. The node comes back by itself."""
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
+    def bring_back(self) -> None:
+        """The nodes that Slurm has taken out of service, as after a launch that failed."""
+        for line in self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines():
+            node, state = line.split()
+            if "drain" in state:
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def start_node(self, node: str) -> None:
         """Start the node's slurmd, also again after `daemons[node].kill()`."""

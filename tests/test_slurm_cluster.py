@@ -25,7 +25,7 @@ def test_tasks_are_found_and_a_lost_node_requeues_the_job(cluster: Cluster) -> N
     job = cluster.run("sbatch", "--parsable", "-N2", "-n2", "-t5", "--wrap", f"srun {NAP}")
     cluster.wait_for(job, "RUNNING", 60)
     first = wait_for_ranks(cluster, job, 2)
-    cluster.down("t1")
+    cluster.down(cluster.nodes_of(job)[0])
     cluster.wait_for(job, {"PENDING"}, 60)
     cluster.wait_for(job, {"RUNNING"}, 60)
     assert not set(first.values()) & set(wait_for_ranks(cluster, job, 2).values())

@@ -91,7 +91,7 @@ class Run:
         while len(steps := [0, *self.resumed_at]) <= num_resumes or self.saved_step <= steps[-1]:
             self.cluster.wait_for(self.job, {"RUNNING", "PENDING"}, DEADLINE_SECONDS)  # and not at an end
             assert time.monotonic() < end, self.log
-            time.sleep(0.2)
+            time.sleep(0.4)
         assert steps == sorted(set(steps)) and len(steps) == num_resumes + 1, self.log
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from concurrent.futures import Future
@@ -77,8 +78,9 @@ def a_sweep_that_is_cancelled_and_called_again(cluster: Cluster, folder: Path) -
         steps = [row["step"] for row in RunFolder(folder).read_metrics() if row["kind"] == "train"]
         assert steps == list(range(2, 4 * EPOCHS + 1, 2))
     assert cluster.run("squeue", "-h", "-r", "-t", "all", "-j", array)
-    follow_up = submitted.stdout.partition(": negbench status")[0].rpartition(" ")[2]
-    cluster.wait_for(follow_up, "COMPLETED", DEADLINE_SECONDS)
+    follow_up = re.search(r"Slurm job (\d+): negbench status", submitted.stdout)
+    assert follow_up is not None
+    cluster.wait_for(follow_up[1], "COMPLETED", DEADLINE_SECONDS)
     (follow_up_log,) = output.glob("submissions/*/*_0_log.out")  # after the first array's end
     assert follow_up_log.read_text().count("quickstart") == 4
 
@@ -133,7 +135,7 @@ REFUSED = [
     (["--partition", "gpu"], "--partition gpu: there is no 'gpu'; known: high, main"),
     (["--gpus-per-node", "3"], "GPUs a node: 2"),
     (["--gpus-per-node", "h100:1"], "GPUs a node: 2"),
-    (["--nodes", "4"], "has 3"),
+    (["--nodes", "9"], "has 8"),
     (["--time", "1 day"], "time must look like"),
     (["--time", "1m"], "leaves nothing"),
     (["--nodes", "3"], "batch_size 16 is not divisible by the 3 processes"),
