@@ -17,7 +17,6 @@ from negbench.cli import app
 from tests.slurm import Cluster
 
 Story = Callable[[Cluster, Path], Any]
-AT_ONCE = 4  # stories, of two to four processes each
 DEADLINE_SECONDS = 300  # of whatever takes ten on two idle cores
 _TOLD = pytest.StashKey[dict[Story, futures.Future[Any]]]()
 _ONE_AT_A_TIME = threading.Lock()  # environment, working directory and standard output belong to the whole process
@@ -90,7 +89,7 @@ def together(
     if not told:
         specs = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
         stories = dict.fromkeys(spec.params["story"] for spec in specs if "story" in spec.params)
-        with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        with futures.ThreadPoolExecutor(len(stories)) as pool:
             for story in stories:
                 told[story] = pool.submit(story, cluster, folders.mktemp(story.__name__))
             futures.wait(told.values())

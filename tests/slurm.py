@@ -26,9 +26,11 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 # cred_expire: a requeued job waits that long; 5 s is the least that Slurm takes.
+# FirstJobId: two clusters on one machine, with jobs of the same number, would meet at the ports that follow from it.
 # config_overrides: the nodes may declare more cores and memory than the machine has.
 _SLURM_CONF = """\
 ClusterName=test
+FirstJobId={first_job}
 SlurmctldHost=localhost
 SlurmctldPort={port}
 SlurmUser={user}
@@ -219,7 +221,13 @@ class Cluster:
         for free in sockets:
             free.close()
         nodes = "\n".join(map(_NODE.format, self.nodes, node_ports))
-        values = {"port": controller_port, "user": pwd.getpwuid(os.getuid()).pw_name, "folder": self.folder}
+        first_job = 1 + 1000 * (os.getpid() % 60_000)
+        values = {
+            "port": controller_port,
+            "first_job": first_job,
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+            "folder": self.folder,
+        }
         (self.folder / "slurm.conf").write_text(_SLURM_CONF.format(nodes=nodes, **values))
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-1]\n")
         for gpu in ("gpu0", "gpu1"):

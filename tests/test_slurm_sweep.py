@@ -135,7 +135,7 @@ REFUSED = [
     (["--partition", "gpu"], "--partition gpu: there is no 'gpu'; known: high, main"),
     (["--gpus-per-node", "3"], "GPUs a node: 2"),
     (["--gpus-per-node", "h100:1"], "GPUs a node: 2"),
-    (["--nodes", "9"], "has 8"),
+    (["--nodes", "11"], "has 10"),
     (["--time", "1 day"], "time must look like"),
     (["--time", "1m"], "leaves nothing"),
     (["--nodes", "3"], "batch_size 16 is not divisible by the 3 processes"),
