@@ -4,7 +4,8 @@
 
 Four short runs of two processes each. A fault kills a process with SIGKILL, requeues a job from outside, or declares a
 node down. At the end every run has to be done, its records have every row once, and its weights are bit for bit those
-of the same run undisturbed. Needs Slurm's daemons and munge; starts and stops a cluster of its own.
+of the same run undisturbed, trained without Slurm. Needs Slurm's daemons and munge; starts and stops a cluster of its
+own.
 """
 
 import argparse
@@ -12,106 +13,130 @@ import contextlib
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
+from negbench.display import Quiet
 from negbench.records import RunFolder
+from negbench.run import execute
+from negbench.study import resolve
 from tests import runs
+from tests.jobs import negbench
+from tests.ranks import on_ranks
 from tests.slurm import Cluster
 
 METHODS = ("adco", "moco", "simclr", "byol")
+KINDS = ("kill", "requeue", "node down")
 SETTINGS = [*runs.SHORT, "evaluation.linear=false", "evaluate_every_epochs=20", "checkpoint_every_min=0.03"]
 PAUSE_SECONDS = (1.0, 8.0)
+POLL_SECONDS = 0.5
 
 
-def throw_faults(cluster: Cluster, folder: Path, num_faults: int, epochs: int, seed: int) -> Counter[str]:
-    """The faults by kind. AssertionError if a run is not what it would have been without them."""
-    undisturbed = _sweep(cluster, folder / "undisturbed", epochs)
-    _wait(cluster, undisturbed, 600)
-    disturbed = _sweep(cluster, folder / "disturbed", epochs)
-    jobs = _jobs(disturbed)
-    rng = random.Random(seed)
-    thrown: Counter[str] = Counter()
-    while thrown.total() < num_faults:
-        time.sleep(rng.uniform(*PAUSE_SECONDS))
-        running = [job for job in jobs if cluster.state(job) == "RUNNING"]
-        if running:
-            kind = _throw(cluster, rng.choice(running), rng)
-            if kind:
-                thrown[kind] += 1
-                print(f"fault {thrown.total()} of {num_faults}: {kind}", flush=True)
-        assert not all(_is_done(path) for path in disturbed), f"all done after {thrown}: choose more epochs"
-    time.sleep(10)  # of jobs that a launch failed for, because its node went down, Slurm holds some
-    _sweep(cluster, folder / "disturbed", epochs)  # a second call releases them, and submits none again
-    assert _jobs(disturbed) == jobs
-    _wait(cluster, disturbed, 900)
-    _wait_for_the_end(cluster)
-    for one, other in zip(undisturbed, disturbed, strict=True):
-        assert not list(other.rglob("*.partial"))
-        runs.assert_same(runs.outcome(RunFolder(other)), runs.outcome(RunFolder(one)), one.name)
-    return thrown
+class DisturbedSweep:
+    """One run of each method, submitted to Slurm. Further options are the command line's; `env` goes into the jobs."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        output: Path,
+        methods: Sequence[str],
+        epochs: int,
+        *options: str,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.cluster, self.methods, self.env = cluster, methods, env
+        self.settings = [*SETTINGS, f"epochs={epochs}"]
+        self.command = ["sweep", "--methods", ",".join(methods), "--device", "cpu", "--output", str(output)]
+        self.command += ["--cluster", "slurm", "--processes-per-node", "2", "--time", "30m", *options]
+        self.command += [part for text in [*self.settings, "cluster.max_requeues=50"] for part in ("--set", text)]
+        self.call()
+        self.folders = [RunFolder(path.parent) for path in sorted(output.glob("*/job.json"))]
+        self.jobs = self.noted_jobs()
+
+    def call(self) -> None:
+        """The command; a second time it submits what is missing, and releases the jobs that Slurm holds."""
+        negbench(self.cluster, *self.command, env=self.env)
+
+    def noted_jobs(self) -> list[str]:
+        return [str(json.loads((folder.path / "job.json").read_text())["job_id"]) for folder in self.folders]
+
+    def throw(self, num_faults: int, seed: int, pause: tuple[float, float]) -> Counter[str]:
+        """The faults by kind, each kind once before one comes again, with a random number of seconds before each."""
+        rng = random.Random(seed)
+        thrown: Counter[str] = Counter()
+        kinds: list[str] = []
+        while thrown.total() < num_faults:
+            kinds = kinds or rng.sample(KINDS, len(KINDS))
+            time.sleep(rng.uniform(*pause))
+            running = [job for job in self.jobs if self.cluster.state(job) == "RUNNING"]
+            if running and self._throw(kinds[-1], rng.choice(running), rng):
+                thrown[kinds.pop()] += 1
+                print(f"fault {thrown.total()} of {num_faults}: {thrown}", flush=True)
+            assert not self._are_done(), f"all done after {thrown}: choose more epochs"
+        return thrown
+
+    def finish(self, timeout_s: float) -> None:
+        """To the end of all runs, by the jobs that were submitted at the start. A second call submits none again."""
+        end = time.monotonic() + timeout_s
+        self.call()
+        while not self._are_done():
+            if self._held():  # after a launch that failed because its node went down
+                self.call()
+            if time.monotonic() > end:
+                logs = "\n".join(log.read_text()[-3000:] for log in self.folders[0].path.parent.rglob("*_log.out"))
+                raise AssertionError(f"not all are done:\n{self.cluster.run('squeue', '-r', '-t', 'all')}\n{logs}")
+            time.sleep(POLL_SECONDS)
+        assert self.noted_jobs() == self.jobs
+        for job in self.jobs:
+            self.cluster.wait_until_gone(self._raw_id(job), timeout_s)
+
+    def compare(self, folder: Path) -> None:
+        """With runs in `folder` that nothing disturbs. AssertionError if one is not the same."""
+        undisturbed = on_ranks(2, _train, str(folder), self.methods, self.settings)[0]
+        assert undisturbed == [disturbed.path.name for disturbed in self.folders]
+        for disturbed in self.folders:
+            assert not list(disturbed.path.rglob("*.partial"))
+            other = RunFolder(folder / disturbed.path.name)
+            runs.assert_same(runs.outcome(disturbed), runs.outcome(other), disturbed.path.name)
+
+    def _throw(self, kind: str, job: str, rng: random.Random) -> bool:
+        """Whether there still was something to throw it at."""
+        if kind == "kill":
+            pids = list(self.cluster.pids(self._raw_id(job)).values())
+            if not pids:
+                return False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(pids), 9)
+        elif kind == "requeue":
+            self.cluster.run("scontrol", "requeue", job, check=False)
+        else:
+            nodes = self.cluster.nodes_of(job)
+            if not nodes:
+                return False
+            self.cluster.down(rng.choice(nodes))
+        return True
+
+    def _are_done(self) -> bool:
+        return all(folder.done.exists() for folder in self.folders)
+
+    def _held(self) -> bool:
+        reasons = self.cluster.run("squeue", "-h", "-r", "-t", "PD", "-j", ",".join(self.jobs), "-o", "%r")
+        return "requeued held" in reasons.replace("_", " ")
+
+    def _raw_id(self, job: str) -> str:
+        return self.cluster.run("squeue", "-h", "-r", "-t", "all", "-j", job, "-O", "JobID:|").partition("|")[0]
 
 
-def _throw(cluster: Cluster, job: str, rng: random.Random) -> str | None:
-    """Its kind; None if the job had ended meanwhile."""
-    kind = rng.choice(("kill", "requeue", "node down"))
-    if kind == "kill":
-        pids = list(cluster.pids(_raw_id(cluster, job)).values())
-        if not pids:
-            return None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(pids), 9)
-    elif kind == "requeue":
-        cluster.run("scontrol", "requeue", job, check=False)
-    else:
-        cluster.down(rng.choice(cluster.nodes))
-    return kind
-
-
-def _sweep(cluster: Cluster, output: Path, epochs: int) -> list[Path]:
-    """Run folders of a submitted sweep."""
-    settings = [*SETTINGS, f"epochs={epochs}", "cluster.max_requeues=50"]
-    command = [sys.executable, "-m", "negbench.cli", "sweep", "--methods", ",".join(METHODS), "--device", "cpu"]
-    command += ["--cluster", "slurm", "--processes-per-node", "2", "--time", "30m", "--output", str(output)]
-    command += [part for text in settings for part in ("--set", text)]
-    done = subprocess.run(command, env=cluster.env, cwd=cluster.folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return sorted(path.parent for path in output.glob("*/job.json"))
-
-
-def _wait(cluster: Cluster, paths: list[Path], timeout_s: float) -> None:
-    end = time.monotonic() + timeout_s
-    while not all(_is_done(path) for path in paths):
-        if time.monotonic() > end:
-            logs = "\n".join(log.read_text()[-3000:] for log in paths[0].parent.glob("submissions/*/*/*_log.out"))
-            raise AssertionError(f"not all runs are done:\n{cluster.run('squeue', '-r', '-t', 'all')}\n{logs}")
-        time.sleep(0.5)
-
-
-def _wait_for_the_end(cluster: Cluster) -> None:
-    """Until nothing of a job is left; nodes that Slurm has taken out of service may stay so."""
-    end = time.monotonic() + 60
-    while cluster.run("squeue", "-h", "-t", "R,CG") or cluster.orphans():
-        assert time.monotonic() < end, (cluster.run("squeue"), cluster.orphans())
-        time.sleep(0.5)
-
-
-def _is_done(path: Path) -> bool:
-    return RunFolder(path).done.exists()
-
-
-def _jobs(paths: list[Path]) -> list[str]:
-    notes: list[dict[str, Any]] = [json.loads((path / "job.json").read_text()) for path in paths]
-    return [str(note["job_id"]) for note in notes]
-
-
-def _raw_id(cluster: Cluster, job: str) -> str:
-    return cluster.run("squeue", "-h", "-r", "-t", "all", "-j", job, "-O", "JobID:|").partition("|")[0]
+def _train(output: str, methods: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """On each rank: the run of every method; names of their folders, sorted."""
+    resolved = [resolve(method, "quickstart", settings) for method in methods]
+    for run in resolved:
+        execute(run, Path(output), runs.CPU, Quiet())
+    return sorted(run.run_id for run in resolved)
 
 
 def main() -> None:
@@ -122,7 +147,10 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Cluster(num_nodes=3) as cluster:  # removed when no job writes there
-        thrown = throw_faults(cluster, Path(folder), arguments.faults, arguments.epochs, arguments.seed)
+        sweep = DisturbedSweep(cluster, Path(folder) / "disturbed", METHODS, arguments.epochs)
+        thrown = sweep.throw(arguments.faults, arguments.seed, PAUSE_SECONDS)
+        sweep.finish(900)
+        sweep.compare(Path(folder) / "undisturbed")
     kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(thrown.items()))
     print(f"{kinds}: all {len(METHODS)} runs as undisturbed, in {time.monotonic() - started:.0f} s")
 

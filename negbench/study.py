@@ -5,6 +5,7 @@ Imports no torch itself; importing a method file does.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +42,7 @@ class Resolved:
     cluster_of_study: Flat = dataclasses.field(default_factory=dict)  # the study's `cluster:` block
     cluster_overrides: Flat = dataclasses.field(default_factory=dict)  # `--set cluster.KEY`
 
-    @property
+    @functools.cached_property  # once: the user may edit the method's file while a job is submitted and waited for
     def run_id(self) -> str:
         """Study, method, seed, and a hash of what can change a result, the seed aside: seeds of one row share it."""
         content: Flat = {key: value for key, value in scientific_differences(self.config).items() if key != "seed"}

@@ -48,10 +48,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[slurm.Cluster]:
-    """A Slurm of three nodes, started at its first use and shared by all tests."""
+    """A Slurm of ten nodes, started at its first use and shared by all tests."""
     if reason := slurm.available():
         pytest.skip(reason)
-    with slurm.Cluster(num_nodes=3) as started:
+    with slurm.Cluster(num_nodes=10) as started:
         yield started
 
 

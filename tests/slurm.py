@@ -19,15 +19,18 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sque
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 START_SECONDS = 30
 STOP_SECONDS = 15  # more than KillWait
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.3  # a question to Slurm costs 5 ms of CPU
+ENDS = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"}
 _CLIENT_VARIABLES = re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SQUEUE|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 # cred_expire: a requeued job waits that long; 5 s is the least that Slurm takes.
+# FirstJobId: two clusters on one machine, with jobs of the same number, would meet at the ports that follow from it.
 # config_overrides: the nodes may declare more cores and memory than the machine has.
 _SLURM_CONF = """\
 ClusterName=test
+FirstJobId={first_job}
 SlurmctldHost=localhost
 SlurmctldPort={port}
 SlurmUser={user}
@@ -48,7 +51,7 @@ SlurmdParameters=config_overrides
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=5
+KillWait=2
 SlurmdTimeout=10
 MinJobAge=3600
 ReturnToService=2
@@ -95,6 +98,7 @@ class Cluster:
         """Returns when every node is idle. Leaves nothing behind if it fails."""
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: a socket's path has 107 bytes
         clean = {key: value for key, value in os.environ.items() if not _CLIENT_VARIABLES.match(key)}
+        clean.pop("PYTHONDONTWRITEBYTECODE", None)  # a requeued job need not compile its code again
         self.env = clean | {"PATH": PATH, "SLURM_CONF": str(self.folder / "slurm.conf")}
         try:
             self._configure()
@@ -134,15 +138,31 @@ class Cluster:
         return match[1]
 
     def wait_for(self, job_id: str | int, states: str | Collection[str], timeout_s: float) -> str:
-        """The first of `states` that the job is seen in. AssertionError if there is none in time."""
+        """The first of `states` that the job is seen in. AssertionError if it ends otherwise, or there is none in time.
+
+        A job that is requeued ends in none of `ENDS`.
+        """
         wanted = {states} if isinstance(states, str) else set(states)
-        end = time.monotonic() + timeout_s
+        started = time.monotonic()
         while (state := self.state(job_id)) not in wanted:
-            if time.monotonic() > end:
+            seconds = time.monotonic() - started
+            if state in ENDS or seconds > timeout_s:
                 shown = self.run("scontrol", "show", "job", str(job_id), check=False)
-                raise AssertionError(f"after {timeout_s} s job {job_id} is {state}, not {sorted(wanted)}:\n{shown}")
+                raise AssertionError(f"after {seconds:.0f} s job {job_id} is {state}, not {sorted(wanted)}:\n{shown}")
             time.sleep(POLL_SECONDS)
         return state
+
+    def wait_until_gone(self, job_id: str | int, timeout_s: float) -> None:
+        """Until nothing of the job, or array, waits, runs or ends any more. AssertionError if that takes longer."""
+        end = time.monotonic() + timeout_s
+        while self.run("squeue", "-h", "-t", "PD,R,CG", "-j", str(job_id)) or self.tasks(job_id):
+            assert time.monotonic() < end, (self.run("squeue", "-r", "-t", "all"), self.tasks(job_id))
+            time.sleep(POLL_SECONDS)
+
+    def tasks(self, job_id: str | int) -> list[Process]:
+        """All processes that were started in the job, or in an element of the array."""
+        of_job = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID")
+        return [p for p in self._processes() if str(job_id) in (p.environ.get(name) for name in of_job)]
 
     def wait_idle(self, timeout_s: float) -> None:
         """Until no node is in use or down. AssertionError if that takes longer, or if a daemon has died."""
@@ -155,9 +175,21 @@ class Cluster:
         """A node failure as Slurm sees it: the node's jobs are killed and requeued. The node comes back by itself."""
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
+    def bring_back(self) -> None:
+        """The nodes that Slurm has taken out of service, as after a launch that failed."""
+        for line in self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines():
+            node, state = line.split()
+            if "drain" in state:
+                self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
     def start_node(self, node: str) -> None:
         """Start the node's slurmd, also again after `daemons[node].kill()`."""
         self._start_daemon(node, "slurmd", "-D", "-N", node)
+
+    def nodes_of(self, job_id: str | int) -> list[str]:
+        """Names of the nodes that the job runs on."""
+        shown = self.run("squeue", "-h", "-j", str(job_id), "-o", "%N")
+        return self.run("scontrol", "show", "hostnames", shown).split()
 
     def pids(self, job_id: str | int) -> dict[int, int]:
         """Rank -> process id of the Python tasks that run, without their children; of the latest attempt only."""
@@ -189,7 +221,13 @@ class Cluster:
         for free in sockets:
             free.close()
         nodes = "\n".join(map(_NODE.format, self.nodes, node_ports))
-        values = {"port": controller_port, "user": pwd.getpwuid(os.getuid()).pw_name, "folder": self.folder}
+        first_job = 1 + 1000 * (os.getpid() % 60_000)
+        values = {
+            "port": controller_port,
+            "first_job": first_job,
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+            "folder": self.folder,
+        }
         (self.folder / "slurm.conf").write_text(_SLURM_CONF.format(nodes=nodes, **values))
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-1]\n")
         for gpu in ("gpu0", "gpu1"):
@@ -214,7 +252,7 @@ class Cluster:
             outputs = [self.folder / f"{name}.out" for name in dead or self.daemons]
             logs = "\n".join(output.read_text(errors="replace")[-2000:] for output in outputs)
             raise AssertionError(f"not ready in time; died: {dead}\n{logs}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.05)
 
     def _start_daemon(self, name: str, *command: str) -> None:
         """Ends with this process, even if that is killed."""

@@ -2,23 +2,35 @@
 
 import json
 import os
+import re
 import time
+from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.faults import throw_faults
+from benchmarks.faults import KINDS, DisturbedSweep
 from negbench.records import RunFolder
-from tests import runs, slurm
+from tests import runs
+from tests.jobs import DEADLINE_SECONDS, Story, negbench, set_pace, slow_method, together
 from tests.slurm import Cluster
-from tests.test_slurm_runs import negbench
 
-SWEEP = ["sweep", "--methods", "adco,moco,simclr,byol", "--seeds", "0:2", "--device", "cpu", "--time", "30m"]
-EPOCHS = 40  # in a Slurm job SIGTERM only saves: a run must not be over before the kill that follows 5 s later
-SETTINGS = [*runs.SHORT, f"epochs={EPOCHS}", "evaluate_every_epochs=20"]
+pytestmark = pytest.mark.slurm
+
+SWEEP = ["sweep", "--methods", "adco,simclr", "--seeds", "0:2", "--device", "cpu", "--time", "30m"]
+EPOCHS = 6
+SETTINGS = [*runs.SHORT, f"epochs={EPOCHS}", "evaluate_every_epochs=3"]
 SETTINGS += ["evaluation.linear=false", "checkpoint_every_min=0.02"]
 SWEEP += [part for text in SETTINGS for part in ("--set", text)]
+
+
+@pytest.fixture(scope="module")
+def told(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Story, Future[Any]]:
+    return together(request, cluster, tmp_path_factory)
 
 
 def states(cluster: Cluster, output: Path) -> dict[str, str]:
@@ -26,45 +38,84 @@ def states(cluster: Cluster, output: Path) -> dict[str, str]:
     return {run["run_id"]: run["state"] for run in json.loads(shown)}
 
 
-def test_a_sweep_is_one_array_and_its_second_call_makes_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+def wait_for_done(folders: list[Path], number: int) -> list[Path]:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while len(done := [folder for folder in folders if RunFolder(folder).done.exists()]) < number:
+        assert time.monotonic() < end, done
+        time.sleep(0.2)
+    return done
+
+
+def a_sweep_that_is_cancelled_and_called_again(cluster: Cluster, folder: Path) -> None:
+    output = folder / "out"
     arguments = [*SWEEP, "--cluster", "slurm", "--output", str(output), "--max-parallel", "2"]
-    follow_up = ["--then", f"status --output {output}"]
-    submitted = negbench(cluster, *arguments, *follow_up)
+    submitted = negbench(cluster, *arguments, "--then", f"status --output {output}")
     folders = sorted(path for path in output.glob("*-s*"))
-    assert len(folders) == 8
+    assert len(folders) == 4
     notes = [json.loads((folder / "job.json").read_text()) for folder in folders]
     arrays = {note["job_id"].partition("_")[0] for note in notes}
     assert len(arrays) == 1 and len({note["folder"] for note in notes}) == 1
     array = arrays.pop()
     again = negbench(cluster, *arguments)
-    assert "8 of 8 runs are" in again.stderr or "runs are pending" in again.stderr
-    end = time.monotonic() + 120
-    while list((seen := states(cluster, output)).values()).count("done") < 2:
-        assert time.monotonic() < end, submitted.stdout
-        time.sleep(0.5)
-    active = [str(output / run_id) for run_id, state in seen.items() if state != "done"]
+    assert "4 of 4 runs are" in again.stderr or "runs are pending" in again.stderr
+    first = wait_for_done(folders, 1)
+    active = [str(folder) for folder in folders if folder not in first]
     negbench(cluster, "cancel", *active, check=False)
-    cluster.wait_idle(60)
-    finished = {folder for folder in folders if RunFolder(folder).done.exists()}
-    assert 2 <= len(finished) < 8
+    cluster.wait_until_gone(array, DEADLINE_SECONDS)
+    finished = wait_for_done(folders, 1)
+    assert len(finished) < 4
     times = {folder: (folder / "done").stat().st_mtime_ns for folder in finished}
     resumed = negbench(cluster, *arguments)
-    assert f"{len(finished)} of 8 runs are done" in resumed.stderr
-    assert resumed.stdout.count("Slurm job") == 8 - len(finished)
-    end = time.monotonic() + 240
-    while set(states(cluster, output).values()) != {"done"}:
-        assert time.monotonic() < end, states(cluster, output)
-        time.sleep(0.5)
-    cluster.wait_idle(60)
+    assert f"{len(finished)} of 4 runs are done" in resumed.stderr
+    assert resumed.stdout.count("Slurm job") == 4 - len(finished)
+    wait_for_done(folders, 4)
+    assert set(states(cluster, output).values()) == {"done"}
+    for note in [json.loads((folder / "job.json").read_text()) for folder in folders]:
+        cluster.wait_until_gone(note["job_id"], DEADLINE_SECONDS)
     assert {folder: (folder / "done").stat().st_mtime_ns for folder in finished} == times
-    assert not cluster.orphans() and not list(output.rglob("*.partial"))
+    assert not list(output.rglob("*.partial"))
     for folder in folders:
         steps = [row["step"] for row in RunFolder(folder).read_metrics() if row["kind"] == "train"]
         assert steps == list(range(2, 4 * EPOCHS + 1, 2))
     assert cluster.run("squeue", "-h", "-r", "-t", "all", "-j", array)
+    follow_up = re.search(r"Slurm job (\d+): negbench status", submitted.stdout)
+    assert follow_up is not None
+    cluster.wait_for(follow_up[1], "COMPLETED", DEADLINE_SECONDS)
     (follow_up_log,) = output.glob("submissions/*/*_0_log.out")  # after the first array's end
-    assert follow_up_log.read_text().count("quickstart") == 8
+    assert follow_up_log.read_text().count("quickstart") == 4
+
+
+def a_sweep_with_a_random_fault_of_each_kind(cluster: Cluster, folder: Path) -> tuple[DisturbedSweep, Counter[str]]:
+    methods = [str(slow_method(name, folder)) for name in ("adco", "byol")]
+    pace = folder / "pace"
+    set_pace(pace, 0.3)
+    exclusive = ["--slurm", "exclusive"]  # the faults of a node are no faults of other tests' jobs
+    sweep = DisturbedSweep(cluster, folder / "disturbed", methods, 20, *exclusive, env={"PACE": str(pace)})
+    thrown = sweep.throw(len(KINDS), seed=0, pause=(0.0, 3.0))
+    pace.unlink()
+    sweep.finish(DEADLINE_SECONDS)
+    return sweep, thrown
+
+
+@pytest.mark.parametrize("story", [a_sweep_that_is_cancelled_and_called_again])
+def test_a_sweep_is_one_array_and_its_second_call_makes_what_is_missing(
+    story: Story, told: dict[Story, Future[None]]
+) -> None:
+    told[story].result()
+
+
+@pytest.mark.parametrize("story", [a_sweep_with_a_random_fault_of_each_kind])
+def test_random_faults_change_nothing(
+    story: Story, told: dict[Story, Future[tuple[DisturbedSweep, Counter[str]]]], tmp_path: Path
+) -> None:
+    sweep, thrown = told[story].result()
+    assert thrown == Counter(KINDS)
+    sweep.compare(tmp_path)
+
+
+def test_nothing_is_left_of_the_jobs(told: dict[Story, Future[Any]], cluster: Cluster) -> None:
+    cluster.wait_idle(60)
+    assert not cluster.orphans()
 
 
 def test_what_follows_a_sweep_waits_for_the_jobs_of_an_earlier_call(cluster: Cluster, tmp_path: Path) -> None:
@@ -73,7 +124,7 @@ def test_what_follows_a_sweep_waits_for_the_jobs_of_an_earlier_call(cluster: Clu
     note = json.loads(next((tmp_path / "out").glob("*/job.json")).read_text())
     array = note["job_id"].partition("_")[0]
     again = negbench(cluster, *arguments, "--then", f"status --output {tmp_path / 'out'}")
-    assert "8 of 8 runs are pending" in again.stderr
+    assert "4 of 4 runs are pending" in again.stderr
     follow_up = again.stdout.removeprefix("Slurm job ").partition(":")[0]
     shown = cluster.run("scontrol", "show", "job", follow_up)
     cluster.run("scancel", follow_up, array)
@@ -84,7 +135,7 @@ REFUSED = [
     (["--partition", "gpu"], "--partition gpu: there is no 'gpu'; known: high, main"),
     (["--gpus-per-node", "3"], "GPUs a node: 2"),
     (["--gpus-per-node", "h100:1"], "GPUs a node: 2"),
-    (["--nodes", "4"], "has 3"),
+    (["--nodes", "11"], "has 10"),
     (["--time", "1 day"], "time must look like"),
     (["--time", "1m"], "leaves nothing"),
     (["--nodes", "3"], "batch_size 16 is not divisible by the 3 processes"),
@@ -104,7 +155,7 @@ def test_refused_before_submission(options: list[str], sentence: str, cluster: C
     arguments = ["run", "--method", "moco", "--cluster", "slurm", "--output", str(tmp_path / "out"), "--device", "cpu"]
     arguments += [part for text in runs.SHORT for part in ("--set", text)]
     done = negbench(cluster, *arguments, *options, check=False)
-    assert done.returncode == 2, done.stderr
+    assert done.code == 2, done.stderr
     assert sentence in done.stderr and done.stderr.count("\n") == 1
     assert cluster.run("squeue", "-h", "-t", "all", "-o", "%i") == before
     assert not (tmp_path / "out").exists()
@@ -122,20 +173,20 @@ def test_an_output_that_other_nodes_do_not_see_is_refused(cluster: Cluster, tmp_
     path = f"{shim.parent}{os.pathsep}{cluster.env['PATH']}"
     arguments = ["run", "--method", "moco", "--cluster", "slurm", "--output", str(tmp_path / "out"), "--device", "cpu"]
     arguments += [part for text in runs.SHORT for part in ("--set", text)]
-    done = negbench(cluster, *arguments, check=False, PATH=path)
-    assert done.returncode == 2 and "local filesystem" in done.stderr and "output_is_shared" in done.stderr
+    done = negbench(cluster, *arguments, check=False, env={"PATH": path})
+    assert done.code == 2 and "local filesystem" in done.stderr and "output_is_shared" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_no_slurm_at_all(tmp_path: Path, cluster: Cluster) -> None:
     arguments = ["run", "--method", "moco", "--cluster", "slurm", "--output", str(tmp_path / "out")]
-    done = negbench(cluster, *arguments, check=False, PATH=str(tmp_path))
-    assert done.returncode == 2 and "sbatch is not on PATH" in done.stderr
+    done = negbench(cluster, *arguments, check=False, env={"PATH": str(tmp_path)})
+    assert done.code == 2 and "sbatch is not on PATH" in done.stderr
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     (tmp_path / "scontrol").chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{cluster.env['PATH']}"
-    done = negbench(cluster, *arguments, check=False, PATH=path)
-    assert done.returncode == 2 and "does not reach Slurm's controller (Unable to contact" in done.stderr
+    done = negbench(cluster, *arguments, check=False, env={"PATH": path})
+    assert done.code == 2 and "does not reach Slurm's controller (Unable to contact" in done.stderr
 
 
 def test_the_dry_run_is_what_is_submitted(cluster: Cluster, tmp_path: Path) -> None:
@@ -150,9 +201,3 @@ def test_the_dry_run_is_what_is_submitted(cluster: Cluster, tmp_path: Path) -> N
     assert shown.replace(stamps[0], stamps[1]).rstrip() == script.read_text().rstrip()
     note: dict[str, Any] = json.loads(next((tmp_path / "out").glob("*/job.json")).read_text())
     cluster.run("scancel", note["job_id"])
-
-
-@pytest.mark.skipif(slurm.available() is not None, reason=str(slurm.available()))
-def test_three_random_faults_change_nothing(tmp_path: Path) -> None:
-    with Cluster(num_nodes=3) as own:  # Slurm may take nodes out of service that failed
-        assert throw_faults(own, tmp_path, 3, epochs=60, seed=0).total() == 3

@@ -81,6 +81,15 @@ def test_a_users_method_file_enters_the_run_id(tmp_path: Path) -> None:
     assert resolve(str(path)).run_id != before
 
 
+def test_a_run_keeps_its_id_while_its_method_file_is_edited(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(USER_METHOD)
+    resolved = resolve(str(path))
+    before = resolved.run_id
+    path.write_text("")
+    assert resolved.run_id == before
+
+
 def test_a_run_folder_gives_back_its_settings(tmp_path: Path) -> None:
     config = resolve("adco", overrides=["views=byol", "method.start=random"]).config
     (tmp_path / "config.yaml").write_text(to_yaml(config))
