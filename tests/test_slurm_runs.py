@@ -47,8 +47,9 @@ def build(config, encoder, facts):
     method = adco.build(config, encoder, facts)
     to = method.to
     method.to = lambda *args, **options: to(*args, **options).double()  # the last that is done to it
-    for part in (method.query_encoder, method.key_encoder):
-        part.backbone.register_forward_pre_hook(lambda module, inputs: tuple(images.double() for images in inputs))
+    for encoder in (method.query_encoder, method.key_encoder):
+        for part in encoder.children():
+            part.forward = lambda inputs, forward=part.forward: forward(inputs.double())
     return method
 '''
 TELLING_SETTINGS = [*SETTINGS, "epochs=2", "log_every_steps=1"]
