@@ -20,7 +20,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted, which takes root: {mounted.stderr.strip()}")
+        pytest.skip(f"no tmpfs can be mounted, which takes root: {mounted.stderr.splitlines()[0]}")
     try:
         yield path
     finally:
