@@ -61,13 +61,13 @@ ROOMS = {
     "batch_norm": Room("negbench.batch_norm", "batch_norm methods", only=""),
     "distributed": Room("negbench.distributed", "distributed batch_norm methods measurements", only=""),
     "trainer": Room("negbench.trainer", "resume measurements run failures", SHORT),
-    "checkpoint": Room("negbench.checkpoint", "resume storage run", FEW),
+    "checkpoint": Room("negbench.checkpoint", "storage resume run", FEW),
     "knn": Room("negbench.evaluate.knn", "knn"),
     "linear": Room("negbench.evaluate.linear", "linear"),
     "statistics": Room("negbench.report.statistics", "report_statistics"),
     "sets": Room("negbench.data.sets", "splits"),
     "optim": Room("negbench.optim", "optim"),
-    "records": Room("negbench.records", "resume storage failures run status", SHORT),
+    "records": Room("negbench.records", "storage resume failures run status", SHORT),
 }
 
 Mutant = dict[str, Any]  # number or name, room, function, before, after, outcome, by

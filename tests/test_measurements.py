@@ -139,7 +139,7 @@ def test_energy_is_known_where_every_rank_tells_its_own(monkeypatch: pytest.Monk
         assert Trainer.energy_joules(of_a_rank) == total
 
 
-def test_ranks_that_resume_share_the_energy_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_energy_before_a_stop_is_shared_out_on_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "world_size", lambda: 4)
     assert _share_of_sum([3.0, 5.0]) == 2.0
     assert _share_of_sum([3.0, None]) is None
