@@ -11,7 +11,7 @@ PEERS := .venv-peers
 MINIMUMS := .venv-minimums
 BENCH ?=
 OPTIONS ?=
-PYTEST := $(VENV)/bin/pytest -n auto --dist loadgroup --no-loadscope-reorder $(OPTIONS)
+PYTEST := $(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(OPTIONS)
 NUMERICAL := $(addprefix tests/test_, $(addsuffix .py, adco batch_norm classifier classifier_training diagnostics encoders \
 	frozen_features knn knn_beside_lightly linear losses methods models moco multi_crop optim patterns probing protocols \
 	reference report_statistics run selection views))
@@ -40,7 +40,7 @@ test-minimums: $(MINIMUMS)/installed
 	$(MINIMUMS)/bin/negbench status --output results/reference/quickstart/runs
 	$(MINIMUMS)/bin/negbench report results/reference/quickstart/runs --output $(MINIMUMS)/report > /dev/null
 	$(MINIMUMS)/bin/python -m pytest --noconftest --disable-warnings tests/test_bench_report.py tests/test_reference.py \
-		tests/test_status.py --deselect tests/test_status.py::test_states_on_a_real_cluster \
+		tests/test_status.py --deselect tests/test_status.py::test_states_on_a_real_slurm \
 		--deselect tests/test_bench_report.py::test_runs_and_benches_in_one_folder
 
 bench: $(STAMP) $(PEERS)/installed

@@ -241,7 +241,7 @@ def test_cancelling_a_process_of_this_machine(make: Make) -> None:
 
 
 @pytest.mark.slurm
-def test_states_on_a_real_cluster(cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_on_a_real_slurm(cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PATH", "SLURM_CONF"):
         monkeypatch.setenv(name, cluster.env[name])
     script = ("sbatch", "--parsable", "-o", os.devnull, "--array=0-1%1", "--wrap", "sleep 60")
