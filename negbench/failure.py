@@ -26,6 +26,7 @@ LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
 OUT_OF_MEMORY = "out of memory"  # how the reason of such an ending starts
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
+end_requested = threading.Event()  # by a launcher, of a rank that has failed and first says why it ends
 _KEY = "failure"
 _ACKNOWLEDGED = "acknowledged"
 
@@ -177,7 +178,8 @@ class _End:
         with suppress(RuntimeError):
             deadline = time.monotonic() + LINGER_SECONDS  # this process may hold the store that the others look into
             while self.store.add(_ACKNOWLEDGED, 0) < self.world_size - 1 and time.monotonic() < deadline:
-                time.sleep(0.05)
+                if end_requested.wait(0.05):
+                    break
         self.exit(ending.code)
 
     def follow(self) -> None:

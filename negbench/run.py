@@ -13,10 +13,10 @@ import torch
 
 from negbench import checkpoint, environment
 from negbench.data.decode import BadImageError
-from negbench.distributed import Agreement, broadcast_objects, gather_objects, rank, world_size
+from negbench.distributed import Agreement, broadcast_objects, gather_objects, is_distributed, rank, world_size
 from negbench.evaluate.curve import Curve
 from negbench.evaluate.test_set import evaluate_on_test, protocols_of, write_evaluations
-from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by
+from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by, end_requested
 from negbench.optim import build_optimizer
 from negbench.outcome import outcome_of
 from negbench.records import RunFolder, filesystem, write_atomically, write_json
@@ -195,6 +195,10 @@ def _signals(trainer: Trainer) -> Iterator[None]:
     before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
+    except BaseException:
+        if is_distributed() and before[signal.SIGTERM] == signal.SIG_DFL:
+            before[signal.SIGTERM] = lambda *_: end_requested.set()
+        raise
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -1,13 +1,15 @@
 """Failures before, in and beside a run, and what is recorded of them."""
 
+import os
 import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from negbench import failure
+from negbench import failure, run
 from negbench.display import Quiet
 from negbench.evaluate import protocol
 from negbench.evaluate.subject import Subject
@@ -21,6 +23,7 @@ from negbench.status import find_runs, status_of
 from negbench.study import Resolved
 from tests import runs
 from tests.processes import ARGUMENTS, finished
+from tests.ranks import on_ranks
 
 NO_BUILD = '''"""A method that one rank cannot build."""
 import os
@@ -158,6 +161,18 @@ def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFix
             monitor.step_done()
             time.sleep(0.05)
     assert "test_a_stall_is_told_with_its_stack" in capfd.readouterr().err
+
+
+def told_to_end_while_it_fails() -> str:
+    trainer = SimpleNamespace(request=0, stops_at_once=False)
+    with pytest.raises(KeyError), run._signals(trainer):  # type: ignore[arg-type]
+        raise KeyError("a rank is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
+    return "says why it ends"
+
+
+def test_a_launcher_that_has_lost_a_rank_does_not_silence_the_others() -> None:
+    assert on_ranks(2, told_to_end_while_it_fails) == ["says why it ends"] * 2
 
 
 def test_endings() -> None:
