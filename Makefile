@@ -12,9 +12,9 @@ MINIMUMS := .venv-minimums
 BENCH ?=
 OPTIONS ?=
 PYTEST := $(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(OPTIONS)
-NUMERICAL := $(addprefix tests/test_, $(addsuffix .py, adco batch_norm classifier classifier_training diagnostics encoders \
-	frozen_features knn knn_beside_lightly linear losses methods models moco multi_crop optim patterns probing protocols \
-	reference report_statistics run selection views))
+NUMERICAL := $(addprefix tests/test_, $(addsuffix .py, adco batch_norm classifier classifier_training diagnostics \
+	frozen_features knn knn_beside_lightly linear losses methods models moco multi_crop optim patterns probing reference \
+	report_statistics views)) tests/test_run.py::test_synchronised_ranks_train_as_one_process
 
 .PHONY: quickstart test test-fast test-portable test-minimums bench clean
 

@@ -16,7 +16,7 @@ from negbench.data.decode import BadImageError
 from negbench.distributed import Agreement, broadcast_objects, gather_objects, is_distributed, rank, world_size
 from negbench.evaluate.curve import Curve
 from negbench.evaluate.test_set import evaluate_on_test, protocols_of, write_evaluations
-from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, ending_of, recorded_by, end_requested
+from negbench.failure import LAUNCHER_VARIABLE, Ending, Interrupted, end_requested, ending_of, recorded_by
 from negbench.optim import build_optimizer
 from negbench.outcome import outcome_of
 from negbench.records import RunFolder, filesystem, write_atomically, write_json

@@ -20,6 +20,7 @@ from tests import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
 NUM_KILLS = int(os.environ.get("NEGBENCH_KILLS", "3"))
+EPOCHS = max(36, 12 * NUM_KILLS)  # of 4 steps
 
 
 def arguments(output: Path, method: str = "moco", *settings: str) -> list[str]:
@@ -164,7 +165,7 @@ def test_views_writes_a_picture(tmp_path: Path) -> None:
 
 
 def launch(output: Path, *settings: str) -> processes.Command:
-    return processes.start(*arguments(output, "adco", "epochs=60", *settings))
+    return processes.start(*arguments(output, "adco", f"epochs={EPOCHS}", *settings))
 
 
 def last_step(output: Path) -> int:
@@ -205,7 +206,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     for number in range(NUM_KILLS):
         process = launch(killed, *settings)
-        wait_for_step(killed, last_step(killed) + 2 + moments.randrange(2 * 240 // (3 * NUM_KILLS)))
+        wait_for_step(killed, last_step(killed) + 2 + moments.randrange(2 * 4 * EPOCHS // (3 * NUM_KILLS)))
         time.sleep(moments.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -213,7 +214,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     last = launch(killed, *settings)
     last.communicate()
     assert last.returncode == undisturbed.returncode == 0
-    resolved = runs.short("adco", "epochs=60", *settings)
+    resolved = runs.short("adco", f"epochs={EPOCHS}", *settings)
     resumed, whole = (runs.folder(resolved, output) for output in (killed, tmp_path / "undisturbed"))
     runs.assert_same(runs.outcome(resumed), runs.outcome(whole))
     summary = resumed.read_summary()

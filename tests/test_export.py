@@ -1,8 +1,10 @@
 """Exports load back through their own libraries with equal features, and overwrite nothing."""
 
+import functools
 import json
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from negbench import checkpoint, cli_export
 from negbench.encoders.detectron2 import to_detectron2
-from negbench.encoders.export import export
+from negbench.encoders.export import Export, export
 from negbench.encoders.formats import FORMATS
 from negbench.encoders.layout import read_encoder
 from negbench.records import RunFolder
@@ -37,6 +39,17 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     output = tmp_path_factory.mktemp(request.param)
     runs.start(resolved, output)
     return runs.folder(resolved, output)
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
+    """The run in a format, exported at the first call."""
+
+    @functools.cache
+    def written(format: str) -> Export:
+        return export(run.path, format, tmp_path_factory.mktemp(format) / "x", False, silent)
+
+    return written
 
 
 def features_of(run: RunFolder, size: int = 32) -> Tensor:
@@ -63,13 +76,15 @@ def executed(lines: list[str], shown: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("format", ["torchvision", "timm", "safetensors", "onnx"])
-def test_the_printed_lines_load_the_export_with_equal_features(format: str, run: RunFolder, tmp_path: Path) -> None:
-    written = export(run.path, format, tmp_path / "x", False, silent)
+def test_the_printed_lines_load_the_export_with_equal_features(
+    format: str, run: RunFolder, exported: Callable[[str], Export]
+) -> None:
+    written = exported(format)
     for size in (32, 40):
         assert_equal(executed(written.lines, images(size)), features_of(run, size))
     one = images()[:1]
     assert_equal(executed(written.lines, one), features_of(run)[:1])
-    facts = json.loads((tmp_path / "x.json").read_text())
+    facts = json.loads(written.path.with_name("x.json").read_text())
     assert facts["run_id"] == run.path.name and facts["step"] == 3 and facts["view_policy"] == "patterns"
     assert facts["normalisation"] == {"mean": [0.5] * 3, "std": [0.25] * 3} and facts["image_size"] == 8
 
@@ -93,18 +108,18 @@ def test_torchvision_lacks_fc_alone_and_timm_nothing(run: RunFolder, tmp_path: P
         assert_equal(network(images()), features_of(run))
 
 
-def test_safetensors_and_onnx_know_their_source(run: RunFolder, tmp_path: Path) -> None:
+def test_safetensors_and_onnx_know_their_source(run: RunFolder, exported: Callable[[str], Export]) -> None:
     import onnx
 
-    with safe_open(export(run.path, "safetensors", tmp_path / "x", False, silent).path, "pt") as file:
+    with safe_open(exported("safetensors").path, "pt") as file:
         of_safetensors = json.loads(file.metadata()["negbench"])
-    model = onnx.load(export(run.path, "onnx", tmp_path / "y", False, silent).path)
+    model = onnx.load(exported("onnx").path)
     (of_onnx,) = (json.loads(entry.value) for entry in model.metadata_props if entry.key == "negbench")
     assert of_safetensors == of_onnx
     assert of_onnx["run_id"] == run.path.name and of_onnx["normalisation"]["std"] == [0.25] * 3
 
 
-# Written from detectron2's modules: BasicStem has conv1, a block has conv1 to conv3 and a shortcut, and each of these
+# Export from detectron2's modules: BasicStem has conv1, a block has conv1 to conv3 and a shortcut, and each of these
 # convolutions its norm; a ResNet names its stages res2 to res5.
 EXPECTED = {
     "conv1.weight": "stem.conv1.weight",

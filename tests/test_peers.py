@@ -1,17 +1,20 @@
 """benchmarks.peers without the libraries that it compares with: ratios, goals, its file, its sentences, its ends."""
 
 import contextlib
+import io
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from rich.console import Console
 
 from benchmarks.peers import groups, record, table, turns
+from benchmarks.peers.__main__ import main
 from benchmarks.peers.plan import Comparison, Group, Measured, Side, at_least, at_most
 from benchmarks.peers.side import ROOT
 from negbench.report import text
@@ -41,8 +44,12 @@ def _record() -> record.Record:
 
 
 def _run(*arguments: object) -> tuple[int, str, str]:
-    done = subprocess.run([*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    """`python -m benchmarks.peers ARGUMENTS` in this process: exit code, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = mock.patch.object(sys, "argv", [*COMMAND[2:], *map(str, arguments)])
+    with argv, contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main()
+    return code, out.getvalue(), err.getvalue()
 
 
 def test_ratios_are_of_the_same_round() -> None:
