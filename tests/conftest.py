@@ -38,15 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no GPU")
+        pytest.skip("without a CUDA device")
     if item.get_closest_marker("compile") and not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("without a C++ compiler; on Debian and Ubuntu: apt install g++")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """That of processes which tests start, too: caches of their own, and compiled modules kept between processes."""
+    """That of processes which tests start, too: nothing of the user's, and compiled modules kept between processes."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         patch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
