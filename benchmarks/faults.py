@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from negbench.display import Quiet
-from negbench.records import RunFolder
-from negbench.run import execute
-from negbench.study import resolve
+from negbench.records.run_folder import RunFolder
+from negbench.settings.resolve import resolve
+from negbench.train.loggers.console import Quiet
+from negbench.train.run import execute
 from tests import runs
 from tests.jobs import negbench
 from tests.ranks import on_ranks

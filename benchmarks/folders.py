@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
-from negbench.config import DataConfig, MethodConfig, RunConfig
-from negbench.data.folder import FolderSet, StepDataset, load_folder
-from negbench.data.listing import list_classes
-from negbench.memory import process_bytes, release_free_memory
+from negbench.data.datasets.imagefolder import load_folder
+from negbench.data.files.listing import list_classes
+from negbench.data.sets import FolderSet
+from negbench.data.workers import StepDataset
+from negbench.runtime.memory import process_bytes, release_free_memory
+from negbench.settings.schema import DataConfig, MethodConfig, RunConfig
 
 CLASSES, CHUNK, ROUNDS = 1000, 256, 9
 

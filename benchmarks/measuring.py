@@ -14,14 +14,15 @@ import time
 from pathlib import Path
 
 from negbench.data.batches import training_batches
-from negbench.display import Quiet
-from negbench.distributed import received_bytes
-from negbench.environment import choose_device, device_name
-from negbench.optim import build_optimizer
-from negbench.records import RunFolder
-from negbench.setup import set_up
-from negbench.study import resolve
-from negbench.trainer import Trainer
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.device import choose_device
+from negbench.runtime.distributed import received_bytes
+from negbench.runtime.environment import device_name
+from negbench.settings.resolve import resolve
+from negbench.train.loggers.console import Quiet
+from negbench.train.optim import build_optimizer
+from negbench.train.setup import set_up
+from negbench.train.trainer import Trainer
 
 TRAINED, WARMUP, MEASURED = 100, 20, 10_000
 

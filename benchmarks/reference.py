@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from negbench.bench.record import RECORD
-from negbench.launch.cluster import seconds_of
-from negbench.launch.make import OUT_OF_TIME
-from negbench.records import read_json
-from negbench.tuning.record import is_tuning
+from negbench.launch.sweep.make import OUT_OF_TIME
+from negbench.records.benches import RECORD
+from negbench.records.files import read_json
+from negbench.records.tunings import is_tuning
+from negbench.settings.cluster import seconds_of
 
 Command = list[str]
 METHODS = "adco,moco,simclr,byol"

@@ -12,11 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from negbench.data.batches import eval_batches, training_batches
-from negbench.data.sets import load_splits, steps_per_epoch
-from negbench.environment import autocast_dtype, choose_device, device_name
-from negbench.models import build_encoder, initial_weights
-from negbench.optim import build_optimizer, learning_rate, set_learning_rate
-from negbench.study import resolve
+from negbench.data.load import load_splits
+from negbench.models.encoder import build_encoder, initial_weights
+from negbench.runtime.device import autocast_dtype, choose_device
+from negbench.runtime.environment import device_name
+from negbench.settings.resolve import resolve
+from negbench.settings.steps import steps_per_epoch
+from negbench.train.optim import build_optimizer, learning_rate, set_learning_rate
 
 
 def main() -> None:

@@ -8,13 +8,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from negbench.config import setting
-from negbench.distributed import all_gather, all_reduce_mean_, world_size
-from negbench.losses import Columns
-from negbench.method import Contrast, Encoded, Facts, Method, MomentumConfig, NegativeSource, unit_norm
-from negbench.methods.simclr import InBatch
-from negbench.models import Encoder
-from negbench.seeding import stream
+from negbench.contrast import (
+    Columns,
+    Contrast,
+    Encoded,
+    Encoder,
+    Facts,
+    InBatch,
+    Method,
+    MomentumConfig,
+    NegativeSource,
+    all_gather,
+    all_reduce_mean_,
+    setting,
+    stream,
+    unit_norm,
+    world_size,
+)
 
 _BLOCK = 1 << 16  # adversaries moved at a time, so that temporaries stay small
 

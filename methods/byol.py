@@ -7,10 +7,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from negbench.config import setting
-from negbench.losses import negative_cosine
-from negbench.method import Encoded, Facts, Method, MomentumConfig
-from negbench.models import Encoder, initial_weights, mlp
+from negbench.contrast import (
+    Encoded,
+    Encoder,
+    Facts,
+    Method,
+    MomentumConfig,
+    initial_weights,
+    mlp,
+    negative_cosine,
+    setting,
+)
 
 
 class Config(MomentumConfig):

@@ -8,11 +8,19 @@ import math
 import torch
 from torch import Tensor
 
-from negbench.config import setting
-from negbench.losses import Columns
-from negbench.method import Contrast, Encoded, Facts, Method, MomentumConfig, NegativeSource, unit_norm
-from negbench.models import Encoder
-from negbench.seeding import stream
+from negbench.contrast import (
+    Columns,
+    Contrast,
+    Encoded,
+    Encoder,
+    Facts,
+    Method,
+    MomentumConfig,
+    NegativeSource,
+    setting,
+    stream,
+    unit_norm,
+)
 
 
 class Config(MomentumConfig):

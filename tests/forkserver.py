@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-PRELOADED = ["torch._dynamo", "pytest", "negbench.cli", "negbench.run", "tests.tiny", "tests.runs"]
+PRELOADED = ["torch._dynamo", "pytest", "negbench.cli.main", "negbench.train.run", "tests.tiny", "tests.runs"]
 
 
 @functools.cache

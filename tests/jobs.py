@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
+from negbench.cli.main import app
 from tests.slurm import Cluster
 
 Story = Callable[[Cluster, Path], Any]

@@ -13,7 +13,7 @@ from typing import IO, Self
 
 import pytest
 
-from negbench.launch import pool
+from negbench.launch.sweep import pool
 from tests import forkserver, runs
 
 ARGUMENTS = [part for text in runs.SHORT for part in ("--set", text)]
@@ -85,7 +85,7 @@ def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_group: bool, outputs: list[Path]) -> None:
-    from negbench import cli
+    from negbench.cli import main as cli
 
     if new_group:
         os.setpgid(0, 0)

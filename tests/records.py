@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from negbench.records import RunFolder
-from negbench.study import Resolved, resolve, to_yaml
+from negbench.records.run_folder import RunFolder
+from negbench.settings.keys import to_yaml
+from negbench.settings.resolve import Resolved, resolve
 
 EPOCH_SECONDS = 10.0
 STEPS_PER_EPOCH = 7

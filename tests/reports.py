@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from negbench.report import build as building
-from negbench.report.build import Report
-from negbench.report.runs import find, load
-from negbench.report.table import Table
+from negbench.report.read.runs import find, load
+from negbench.report.sections import Report
+from negbench.report.tables.base import Table
 
 
 def build(output: Path, baseline: str | None = None, targets: tuple[float, ...] = ()) -> Report:

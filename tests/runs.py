@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from negbench import checkpoint
-from negbench.display import Quiet
-from negbench.records import RunFolder, without_timings
-from negbench.run import execute
-from negbench.study import Resolved, resolve
+from negbench.records import checkpoint
+from negbench.records.run_folder import RunFolder, without_timings
+from negbench.settings.resolve import Resolved, resolve
+from negbench.train.loggers.console import Quiet
+from negbench.train.run import execute
 
 CPU = torch.device("cpu")
 SHORT = [

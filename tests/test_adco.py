@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from negbench.distributed import is_distributed, rank, replicate, world_size
-from negbench.method import Encoded, Method, unit_norm
+from negbench.contrast.method import Method
+from negbench.contrast.passes import unit_norm
+from negbench.contrast.source import Encoded
 from negbench.methods.adco import Adversaries
+from negbench.runtime.distributed import is_distributed, rank, replicate, world_size
 from tests import tiny
 from tests.ranks import on_ranks
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from negbench.launch.background import BackgroundController
-from negbench.launch.scheduler import is_controller
-from negbench.records import RunFolder, read_json
+from negbench.launch.jobs.background import BackgroundController
+from negbench.records.files import read_json
+from negbench.records.jobs import is_controller
+from negbench.records.run_folder import RunFolder
 from tests.processes import ARGUMENTS, Command, finished
 
 pytestmark = pytest.mark.processes

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from negbench.batch_norm import SplitBatchNorm, SyncBatchNorm, convert, shuffle
-from negbench.distributed import rank
+from negbench.models.batch_norm import SplitBatchNorm, SyncBatchNorm, convert, shuffle
+from negbench.runtime.distributed import rank
 from tests.ranks import on_ranks
 
 SIZES = {"vectors": (12, 3), "maps": (12, 3, 4, 5)}

@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from negbench.bench import measure, run, space
-from negbench.bench.measure import Entry, Machine
-from negbench.bench.plan import Sizes, make_plan, parse_sizes
-from negbench.bench.record import BenchFolder
-from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
-from negbench.config import ViewConfig
+from negbench.contrast.build import build_method
+from negbench.cost.bench import measure, run, space
+from negbench.cost.bench.groups import Sizes, make_plan, parse_sizes
+from negbench.cost.bench.measure import Entry, Machine
+from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
-from negbench.display import Quiet
-from negbench.memory import PeakMemory, keep_freed_memory, process_bytes
-from negbench.optim import build_optimizer, set_learning_rate
-from negbench.records import RunFolder
-from negbench.setup import build_method
-from negbench.trainer import Trainer
-from negbench.view_maker import compiled_view
+from negbench.data.views.maker import compiled_view
+from negbench.records.benches import BenchFolder
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.memory import PeakMemory, keep_freed_memory, process_bytes
+from negbench.settings.views import ViewConfig
+from negbench.train.loggers.console import Quiet
+from negbench.train.optim import build_optimizer, set_learning_rate
+from negbench.train.trainer import Trainer
 from tests import runs, tiny
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.bench import measure, run
-from negbench.bench.record import BenchFolder
-from negbench.cli import app
+from negbench.cli.main import app
+from negbench.cost.bench import measure, run
+from negbench.records.benches import BenchFolder
 from tests import benches, runs
 
 TINY = [part for setting in runs.SHORT for part in ("--set", setting)]

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.report import build, write
-from negbench.report.benches import find_benches, load_benches
-from negbench.report.build import Report
-from negbench.report.runs import find, load
+from negbench.cli.main import app
+from negbench.report import build
+from negbench.report.page import tables as table_files
+from negbench.report.page import write as report_files
+from negbench.report.read.benches import find_benches, load_benches
+from negbench.report.read.runs import find, load
+from negbench.report.sections import Report
 from tests import benches, records, reports
 from tests.test_report_cli import LOADED
 
@@ -91,7 +93,7 @@ def test_another_baseline(bench: Path) -> None:
 
 
 def test_the_page_of_a_bench_alone(bench: Path, tmp_path: Path) -> None:
-    page = build.write(_built(bench), tmp_path / "report", lambda text: None)
+    page = report_files.write(_built(bench), tmp_path / "report", lambda text: None)
     html = page.read_text()
     assert html.count("<figure>") == 3 and "Cost of a step: golden, Test GPU" in html
     assert "1 bench; baseline: moco" in html and "negbench bench --rounds 3" in html and "No run has" not in html
@@ -103,7 +105,7 @@ def test_the_page_of_a_bench_alone(bench: Path, tmp_path: Path) -> None:
     }
     told = json.loads((page.parent / "report.json").read_text())
     assert told["benches"][0]["folder"] == bench.name
-    again = build.write(_built(bench), tmp_path / "again", lambda text: None)
+    again = report_files.write(_built(bench), tmp_path / "again", lambda text: None)
     for path in page.parent.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (again.parent / path.relative_to(page.parent)).read_bytes(), path
@@ -112,7 +114,7 @@ def test_the_page_of_a_bench_alone(bench: Path, tmp_path: Path) -> None:
 def test_runs_and_benches_in_one_folder(bench: Path, tmp_path: Path) -> None:
     output = bench.parent
     records.write(output, records.study(tmp_path), "moco", 0, 0.8)
-    alone = "\n".join(write.to_markdown(table) for table in build.build(load(find([str(output)], output))).tables)
+    alone = "\n".join(table_files.to_markdown(table) for table in build.build(load(find([str(output)], output))).tables)
     result = CliRunner().invoke(app, ["report", str(output)])
     assert result.exit_code == 0, result.output
     assert "Accuracy: golden" in result.output and "Cost of a step: golden, Test GPU" in result.output
@@ -188,10 +190,10 @@ def test_a_record_with_any_one_field_damaged_hides_nothing_else(bench: Path, tmp
             assert len(used) + len(unused) == 2 and all(run.reason for run in unused)
             if len(used) == 2:
                 made = build.build(unused, None, (), used[1:])
-                build._facts(made)
+                report_files._facts(made)
                 count += 1
                 if count % 40 == 0:
-                    build.write(made, tmp_path / "report", lambda text: None)
+                    report_files.write(made, tmp_path / "report", lambda text: None)
     assert count > 80
 
 
@@ -202,7 +204,7 @@ def test_two_benches_have_sections_of_their_own(bench: Path, tmp_path: Path) -> 
     report = _built(bench.parent)
     assert [section.slug for section in report.benches] == ["bench-golden-cuda-1", "bench-golden-cuda-2"]
     assert len({table.slug for table in report.tables}) == len(report.tables) == 8
-    assert build.write(report, tmp_path / "report", lambda text: None).exists()
+    assert report_files.write(report, tmp_path / "report", lambda text: None).exists()
 
 
 def test_a_bench_of_nothing_but_failures_can_be_drawn(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_a_bench_of_nothing_but_failures_can_be_drawn(tmp_path: Path) -> None:
     (folder / "bench.json").write_text(json.dumps(content))
     report = _built(folder)
     assert reports.cells(report.tables[0], "moco")["step, ms"] == "out of memory"
-    assert "<figure>" not in build.write(report, tmp_path / "report", lambda text: None).read_text()
+    assert "<figure>" not in report_files.write(report, tmp_path / "report", lambda text: None).read_text()
 
 
 def test_a_report_of_a_bench_loads_no_torch(bench: Path) -> None:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from negbench.config import DataConfig
-from negbench.data import cifar10
-from negbench.data.cifar10 import CLASSES, load_cifar10
-from negbench.data.decode import BadImageError
-from negbench.data.sets import load_splits
+from negbench.data.datasets import cifar10
+from negbench.data.datasets.cifar10 import CLASSES, load_cifar10
+from negbench.data.files.decode import BadImageError
+from negbench.data.load import load_splits
+from negbench.settings.schema import DataConfig
 
 _PER_CLASS = {"train": 2, "test": 1}
 

@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from negbench.data.batches import training_batches
-from negbench.data.folder import FolderSet
-from negbench.data.sets import load_splits
-from negbench.evaluate import classifier
-from negbench.evaluate.classifier import decay, make_head, top1, training_config
-from negbench.evaluate.datasets import image_folder
-from negbench.evaluate.labels import choose_labels
-from negbench.evaluate.registry import PROTOCOLS
+from negbench.data.load import load_splits
+from negbench.data.sets import FolderSet
+from negbench.evaluate.protocols import classifier
+from negbench.evaluate.protocols.classifier import decay, make_head, top1, training_config
+from negbench.evaluate.protocols.datasets import image_folder
+from negbench.evaluate.protocols.labels import choose_labels
 from negbench.evaluate.request import Request, make_requests
-from negbench.evaluate.settings import ClassifierSettings, LinearAdco, LinearMoco, Semi1, Semi10
 from negbench.evaluate.subject import Subject
-from negbench.setup import Setup, set_up
+from negbench.settings.protocol_settings import ClassifierSettings, LinearAdco, LinearMoco, Semi1, Semi10
+from negbench.settings.protocols import PROTOCOLS
+from negbench.train.setup import Setup, set_up
 from tests import layouts, runs
 from tests.runs import assert_same
 

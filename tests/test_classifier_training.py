@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from negbench.data.batches import training_batches
-from negbench.evaluate import classifier
-from negbench.evaluate.classifier import training_config
-from negbench.evaluate.labels import choose_labels
+from negbench.evaluate.protocols import classifier
+from negbench.evaluate.protocols.classifier import training_config
+from negbench.evaluate.protocols.labels import choose_labels
 from tests import runs
 from tests.test_classifier import request, subject
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageStat
 from typer.testing import CliRunner
 
-from negbench.cli import app
+from negbench.cli.main import app
 from tests import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
@@ -37,7 +37,7 @@ def invoke(*args: str) -> tuple[int, str, str]:
 
 def test_listing_and_help_import_no_torch() -> None:
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom negbench.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom negbench.cli.main import app\n"
         "for args in (['--help'], ['methods']):\n    assert CliRunner().invoke(app, args).exit_code == 0\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules"
     )

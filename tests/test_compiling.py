@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from negbench import losses, views
-from negbench.bench.subjects import BareSubject, MethodSubject, random_images
-from negbench.colors import mean_std
-from negbench.config import VIEW_POLICIES, ViewsConfig
+from negbench.contrast import losses
+from negbench.contrast.method import Method
+from negbench.cost.bench.subjects import BareSubject, MethodSubject, random_images
 from negbench.data.batches import training_batches
-from negbench.display import Quiet
-from negbench.failure import Interrupted
-from negbench.method import Method
-from negbench.models import Encoder
-from negbench.registry import list_methods
-from negbench.seeding import stream
-from negbench.setup import set_up
-from negbench.study import Resolved, resolve
-from negbench.view_maker import ViewMaker, compiled_view
+from negbench.data.views import crops as views
+from negbench.data.views.colors import mean_std
+from negbench.data.views.maker import ViewMaker, compiled_view
+from negbench.models.encoder import Encoder
+from negbench.runtime.failure import Interrupted
+from negbench.runtime.seeding import stream
+from negbench.settings.plugins import list_methods
+from negbench.settings.resolve import Resolved, resolve
+from negbench.settings.views import VIEW_POLICIES, ViewsConfig
+from negbench.train.loggers.console import Quiet
+from negbench.train.setup import set_up
 from tests.ranks import on_ranks
 from tests.runs import CPU, StopAt, assert_same, folder, outcome, short, start
 
@@ -235,7 +236,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(method: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["compiled", "graphs"])
 @pytest.mark.parametrize("method", list_methods())
 def test_compiled_steps_on_a_gpu_are_eager_ones(method: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("negbench.bench.subjects.set_learning_rate", lambda optimizer, lr: None)
+    monkeypatch.setattr("negbench.cost.bench.subjects.set_learning_rate", lambda optimizer, lr: None)
 
     def stepped(how: str) -> dict[str, Any]:
         subject = MethodSubject(small(method, f"execution={how}", "precision=fp32"), GPU, None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negbench.data.decode import BadImageError, decode
+from negbench.data.files.decode import BadImageError, decode
 from tests.test_folder import RGB, channels
 
 

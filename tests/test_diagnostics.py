@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from negbench import diagnostics
-from negbench.losses import Columns
-from negbench.method import NegativeSource, Probe, unit_norm
-from negbench.seeding import stream
+from negbench.contrast.losses import Columns
+from negbench.contrast.method import Probe
+from negbench.contrast.passes import unit_norm
+from negbench.contrast.source import NegativeSource
+from negbench.evaluate.diagnostics import figures as diagnostics
+from negbench.runtime.seeding import stream
 
 N, M, D, TEMPERATURE = 6, 9, 5, 0.3
 UNKNOWN = torch.full((M,), -1)

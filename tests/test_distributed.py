@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from negbench import distributed
+from negbench.runtime import distributed
 
 c10d = cast(Any, dist)
 

@@ -15,14 +15,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from negbench.encoders.architecture import architectures
-from negbench.encoders.layout import build_head, read_encoder
-from negbench.evaluate.encoder_file import evaluate_file
-from negbench.evaluate.protocol import knn
+from negbench.evaluate.final import evaluate_file
+from negbench.evaluate.protocols.knn import knn
 from negbench.evaluate.subject import Subject
-from negbench.models import Encoder
-from negbench.setup import set_up
-from negbench.study import resolve
+from negbench.models.encoder import Encoder
+from negbench.models.files.architecture import architectures
+from negbench.models.files.layout import build_head, read_encoder
+from negbench.settings.resolve import resolve
+from negbench.train.setup import set_up
 from tests import encoder_files, runs
 from tests.encoder_files import features, images, resnet
 from tests.test_cli import invoke

@@ -13,17 +13,18 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from negbench.data.decode import decode
-from negbench.data.folder import EvaluationDataset, FolderSet
-from negbench.data.sets import load_splits
-from negbench.evaluate import classifier, logistic
-from negbench.evaluate.datasets import digest_of, image_folder, voc07_folder
-from negbench.evaluate.registry import NAMED, PROTOCOLS
+from negbench.data.files.decode import decode
+from negbench.data.load import load_splits
+from negbench.data.sets import FolderSet
+from negbench.data.workers import EvaluationDataset
+from negbench.evaluate.protocols import classifier, logistic
+from negbench.evaluate.protocols.datasets import digest_of, image_folder, voc07_folder
 from negbench.evaluate.request import make_requests
 from negbench.evaluate.subject import Subject
-from negbench.records import RunFolder
-from negbench.setup import set_up
-from negbench.study import restore
+from negbench.records.run_folder import RunFolder
+from negbench.settings.protocols import NAMED, PROTOCOLS
+from negbench.settings.resolve import restore
+from negbench.train.setup import set_up
 from tests import layouts, runs
 from tests.test_cli import invoke
 

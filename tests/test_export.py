@@ -15,12 +15,13 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor
 
-from negbench import checkpoint, cli_export
-from negbench.encoders.detectron2 import to_detectron2
-from negbench.encoders.export import Export, export
-from negbench.encoders.formats import FORMATS
-from negbench.encoders.layout import read_encoder
-from negbench.records import RunFolder
+from negbench.cli import export as cli_export
+from negbench.models.files.detectron2 import to_detectron2
+from negbench.models.files.export import Export, export
+from negbench.models.files.formats import FORMATS
+from negbench.models.files.layout import read_encoder
+from negbench.records import checkpoint
+from negbench.records.run_folder import RunFolder
 from tests import encoder_files, runs
 from tests.encoder_files import features, images, resnet
 from tests.test_cli import invoke

@@ -9,18 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from negbench import failure, run
-from negbench.display import Quiet
-from negbench.evaluate import protocol
+from negbench.evaluate.protocols import linear
 from negbench.evaluate.subject import Subject
 from negbench.launch.here import run_here
 from negbench.launch.smoke import smoke
-from negbench.launch.sweep import Planned, missing
-from negbench.monitor import Monitor
-from negbench.records import RunFolder
-from negbench.report.runs import find, load
-from negbench.status import find_runs, status_of
-from negbench.study import Resolved
+from negbench.launch.sweep.missing import missing
+from negbench.records.run_folder import RunFolder
+from negbench.records.status import find_runs, status_of
+from negbench.report.read.runs import find, load
+from negbench.runtime import failure
+from negbench.settings.grid import Planned
+from negbench.settings.resolve import Resolved
+from negbench.train import run
+from negbench.train.loggers.console import Quiet
+from negbench.train.monitor import Monitor
 from tests import runs
 from tests.processes import ARGUMENTS, finished
 from tests.ranks import on_ranks
@@ -116,7 +118,7 @@ def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
     def fail(subject: Subject) -> None:
         raise KeyError(f"{len(subject.features('train').labels_N)} training images")
 
-    monkeypatch.setattr(protocol, "linear_protocol", fail)
+    monkeypatch.setattr(linear, "linear_protocol", fail)
     resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
     with pytest.raises(KeyError, match="512 training images"):
         smoke(resolved, tmp_path, runs.CPU, Quiet())

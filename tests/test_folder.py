@@ -15,19 +15,20 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as transforms
 
-from negbench import views
-from negbench.config import DataConfig, MethodConfig, RunConfig, ViewsConfig
-from negbench.data import batches
+from negbench.data import workers as data_workers
 from negbench.data.batches import eval_batches, training_batches
-from negbench.data.decode import BadImageError, decode
-from negbench.data.folder import (
-    FolderSet,
-    StepDataset,
-    center_crop,
-    load_folder,
-    signals_blocked,
-)
-from negbench.data.sets import ResidentSet, batch_index, load_splits
+from negbench.data.datasets.imagefolder import load_folder
+from negbench.data.files.decode import BadImageError, decode
+from negbench.data.load import load_splits
+from negbench.data.order import batch_index
+from negbench.data.sets import FolderSet, ResidentSet
+from negbench.data.views import crops as views
+from negbench.data.views import evaluation
+from negbench.data.views.evaluation import center_crop
+from negbench.data.workers import StepDataset
+from negbench.runtime.signals import signals_blocked
+from negbench.settings.schema import DataConfig, MethodConfig, RunConfig
+from negbench.settings.views import ViewsConfig
 
 CPU = torch.device("cpu")
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -289,7 +290,7 @@ def test_evaluation_is_in_order_and_in_shards(root: Path, workers: int) -> None:
     images, labels = (torch.cat(parts) for parts in zip(*eval_batches(test, config, CPU, batch_size=3), strict=True))
     assert labels.tolist() == [0] * 4 + [1] * 4
     expected = torch.stack([center_crop(decode(path), 12) for path in paths(test)])
-    assert torch.equal(images, views.eval_view(expected, config.views.first, 12))
+    assert torch.equal(images, evaluation.eval_view(expected, config.views.first, 12))
     shards = [pair for rank in range(3) for pair in eval_batches(test, config, CPU, 2, rank, 3)]
     assert torch.equal(torch.cat([shard[0] for shard in shards]), images)
 
@@ -302,7 +303,7 @@ def test_evaluation_of_a_resident_set(root: Path) -> None:
     ]
     assert torch.cat([labels for _, labels in shards]).tolist() == [0, 1, 2, 3, 4]
     got = torch.cat([view for view, _ in shards])
-    assert torch.equal(got, views.eval_view(images, config.views.first, 12))
+    assert torch.equal(got, evaluation.eval_view(images, config.views.first, 12))
 
 
 def test_evaluation_leaves_bad_files_out(root: Path) -> None:
@@ -342,7 +343,7 @@ def test_workers_obey_only_their_parent() -> None:
     """Signals from others leave a worker alive; the SIGTERM with which its parent ends it does not."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     others = set(multiprocessing.active_children())
-    items = batches._load(Masks(), range(8), 1, CPU, None)
+    items = data_workers.load(Masks(), range(8), 1, CPU, None)
     for _ in range(2):
         (blocked,) = next(items)
         assert set(blocked) >= SIGNALS
@@ -351,7 +352,7 @@ def test_workers_obey_only_their_parent() -> None:
         for name in ("INT", "TERM", "USR2"):
             subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(items)) == 6
-    items = batches._load(Masks(), range(8), 1, CPU, None)
+    items = data_workers.load(Masks(), range(8), 1, CPU, None)
     next(items)
     (worker,) = set(multiprocessing.active_children()) - others
     worker.terminate()

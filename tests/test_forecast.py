@@ -8,20 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench.bench.subjects import MethodSubject
-from negbench.config import DataConfig
-from negbench.distributed import all_gather, all_reduce_sum, world_size
-from negbench.forecast import arithmetic
-from negbench.forecast.decoding import HEIGHT, IMAGENET_MEAN_BYTES, WIDTH, measure_decoding
-from negbench.forecast.endings import Evaluating
-from negbench.forecast.forecast import evaluation_hours
-from negbench.forecast.images import Extent, extent_of
-from negbench.forecast.peers import imagined
-from negbench.forecast.published import PUBLISHED, published_costs
-from negbench.forecast.record import steps_of_record
-from negbench.forecast.steps import count_received, count_step, gradient_bytes, save_in_memory
-from negbench.registry import list_studies
-from negbench.study import Resolved, flatten, resolve
+from negbench.cost.bench.subjects import MethodSubject
+from negbench.cost.plan import arithmetic
+from negbench.cost.plan.decoding import HEIGHT, IMAGENET_MEAN_BYTES, WIDTH, measure_decoding
+from negbench.cost.plan.evaluations import Evaluating
+from negbench.cost.plan.extent import Extent, extent_of
+from negbench.cost.plan.forecast import evaluation_hours
+from negbench.cost.plan.imagined_ranks import imagined
+from negbench.cost.plan.published import PUBLISHED, published_costs
+from negbench.cost.plan.record import steps_of_record
+from negbench.cost.plan.steps import count_received, count_step, gradient_bytes, save_in_memory
+from negbench.runtime.distributed import all_gather, all_reduce_sum, world_size
+from negbench.settings.keys import flatten
+from negbench.settings.plugins import list_studies
+from negbench.settings.resolve import Resolved, resolve
+from negbench.settings.schema import DataConfig
 from tests import benches, runs
 from tests.ranks import on_ranks
 

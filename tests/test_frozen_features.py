@@ -12,12 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
 
-from negbench.evaluate import logistic, voc07
-from negbench.evaluate.average_precision import average_precisions
-from negbench.evaluate.knn import knn_predict
-from negbench.evaluate.settings import Voc07
+from negbench.evaluate.protocols import logistic, voc07
+from negbench.evaluate.protocols.average_precision import average_precisions
+from negbench.evaluate.protocols.knn import knn_predict
 from negbench.evaluate.subject import Features, Subject
-from negbench.setup import set_up
+from negbench.settings.protocol_settings import Voc07
+from negbench.train.setup import set_up
 from tests import runs
 
 

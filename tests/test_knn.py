@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from negbench.evaluate.baselines import baseline_knn, histograms, pixels
-from negbench.evaluate.knn import knn_predict, knn_top1
+from negbench.evaluate.protocols.baselines import baseline_knn, histograms, pixels
+from negbench.evaluate.protocols.knn import knn_predict, knn_top1
 
 KS = (1, 5, 20, 200)
 NUM_CLASSES = 6

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from negbench.evaluate.knn import knn_predict
+from negbench.evaluate.protocols.knn import knn_predict
 
 STORED = json.loads((Path(__file__).parent / "golden" / "lightly_knn.json").read_text())
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.launch import cluster as layers
-from negbench.launch.place import _first_node, find_place, was_launched
-from negbench.launch.sweep import combinations, parse_seeds, plan
-from negbench.records import RunFolder
+from negbench.cli.main import app
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.place import _first_node, find_place, was_launched
+from negbench.settings import cluster as layers
+from negbench.settings.grid import combinations, parse_seeds, plan
 from tests.processes import ARGUMENTS, finished
 
 GOLDEN = Path(__file__).parent / "golden" / "two_nodes.sh"

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from negbench.evaluate.linear import GRID, LinearResult, linear_probe, train_probes
-from negbench.seeding import stream
+from negbench.evaluate.protocols.linear import GRID, LinearResult, linear_probe, train_probes
+from negbench.runtime.seeding import stream
 
 NUM_CLASSES = 5
 DIM = 12

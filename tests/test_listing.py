@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from negbench.config import DataConfig
-from negbench.data import listing
-from negbench.data.folder import FolderSet, load_folder
-from negbench.data.listing import Listing, Strings, list_classes
-from negbench.data.sets import load_splits
+from negbench.data.datasets.imagefolder import load_folder
+from negbench.data.files import listing
+from negbench.data.files.listing import Listing, Strings, list_classes
+from negbench.data.load import load_splits
+from negbench.data.sets import FolderSet
+from negbench.settings.schema import DataConfig
 
 NAMES = ["ant/0.png", "ant/1.jpg", "ant/sub/0.jpg", "ant/sub/deep/a.webp", "bee/z.jpeg", "bee/é.png"]
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from negbench import losses
-from negbench.losses import Columns, info_nce, negative_cosine
-from negbench.method import Encoded, unit_norm
+from negbench.contrast import losses
+from negbench.contrast.losses import Columns, info_nce, negative_cosine
+from negbench.contrast.passes import unit_norm
+from negbench.contrast.source import Encoded
 from tests import tiny
 
 T = 0.3

@@ -9,13 +9,14 @@ import pynvml
 import pytest
 import torch
 
-from negbench import nvml, trainer
-from negbench.clock import Clock
-from negbench.distributed import received_bytes
-from negbench.failure import ending_of
-from negbench.records import without_timings
-from negbench.study import resolve
-from negbench.trainer import Trainer, _share_of_sum
+from negbench.records.run_folder import without_timings
+from negbench.runtime import nvml
+from negbench.runtime.distributed import received_bytes
+from negbench.runtime.failure import ending_of
+from negbench.settings.resolve import resolve
+from negbench.train import trainer
+from negbench.train.clock import Clock
+from negbench.train.trainer import Trainer, _share_of_sum
 from tests import runs, tiny
 from tests.ranks import on_ranks
 
@@ -69,7 +70,7 @@ def test_negatives_are_counted_before_the_queue_takes_the_step_in(tmp_path: Path
 
 def _received(rank_settings: tuple[str, dict[str, Any]]) -> dict[str, int]:
     name, settings = rank_settings
-    from negbench.distributed import rank, world_size
+    from negbench.runtime.distributed import rank, world_size
 
     method = tiny.build(name, **settings)
     rows = slice(rank() * tiny.BATCH // world_size(), (rank() + 1) * tiny.BATCH // world_size())

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from negbench.distributed import rank, replicate, world_size
-from negbench.method import Facts, Method
-from negbench.registry import list_methods
+from negbench.contrast.method import Facts, Method
+from negbench.runtime.distributed import rank, replicate, world_size
+from negbench.settings.plugins import list_methods
 from tests import tiny
 from tests.ranks import on_ranks
 

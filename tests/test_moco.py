@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from negbench.method import Encoded
+from negbench.contrast.source import Encoded
 from negbench.methods.moco import Config, Queue
 from tests import tiny
 

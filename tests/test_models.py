@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from negbench.batch_norm import SplitBatchNorm, SyncBatchNorm, convert
-from negbench.config import MethodConfig, RunConfig
-from negbench.models import build_encoder, initial_weights, mlp
+from negbench.models.batch_norm import SplitBatchNorm, SyncBatchNorm, convert
+from negbench.models.encoder import build_encoder, initial_weights, mlp
+from negbench.settings.schema import MethodConfig, RunConfig
 
 
 def config(**settings: Any) -> RunConfig[MethodConfig]:

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from negbench import views
-from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.contrast.method import Facts
+from negbench.contrast.source import Encoded
+from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
-from negbench.distributed import rank, world_size
-from negbench.failure import Interrupted
-from negbench.method import Encoded, Facts
-from negbench.models import Encoder
-from negbench.registry import list_methods
-from negbench.seeding import stream
-from negbench.setup import set_up
-from negbench.study import resolve
+from negbench.data.views import crops as views
+from negbench.models.encoder import Encoder
+from negbench.runtime.distributed import rank, world_size
+from negbench.runtime.failure import Interrupted
+from negbench.runtime.seeding import stream
+from negbench.settings.plugins import list_methods
+from negbench.settings.resolve import resolve
+from negbench.train.setup import set_up
 from tests import tiny
 from tests.ranks import on_ranks
 from tests.runs import CPU, STEPS, StopAt, assert_same, folder, outcome, short, start

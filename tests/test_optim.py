@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from negbench.config import OptimizerConfig, ScheduleConfig
-from negbench.optim import LARS, build_optimizer, learning_rate, param_groups, set_learning_rate
+from negbench.settings.schema import OptimizerConfig, ScheduleConfig
+from negbench.train.optim import LARS, build_optimizer, learning_rate, param_groups, set_learning_rate
 
 
 def network() -> nn.Sequential:

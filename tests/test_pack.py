@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.config import DataConfig
-from negbench.data import pack
-from negbench.data.decode import BadImageError
-from negbench.data.folder import EvaluationDataset, FolderSet, load_folder
-from negbench.data.packing import make_pack, verify_pack
-from negbench.failure import Interrupted
+from negbench.cli.main import app
+from negbench.data.datasets.imagefolder import load_folder
+from negbench.data.files import pack
+from negbench.data.files.decode import BadImageError
+from negbench.data.files.packing import make_pack, verify_pack
+from negbench.data.sets import FolderSet
+from negbench.data.workers import EvaluationDataset
+from negbench.runtime.failure import Interrupted
+from negbench.settings.schema import DataConfig
 from tests import runs
 
 SHARD_BYTES = 4000  # some of the images below

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from negbench.data.patterns import FAMILIES, make_patterns
+from negbench.data.datasets.patterns import FAMILIES, make_patterns
 
 
 def knn_accuracy(bank_nd: Tensor, bank_labels: Tensor, query_nd: Tensor, query_labels: Tensor) -> float:

@@ -18,7 +18,7 @@ from benchmarks.peers.__main__ import main
 from benchmarks.peers.plan import Comparison, Group, Measured, Side, at_least, at_most
 from benchmarks.peers.side import ROOT
 from negbench.report import text
-from negbench.study import resolve
+from negbench.settings.resolve import resolve
 
 COMMAND = [sys.executable, "-m", "benchmarks.peers", "--device", "cpu"]
 SPEEDS = (

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.forecast import endings, sentences, steps
+from negbench.cli.main import app
+from negbench.cost.plan import evaluations, sentences, steps
 from tests import runs
 from tests.test_forecast import bench_of
 
@@ -25,7 +25,7 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture(autouse=True)
 def few_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endings, "BANK", 64)
+    monkeypatch.setattr(evaluations, "BANK", 64)
 
 
 def facts_of(*arguments: object) -> dict[str, Any]:

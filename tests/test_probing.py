@@ -8,18 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from negbench import diagnostics, probing
+from negbench.contrast.losses import Columns
+from negbench.contrast.method import Method, Probe
+from negbench.contrast.passes import unit_norm
+from negbench.contrast.source import NegativeSource
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
-from negbench.display import Quiet
-from negbench.distributed import rank, replicate, world_size
-from negbench.losses import Columns
-from negbench.method import Method, NegativeSource, Probe, unit_norm
-from negbench.models import Encoder
-from negbench.optim import build_optimizer
-from negbench.probing import Prober
-from negbench.run import execute
-from negbench.setup import Setup, set_up
+from negbench.evaluate.diagnostics import figures as diagnostics
+from negbench.evaluate.diagnostics import probing
+from negbench.evaluate.diagnostics.probing import Prober
+from negbench.models.encoder import Encoder
+from negbench.runtime.distributed import rank, replicate, world_size
+from negbench.train.loggers.console import Quiet
+from negbench.train.optim import build_optimizer
+from negbench.train.run import execute
+from negbench.train.setup import Setup, set_up
 from tests import runs, tiny
 from tests.ranks import on_ranks
 from tests.test_methods import clone, equal

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from negbench.distributed import rank
-from negbench.records import RunFolder
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.distributed import rank
 from tests import runs
 from tests.processes import ARGUMENTS, finished, start
 from tests.ranks import on_ranks

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from negbench import checkpoint, trainer
 from negbench.data.batches import eval_batches
-from negbench.display import Quiet
-from negbench.evaluate import knn_anchors
 from negbench.evaluate.curve import highest
-from negbench.evaluate.knn_anchors import knn_lightly
-from negbench.evaluate.registry import NAMED, PROTOCOLS, STANDARD
+from negbench.evaluate.final import evaluate_on_test, evaluate_run
+from negbench.evaluate.protocols import knn_anchors
+from negbench.evaluate.protocols.knn_anchors import knn_lightly
 from negbench.evaluate.subject import Subject
-from negbench.evaluate.test_set import evaluate_on_test, evaluate_run
-from negbench.failure import Interrupted
-from negbench.records import RunFolder
-from negbench.setup import Setup, set_up
-from negbench.study import Resolved, resolve, restore
+from negbench.records import checkpoint
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.failure import Interrupted
+from negbench.settings.protocols import NAMED, PROTOCOLS, STANDARD
+from negbench.settings.resolve import Resolved, resolve, restore
+from negbench.train import trainer
+from negbench.train.loggers.console import Quiet
+from negbench.train.setup import Setup, set_up
 from tests import runs
 from tests.ranks import on_ranks
 from tests.test_cli import invoke

@@ -8,10 +8,11 @@ import torch
 import yaml
 from torch import nn
 
-from negbench.config import OptimizerConfig
-from negbench.optim import build_optimizer
-from negbench.registry import list_studies
-from negbench.study import Resolved, flatten, resolve
+from negbench.settings.keys import flatten
+from negbench.settings.plugins import list_studies
+from negbench.settings.resolve import Resolved, resolve
+from negbench.settings.schema import OptimizerConfig
+from negbench.train.optim import build_optimizer
 from tests.runs import SMALL, folder, start
 
 Entry = dict[str, tuple[Any, str]]  # key -> value, source

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from negbench.report import build
-from negbench.report.benches import load_benches
-from negbench.report.runs import find, load
-from negbench.report.tunings import find_tunings, load_tunings
+from negbench.report.page import write
+from negbench.report.read.benches import load_benches
+from negbench.report.read.runs import find, load
+from negbench.report.read.tunings import find_tunings, load_tunings
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 
@@ -19,7 +20,7 @@ def test_a_published_report_follows_from_its_records(name: str, count: int) -> N
     folder = REFERENCE / name
     runs = load(find([str(folder / "runs")], folder))
     assert len(runs) == count and all(run.is_used for run in runs)
-    _assert_close(build._facts(build.build(runs)), json.loads((folder / "report" / "report.json").read_text()))
+    _assert_close(write._facts(build.build(runs)), json.loads((folder / "report" / "report.json").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -38,14 +39,14 @@ def test_the_published_reports_of_the_small_study_follow_from_its_records(
     tunings, unreadable = load_tunings(find_tunings(arguments, study))
     runs = load(find(arguments, study))
     assert not unreadable and all(run.is_used for run in runs)
-    made = build._facts(build.build(runs, baseline, (), (), tunings))
+    made = write._facts(build.build(runs, baseline, (), (), tunings))
     _assert_close(made, json.loads((study / name / "report.json").read_text()))
 
 
 def test_the_published_bench_follows_from_its_record() -> None:
     benches, unreadable = load_benches([REFERENCE / "bench" / "quickstart-cpu"])
     assert not unreadable
-    made = build._facts(build.build([], benches=benches))
+    made = write._facts(build.build([], benches=benches))
     _assert_close(made, json.loads((REFERENCE / "bench" / "report" / "report.json").read_text()))
 
 

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from benchmarks import reference
 from benchmarks.reference import SIZES, STAGES, Size, commands, main, run, tuned_study
-from negbench.cli import app
-from negbench.report.runs import find, load
-from negbench.study import read_study
+from negbench.cli.main import app
+from negbench.report.read.runs import find, load
+from negbench.settings.study import read_study
 from tests.processes import fork_runs
 
 TINY = """

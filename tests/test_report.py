@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from negbench.report import build, write
-from negbench.report.accuracy import main_metric
-from negbench.report.comparisons import compare
-from negbench.report.cost import first_reached
-from negbench.report.runs import find, load
+from negbench.report.page import tables as table_files
+from negbench.report.page import write as report_files
+from negbench.report.read.comparisons import compare
+from negbench.report.read.runs import find, load
+from negbench.report.tables.accuracy import main_metric
+from negbench.report.tables.cost import first_reached
 from tests import records, reports, runs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def test_the_golden_study(golden: Path) -> None:
     report = reports.build(golden)
-    text = "\n".join(write.to_markdown(table) for table in report.tables)
+    text = "\n".join(table_files.to_markdown(table) for table in report.tables)
     text += "\n" + "\n".join(f"{f.question}\n{f.answer}\n" for section in report.sections for f in section.findings)
     text += "\n" + "\n".join(caution for section in report.sections for caution in section.cautions) + "\n"
     assert text == (GOLDEN / "report.md").read_text()
@@ -63,7 +64,7 @@ def test_a_miss_is_infinity(golden: Path) -> None:
     assert lines["byol", "79.0"] == ["0 of 2, 1 without a result", "∞ [∞, ∞]", "∞ [∞, ∞]", "∞ [∞, ∞]"]
     assert lines["moco", "79.0"][0] == "3 of 3"
     assert all(line[0].startswith("0 of") and "∞" in line[1] for key, line in lines.items() if key[1] == "99.9")
-    facts = json.loads(json.dumps(build._facts(report)))["tables"]["targets-golden"]
+    facts = json.loads(json.dumps(report_files._facts(report)))["tables"]["targets-golden"]
     assert facts[-1]["train_seconds_median"] == "inf"
     reached = [first_reached(run, 0.84, "train_seconds") for run in report.runs if run.method == "adco"]
     assert sorted(set(reached)) == [36.0, math.inf]  # after the third epoch of 12 s
@@ -143,7 +144,7 @@ def test_lists_and_settings_that_change_together_are_swept(tmp_path: Path) -> No
     records.write(output, study, "adco", 0, 0.8, "views.second.crop_scale=[0.2,1]")
     report = reports.build(output)
     assert [members[0].name for _, members in report.swept] == ["views.policy", "views.second.crop_scale"]
-    build.write(report, tmp_path / "report", lambda text: None)
+    report_files.write(report, tmp_path / "report", lambda text: None)
 
 
 def test_settings_that_only_change_together_are_no_ablation_of_the_first(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
+from negbench.cli.main import app
 from tests import records
 
 LOADED = """

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from negbench.report import build
-from negbench.report.comparisons import compare
-from negbench.report.diagnostics import at_the_end, common_epochs
-from negbench.report.runs import find, load
-from negbench.report.write import to_markdown
+from negbench.report import sections as report_sections
+from negbench.report.page import write as report_files
+from negbench.report.page.tables import to_markdown
+from negbench.report.read.comparisons import compare
+from negbench.report.read.runs import find, load
+from negbench.report.tables.diagnostics import at_the_end, common_epochs
 from tests import records
 
 
@@ -46,7 +48,7 @@ def runs(tmp_path: Path) -> Path:
     return output
 
 
-def made(output: Path) -> build.Report:
+def made(output: Path) -> report_sections.Report:
     return build.build(load(find([str(output)], output)))
 
 
@@ -97,7 +99,7 @@ def test_lines_over_training_have_the_epochs_that_all_seeds_know(runs: Path) -> 
 def test_the_page_shows_tables_and_figures_over_training(runs: Path) -> None:
     report = made(runs)
     folder = runs / "report"
-    page = build.write(report, folder, lambda _: None).read_text()
+    page = report_files.write(report, folder, lambda _: None).read_text()
     for title in ("Negatives: golden", "Representation: golden"):
         assert title in page
     for name in ("negatives-golden", "representation-golden"):

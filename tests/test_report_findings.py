@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from negbench.report.accuracy import accuracy
-from negbench.report.comparisons import compare
-from negbench.report.findings import _ranking, findings
-from negbench.report.runs import find, load
+from negbench.report.read.comparisons import compare
+from negbench.report.read.runs import find, load
+from negbench.report.sentences.findings import _ranking, findings
+from negbench.report.tables.accuracy import accuracy
 from tests import records, reports
 
 

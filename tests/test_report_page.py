@@ -5,20 +5,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from negbench.report import build, write
-from negbench.report.comparisons import Row, compare
-from negbench.report.figures import POINTS, Style, _along, drawings, pareto_front
-from negbench.report.figures import write as draw
-from negbench.report.findings import findings
-from negbench.report.runs import Run, find, load
-from negbench.report.table import Cell, Table
+from negbench.report.figures.accuracy import POINTS, _along, drawings, pareto_front
+from negbench.report.figures.style import Style
+from negbench.report.figures.style import write as draw
+from negbench.report.page import tables
+from negbench.report.page import write as report_files
+from negbench.report.read.comparisons import Row, compare
+from negbench.report.read.runs import Run, find, load
+from negbench.report.sentences.findings import findings
+from negbench.report.tables.base import Cell, Table
 from tests import records, reports, runs
 
 
 def test_what_is_written(golden: Path, tmp_path: Path) -> None:
     report = reports.build(golden)
     told: list[str] = []
-    page = build.write(report, tmp_path / "report", told.append)
+    page = report_files.write(report, tmp_path / "report", told.append)
     assert told[-1] == "figure 4 of 4"
     names = {str(path.relative_to(page.parent)) for path in page.parent.rglob("*") if path.is_file()}
     assert names >= {"index.html", "report.json", "runs.csv"}
@@ -33,12 +35,14 @@ def test_what_is_written(golden: Path, tmp_path: Path) -> None:
     assert "http" not in html.replace("http://www.w3.org", "") and "src=" in html  # needs no network
     assert "negbench run --method byol" in html and "out of memory" in html
     (page.parent / "stale").touch()
-    build.write(report, tmp_path / "report", told.append)  # replaces the earlier one whole
+    report_files.write(report, tmp_path / "report", told.append)  # replaces the earlier one whole
     assert not (page.parent / "stale").exists()
 
 
 def test_the_same_records_give_the_same_bytes(golden: Path, tmp_path: Path) -> None:
-    pages = [build.write(reports.build(golden), tmp_path / name, lambda text: None).parent for name in ("a", "b")]
+    pages = [
+        report_files.write(reports.build(golden), tmp_path / name, lambda text: None).parent for name in ("a", "b")
+    ]
     for path in pages[0].rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (pages[1] / path.relative_to(pages[0])).read_bytes(), path
@@ -52,7 +56,7 @@ def test_odd_names_can_be_drawn_and_written(tmp_path: Path) -> None:
         records.write(
             output, study, str(method), 0, 0.8, f"method.temperature={value}", curve=(0.1, 0.2, 0.3, 0.4, 0.5)
         )
-    page = build.write(reports.build(output), tmp_path / "report", lambda text: None)
+    page = report_files.write(reports.build(output), tmp_path / "report", lambda text: None)
     assert "a&amp;b_$x^{&lt;i&gt;}%#~" in page.read_text() and "<i>" not in page.read_text()
     picture = (page.parent / "figures" / "accuracy-golden.svg").read_text()
     assert "<!-- a&amp;b_$x^{&lt;i&gt;}%#~ (temperature=0.1) -->" in picture  # drawn as it stands, not as mathematics
@@ -66,11 +70,11 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     records.write(output, study, "moco", 0, 0.8, "views=byol", "data.root=/a_b/<b>&50%")
     failed = records.write(output, study, "moco", 1, 0, state="failed", error="<img src=x> 50% & more")
     report = reports.build(output)
-    page = build.write(report, tmp_path / "report", lambda text: None).read_text()
+    page = report_files.write(report, tmp_path / "report", lambda text: None).read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert "<img src=x>" not in page and failed.path.name in page and "<b>&50" not in page
     odd = Table("t", "50% & <b>", "a_b #1 $x {y} ~ ^ \\", ["a_b", "x|y"], [[Cell("<i>_&%"), Cell("−1 ± ∞", bold=True)]])
-    markdown, latex = write.to_markdown(odd), write.to_latex(odd)
+    markdown, latex = tables.to_markdown(odd), tables.to_latex(odd)
     assert r"\<i\>_" in markdown
     assert r"x\|y" in markdown and "**−1 ± ∞**" in markdown
     assert r"\textbf{$-$1 $\pm$ $\infty$}" in latex and r"<i>\_\&\%" in latex
@@ -116,7 +120,7 @@ def test_a_study_without_a_finished_run(tmp_path: Path) -> None:
     report = reports.build(output)
     assert "nothing can be said" in report.sections[0].findings[0].answer
     assert reports.cells(reports.table(report, "accuracy"), "moco")["seeds"] == "0 of 1: 1 failed"
-    assert build.write(report, tmp_path / "report", lambda text: None).exists()
+    assert report_files.write(report, tmp_path / "report", lambda text: None).exists()
 
 
 def test_a_real_run_has_all_that_a_report_reads(tmp_path: Path) -> None:
@@ -130,5 +134,5 @@ def test_a_real_run_has_all_that_a_report_reads(tmp_path: Path) -> None:
         and reports.cells(table, "adco")["negatives a query"] == "55.0"
     )
     assert set(reports.table(report, "targets").data["row"]) == {"adco", "byol"}
-    page = build.write(report, tmp_path / "report", lambda text: None)
+    page = report_files.write(report, tmp_path / "report", lambda text: None)
     assert "Were negatives needed?" in page.read_text()

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from negbench.report.runs import find, load
+from negbench.report.read.runs import find, load
 from tests import records, reports
 
 

@@ -8,13 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from negbench.report.statistics import (
-    holm,
-    median_interval,
-    paired_difference,
-    paired_ratio,
-    t_interval,
-)
+from negbench.report.read.statistics import holm, median_interval, paired_difference, paired_ratio, t_interval
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])

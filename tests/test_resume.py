@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from negbench import checkpoint, run, trainer
-from negbench.display import Quiet
 from negbench.evaluate.curve import Curve
-from negbench.failure import Interrupted
-from negbench.run import execute
-from negbench.setup import set_up
-from negbench.study import Resolved
+from negbench.records import checkpoint
+from negbench.runtime.failure import Interrupted
+from negbench.settings.resolve import Resolved
+from negbench.train import run, trainer
+from negbench.train.loggers.console import Quiet
+from negbench.train.run import execute
+from negbench.train.setup import set_up
 from tests import runs
 
 LEAN = ("batch_norm=process", "epochs=1", "evaluate_every_epochs=0", "evaluation.test=false")

@@ -12,16 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench import checkpoint, setup, trainer
-from negbench.display import Quiet, cost_line
-from negbench.evaluate.test_set import evaluate_run
-from negbench.failure import Interrupted
-from negbench.method import Method
-from negbench.models import build_encoder
-from negbench.monitor import Monitor
-from negbench.registry import find_method
-from negbench.run import execute
-from negbench.setup import build_method
+from negbench.contrast.build import build_method
+from negbench.contrast.method import Method
+from negbench.evaluate.final import evaluate_run
+from negbench.models.encoder import build_encoder
+from negbench.records import checkpoint
+from negbench.runtime.failure import Interrupted
+from negbench.settings.plugins import find_method
+from negbench.train import setup, trainer
+from negbench.train.loggers.console import Quiet, cost_line
+from negbench.train.monitor import Monitor
+from negbench.train.run import execute
 from tests import runs, tiny
 from tests.ranks import on_ranks
 
@@ -136,7 +137,7 @@ def test_other_optimizers_and_precisions_resume_bitwise_too(settings: tuple[str,
 
 def run_twice(output: str, step: int | None) -> Any:
     """On each rank: interrupted by a signal to the last rank alone, then to the end."""
-    from negbench.distributed import rank, world_size
+    from negbench.runtime.distributed import rank, world_size
 
     resolved = runs.short("adco", "batch_norm=sync")
     torch.manual_seed(rank())  # nothing may depend on the global generators
@@ -157,7 +158,7 @@ def test_ranks_stop_together_and_resume_bitwise(num_ranks: int, tmp_path: Path) 
 
 
 def start_while_locked(output: str) -> str:
-    from negbench.distributed import broadcast_objects, rank
+    from negbench.runtime.distributed import broadcast_objects, rank
 
     resolved = runs.short()
     holder = runs.folder(resolved, Path(output))
@@ -356,7 +357,7 @@ def test_image_folders_train_and_name_or_count_files_that_cannot_be_decoded(tmp_
 
 
 def train_folder(output: str, root: str) -> Any:
-    from negbench.distributed import rank
+    from negbench.runtime.distributed import rank
 
     settings = [f"data.root={root}", "data.name=imagefolder", "data.num_images=null", "batch_size=8", "views=moco-v2"]
     settings += ["data.image_size=16", "data.workers=0", "epochs=2", "data.on_bad_image=skip", "batch_norm=shuffled"]

@@ -14,13 +14,13 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from negbench.evaluate.average_precision import average_precisions
-from negbench.evaluate.datasets import voc07_folder
-from negbench.evaluate.logistic import transfer
-from negbench.evaluate.places205 import places205
+from negbench.evaluate.protocols.average_precision import average_precisions
+from negbench.evaluate.protocols.datasets import voc07_folder
+from negbench.evaluate.protocols.logistic import transfer
+from negbench.evaluate.protocols.places205 import places205
+from negbench.evaluate.protocols.voc07 import voc07
 from negbench.evaluate.request import make_requests
 from negbench.evaluate.subject import Subject
-from negbench.evaluate.voc07 import voc07
 from tests import layouts, runs
 
 COSTS = "costs=[0.01, 0.3, 3]"

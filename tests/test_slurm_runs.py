@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from negbench import checkpoint
-from negbench.display import Quiet
-from negbench.launch.snapshot import take_snapshot
-from negbench.records import RunFolder
-from negbench.run import execute
-from negbench.study import resolve
+from negbench.launch.jobs.snapshot import take_snapshot
+from negbench.records import checkpoint
+from negbench.records.run_folder import RunFolder
+from negbench.settings.resolve import resolve
+from negbench.train.loggers.console import Quiet
+from negbench.train.run import execute
 from tests import runs
 from tests.jobs import DEADLINE_SECONDS, Story, negbench, set_pace, slow_method, together
 from tests.ranks import on_ranks
@@ -36,11 +36,11 @@ TELLING_METHOD = '''"""AdCo in float64 that tells which files it is made of.
 
 None
 """
-import negbench.trainer
+import negbench.train.trainer
 from negbench.methods import adco
 from negbench.methods.adco import Config
 
-for module in (negbench.trainer, adco):
+for module in (negbench.train.trainer, adco):
     print("code:", module.__file__)
 
 def build(config, encoder, facts):

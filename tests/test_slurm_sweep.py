@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults import KINDS, DisturbedSweep
-from negbench.records import RunFolder
+from negbench.records.run_folder import RunFolder
 from tests import runs
 from tests.jobs import DEADLINE_SECONDS, Story, negbench, set_pace, slow_method, together
 from tests.slurm import Cluster

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from negbench import span as spans
-from negbench.optim import descend
-from negbench.span import PARTS, Spans, seconds_between, span
+from negbench.models.step import descend
+from negbench.runtime import span as spans
+from negbench.runtime.span import PARTS, Spans, seconds_between, span
 from tests import runs, tiny
 
 CPU = torch.device("cpu")

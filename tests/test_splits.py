@@ -5,20 +5,15 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from negbench.config import DataConfig
-from negbench.data import sets
-from negbench.data.patterns import make_patterns
-from negbench.data.sets import (
-    ResidentSet,
-    Splits,
-    balanced_subset,
-    batch_index,
-    epoch_order,
-    load_splits,
-    split_validation,
-    steps_per_epoch,
-)
-from negbench.seeding import stream
+from negbench.data.datasets import patterns as patterns_set
+from negbench.data.datasets.patterns import make_patterns
+from negbench.data.load import load_splits
+from negbench.data.order import batch_index, epoch_order
+from negbench.data.sets import ResidentSet, Splits
+from negbench.data.splits import balanced_subset, split_validation
+from negbench.runtime.seeding import stream
+from negbench.settings.schema import DataConfig
+from negbench.settings.steps import steps_per_epoch
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 30)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -100,8 +95,8 @@ def test_patterns_splits() -> None:
 
 
 def test_patterns_have_up_to_128_pixels_a_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "_PATTERNS_TRAIN", 20)
-    monkeypatch.setattr(sets, "_PATTERNS_TEST", 10)
+    monkeypatch.setattr(patterns_set, "_PATTERNS_TRAIN", 20)
+    monkeypatch.setattr(patterns_set, "_PATTERNS_TEST", 10)
     splits = load_splits(DataConfig(image_size=128, validation=0))
     assert isinstance(splits.train, ResidentSet) and splits.train.images_NCHW.shape == (20, 3, 128, 128)
     with pytest.raises(ValueError, match="image_size of patterns is at most 128, not 129"):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.launch.logs import follow_log
-from negbench.launch.scheduler import Job, SchedulerError, _warn, jobs, release_held
-from negbench.status import RunStatus, find_runs, short_labels, status_of
+from negbench.cli.jobs import short_labels
+from negbench.cli.main import app
+from negbench.launch.jobs.logs import follow_log
+from negbench.records.jobs import Job, SchedulerError, _warn, jobs, release_held
+from negbench.records.status import RunStatus, find_runs, status_of
 from tests.slurm import Cluster
 
 ROWS = [
@@ -164,7 +165,7 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
             raise look
         return {"12": Job("12", look, "", "t1", 0)}
 
-    monkeypatch.setattr("negbench.launch.scheduler.jobs", squeue)
+    monkeypatch.setattr("negbench.records.jobs.jobs", squeue)
     follow_log(path, log, poll_s=0, job_poll_s=0)
     shown = capsys.readouterr()
     assert shown.out == "first\nsecond\n"
@@ -177,7 +178,7 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("negbench.cli_jobs.time.sleep", sleep)
+    monkeypatch.setattr("negbench.cli.jobs.time.sleep", sleep)
     result = CliRunner().invoke(app, ["status", "--output", str(path.parent), "--watch"])
     assert len(seen) == 3, result.output
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from negbench import checkpoint
-from negbench.failure import Interrupted, StorageError
-from negbench.records import RunFolder, storage_error, write_atomically
+from negbench.records import checkpoint
+from negbench.records.files import storage_error, write_atomically
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.failure import Interrupted, StorageError
 from tests import runs
 
 

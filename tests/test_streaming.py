@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench.config import DataConfig, MethodConfig, RunConfig
 from negbench.data.batches import training_batches
-from negbench.data.folder import FolderSet, load_folder
-from negbench.failure import LAUNCHER_VARIABLE
+from negbench.data.datasets.imagefolder import load_folder
+from negbench.data.sets import FolderSet
+from negbench.runtime.failure import LAUNCHER_VARIABLE
+from negbench.settings.schema import DataConfig, MethodConfig, RunConfig
 from tests import runs
 from tests.processes import finished
 

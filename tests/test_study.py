@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from negbench.study import flatten, leaves, resolve, restore, to_yaml
+from negbench.settings.keys import flatten, leaves, to_yaml
+from negbench.settings.resolve import resolve, restore
 
 USER_METHOD = '''"""Mine: negatives are the batch."""
 from negbench.methods.simclr import Config, build

@@ -12,17 +12,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from negbench.cli import app
-from negbench.data.sets import load_splits
-from negbench.registry import list_studies
-from negbench.study import read_study, resolve
-from negbench.tuning.record import (
-    Trial,
-    Tuned,
-    load,
-)
-from negbench.tuning.space import at_edges, draw, read_space
-from negbench.tuning.trials import joined, plan_trials, tuned_study, write_joined
+from negbench.cli.main import app
+from negbench.data.load import load_splits
+from negbench.launch.sweep.tuning import joined, plan_trials, tuned_study, write_joined
+from negbench.records.tunings import Trial, Tuned, load
+from negbench.settings.plugins import list_studies
+from negbench.settings.resolve import resolve
+from negbench.settings.space import at_edges, draw, read_space
+from negbench.settings.study import read_study
 from tests import records, runs, tunings
 from tests.processes import fork_runs
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli import app
+from negbench.cli.main import app
+from negbench.records.tunings import load
 from negbench.report import build as building
-from negbench.report.figures import Style
-from negbench.report.tuning_figures import expected_best, tuning_drawings
-from negbench.report.tunings import tuning_cautions
-from negbench.tuning.record import (
-    load,
-)
-from negbench.tuning.space import draw
+from negbench.report.figures.style import Style
+from negbench.report.figures.tuning import expected_best, tuning_drawings
+from negbench.report.page import write as report_files
+from negbench.report.tables.tunings import tuning_cautions
+from negbench.settings.space import draw
 from tests import records, reports, tunings
 
 
@@ -51,7 +50,7 @@ def test_a_report_tells_every_trial_and_what_to_doubt(tmp_path: Path, study: Pat
     assert "These are 5,000, so that a score has a standard error of 0.7 points." in section.tables[0].note
     assert any("different numbers of trials (moco 3 and byol 2)" in text for text in section.cautions)
     assert any("1 of 3 trials of moco failed (the loss is not finite). They count" in text for text in section.cautions)
-    page = building.write(made, tmp_path / "report", lambda _: None).read_text()
+    page = report_files.write(made, tmp_path / "report", lambda _: None).read_text()
     assert "Tuning: tuned, 4 epochs, seed 0" in page and "the loss is not finite" in page
     assert (tmp_path / "report" / "figures" / "tuning-tuned.svg").exists()
     facts = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from negbench import colors, views
-from negbench.config import VIEW_POLICIES, ViewConfig, ViewsConfig
+from negbench.data.views import colors, crops, evaluation
+from negbench.settings.views import VIEW_POLICIES, ViewConfig, ViewsConfig
 
 PLAIN = ViewConfig(
     crop_scale=(1.0, 1.0),
@@ -66,10 +66,10 @@ def test_augment_equals_torchvision(policy: str, height: int, width: int, size: 
     config = ViewsConfig.model_validate(policy)
     images = noise(32, height, width)
     heights_B, widths_B = torch.full((32,), height), torch.full((32,), width)
-    for view, uniforms_BP in zip((config.first, config.second), views.uniforms(0, 0, 32), strict=True):
-        ours = views.augment(images, view, uniforms_BP, size)
-        drawn = views.appearance(view, uniforms_BP)
-        boxes_B4 = views.crop_boxes(view, uniforms_BP, heights_B, widths_B)
+    for view, uniforms_BP in zip((config.first, config.second), crops.uniforms(0, 0, 32), strict=True):
+        ours = crops.augment(images, view, uniforms_BP, size)
+        drawn = crops.appearance(view, uniforms_BP)
+        boxes_B4 = crops.crop_boxes(view, uniforms_BP, heights_B, widths_B)
         for i, image in enumerate(images):
             theirs = recolored(resized(image, boxes_B4[i], bool(drawn.flip_B[i]), size), drawn, i, view)
             torch.testing.assert_close(ours[i], theirs, rtol=0, atol=5e-5)
@@ -82,7 +82,7 @@ def test_crop_equals_resized_crop(size: int) -> None:
         [[0, 0, 50, 37], [49, 36, 1, 1], [3, 5, 8, 32], [0, 7, 50, 2], [10, 0, 32, 32], [20, 1, 30, 36]]
     )
     flip_B = torch.tensor([False, True, False, True, True, False])
-    ours = views.crop(images, boxes_B4, flip_B, size)
+    ours = crops.crop(images, boxes_B4, flip_B, size)
     assert ours.is_contiguous() and ours.dtype == torch.float32
     for i, image in enumerate(images):
         theirs = resized(image, boxes_B4[i], bool(flip_B[i]), size)
@@ -92,7 +92,7 @@ def test_crop_equals_resized_crop(size: int) -> None:
 def test_every_order_of_jitter_equals_torchvision() -> None:
     orders = list(permutations(range(4)))
     images = noise(24, 9, 14) / 255
-    drawn = views.appearance(PLAIN, views.uniforms(1, 0, 24)[0])
+    drawn = crops.appearance(PLAIN, crops.uniforms(1, 0, 24)[0])
     factors_B4 = torch.rand(24, 4, generator=torch.Generator().manual_seed(0)) * 1.8
     factors_B4[:, 3] = torch.linspace(-0.5, 0.5, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
     jitter_B = torch.ones(24, dtype=torch.bool)
@@ -107,7 +107,7 @@ def test_every_order_of_jitter_equals_torchvision() -> None:
 def test_blur_equals_torchvision(height: int, width: int) -> None:
     config = PLAIN.model_copy(update={"blur_probability": 1.0})
     images = noise(8, height, width) / 255
-    drawn = views.appearance(config, views.uniforms(0, 0, 8)[0])
+    drawn = crops.appearance(config, crops.uniforms(0, 0, 8)[0])
     ours = colors.recolor(images, drawn, config)
     for i, image in enumerate(images):
         torch.testing.assert_close(ours[i], recolored(image, drawn, i, config), rtol=0, atol=2e-6)
@@ -118,7 +118,7 @@ def test_solarize_and_grayscale_equal_torchvision() -> None:
         update={"solarize_probability": 0.5, "solarize_threshold": 51 / 255, "grayscale_probability": 0.5}
     )
     images = noise(32, 16, 11) / 255
-    drawn = views.appearance(config, views.uniforms(0, 0, 32)[0])
+    drawn = crops.appearance(config, crops.uniforms(0, 0, 32)[0])
     assert len(set(zip(drawn.solarize_B.tolist(), drawn.grayscale_B.tolist(), strict=True))) == 4
     ours = colors.recolor(images, drawn, config)
     for i, image in enumerate(images):
@@ -129,7 +129,7 @@ def test_nothing_drawn_or_zero_strength_is_identity() -> None:
     images = noise(16, 20, 20)
     zero = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
     for config in (PLAIN, PLAIN.model_copy(update={"jitter_probability": 1.0, **zero})):
-        ours = views.augment(images, config, views.uniforms(0, 0, 16)[0], 20)
+        ours = crops.augment(images, config, crops.uniforms(0, 0, 16)[0], 20)
         torch.testing.assert_close(ours, images / 255, rtol=0, atol=1e-6)
 
 
@@ -137,26 +137,26 @@ def test_recolor_leaves_its_input() -> None:
     config = ViewConfig(jitter_probability=1, grayscale_probability=1, blur_probability=1, solarize_probability=1)
     images = noise(4, 16, 16) / 255
     before = images.clone()
-    assert not torch.equal(colors.recolor(images, views.appearance(config, views.uniforms(0, 0, 4)[0]), config), before)
+    assert not torch.equal(colors.recolor(images, crops.appearance(config, crops.uniforms(0, 0, 4)[0]), config), before)
     assert torch.equal(images, before)
 
 
 def test_finish_completes_images_cropped_elsewhere() -> None:
     config = ViewConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), solarize_probability=0.3)
     images = noise(64, 24, 24)
-    uniforms_BP = views.uniforms(0, 0, 64)[0]
-    whole = views.augment(images, config, uniforms_BP, 24)
-    torch.testing.assert_close(views.finish(images, config, uniforms_BP), whole, rtol=0, atol=5e-5)
+    uniforms_BP = crops.uniforms(0, 0, 64)[0]
+    whole = crops.augment(images, config, uniforms_BP, 24)
+    torch.testing.assert_close(crops.finish(images, config, uniforms_BP), whole, rtol=0, atol=5e-5)
 
 
 def test_one_image_draws_the_box_it_has_in_a_batch_of_many_sizes() -> None:
-    uniforms_BP = views.uniforms(0, 0, 40)[0]
+    uniforms_BP = crops.uniforms(0, 0, 40)[0]
     heights_B, widths_B = torch.arange(20, 60), torch.arange(200, 40, -4)
-    boxes_B4 = views.crop_boxes(ViewConfig(), uniforms_BP, heights_B, widths_B)
+    boxes_B4 = crops.crop_boxes(ViewConfig(), uniforms_BP, heights_B, widths_B)
     for i in range(40):
         one = slice(i, i + 1)
         assert torch.equal(
-            views.crop_boxes(ViewConfig(), uniforms_BP[one], heights_B[one], widths_B[one]), boxes_B4[one]
+            crops.crop_boxes(ViewConfig(), uniforms_BP[one], heights_B[one], widths_B[one]), boxes_B4[one]
         )
     assert (boxes_B4[:, :2] >= 0).all() and (boxes_B4[:, 2:] > 0).all()
     assert (boxes_B4[:, :2] + boxes_B4[:, 2:] <= torch.stack([heights_B, widths_B], dim=1)).all()
@@ -166,8 +166,8 @@ def test_one_image_draws_the_box_it_has_in_a_batch_of_many_sizes() -> None:
 @pytest.mark.parametrize("policy", ["moco-v2", "cifar"])
 def test_crop_boxes_have_torchvisions_distribution(policy: str, height: int, width: int) -> None:
     config, num_draws = ViewsConfig.model_validate(policy).first, 2000
-    uniforms_BP = views.uniforms(0, 0, num_draws)[0]
-    ours = views.crop_boxes(config, uniforms_BP, torch.full((num_draws,), height), torch.full((num_draws,), width))
+    uniforms_BP = crops.uniforms(0, 0, num_draws)[0]
+    ours = crops.crop_boxes(config, uniforms_BP, torch.full((num_draws,), height), torch.full((num_draws,), width))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image, scale, ratio = torch.empty(3, height, width), list(config.crop_scale), list(config.crop_ratio)
@@ -188,7 +188,7 @@ def test_crop_boxes_have_torchvisions_distribution(policy: str, height: int, wid
 @pytest.mark.parametrize(("height", "width"), [(20, 401), (401, 20), (100, 120)])
 def test_crop_falls_back_to_torchvisions_centre(height: int, width: int) -> None:
     config = ViewConfig(crop_scale=(1.0, 1.0))  # fits no image beyond the ratio, and only as a whole one within it
-    ours = views.crop_boxes(config, views.uniforms(0, 0, 50)[0], torch.full((50,), height), torch.full((50,), width))
+    ours = crops.crop_boxes(config, crops.uniforms(0, 0, 50)[0], torch.full((50,), height), torch.full((50,), width))
     image, scale, ratio = torch.empty(3, height, width), list(config.crop_scale), list(config.crop_ratio)
     theirs = RandomResizedCrop.get_params(image, scale, ratio)
     assert ours.tolist() == [list(theirs)] * 50
@@ -197,7 +197,7 @@ def test_crop_falls_back_to_torchvisions_centre(height: int, width: int) -> None
 def test_appearance_has_the_configured_distribution() -> None:
     num_draws = 20_000
     config = ViewConfig(brightness=1.5, contrast=0.2, saturation=0.6, solarize_probability=0.25, flip_probability=0.4)
-    drawn = views.appearance(config, views.uniforms(0, 0, num_draws)[0])
+    drawn = crops.appearance(config, crops.uniforms(0, 0, num_draws)[0])
     for switch_B, probability in (
         (drawn.flip_B, 0.4),
         (drawn.jitter_B, 0.8),
@@ -218,31 +218,31 @@ def test_appearance_has_the_configured_distribution() -> None:
 
 
 def test_uniforms_depend_on_seed_and_step_only() -> None:
-    numbers = views.uniforms(3, 7, 16)
-    assert numbers.shape == (2, 16, views.NUM_UNIFORMS) and numbers.min() >= 0 and numbers.max() < 1
+    numbers = crops.uniforms(3, 7, 16)
+    assert numbers.shape == (2, 16, crops.NUM_UNIFORMS) and numbers.min() >= 0 and numbers.max() < 1
     torch.manual_seed(99)
-    assert torch.equal(views.uniforms(3, 7, 16), numbers)
-    assert torch.equal(views.uniforms(3, 7, 16, num_views=5)[:2], numbers)
-    assert len(torch.cat([numbers, views.uniforms(3, 8, 16), views.uniforms(4, 7, 16)]).unique()) == 3 * numbers.numel()
+    assert torch.equal(crops.uniforms(3, 7, 16), numbers)
+    assert torch.equal(crops.uniforms(3, 7, 16, num_views=5)[:2], numbers)
+    assert len(torch.cat([numbers, crops.uniforms(3, 8, 16), crops.uniforms(4, 7, 16)]).unique()) == 3 * numbers.numel()
 
 
 def test_a_ranks_rows_are_the_global_batchs() -> None:
     config, images = ViewsConfig.model_validate("byol").second, noise(48, 32, 32)
-    uniforms_BP = views.uniforms(0, 0, 48)[1]
-    everything = views.augment(images, config, uniforms_BP, 32)
+    uniforms_BP = crops.uniforms(0, 0, 48)[1]
+    everything = crops.augment(images, config, uniforms_BP, 32)
     for rows in (slice(0, 16), slice(16, 48), slice(20, 21)):
-        rank = views.augment(images[rows], config, uniforms_BP[rows], 32)
+        rank = crops.augment(images[rows], config, uniforms_BP[rows], 32)
         torch.testing.assert_close(rank, everything[rows], rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("policy", VIEW_POLICIES)
 def test_nothing_is_read_back_from_the_device(policy: str) -> None:
     # Tensors on the meta device hold no values: whatever asks for one fails.
-    images, uniforms_VBP = noise(32, 40, 40).to("meta"), views.uniforms(0, 0, 32)
+    images, uniforms_VBP = noise(32, 40, 40).to("meta"), crops.uniforms(0, 0, 32)
     config = ViewsConfig.model_validate(policy).second.model_copy(update={"blur_probability": 0.5})
-    assert views.augment(images, config, uniforms_VBP[0], 32).shape == (32, 3, 32, 32)
-    assert views.finish(images, config, uniforms_VBP[0]).device.type == "meta"
-    assert views.eval_view(images, config, 32).shape == (32, 3, 32, 32)
+    assert crops.augment(images, config, uniforms_VBP[0], 32).shape == (32, 3, 32, 32)
+    assert crops.finish(images, config, uniforms_VBP[0]).device.type == "meta"
+    assert evaluation.eval_view(images, config, 32).shape == (32, 3, 32, 32)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 61), (75, 33), (17, 30)])
@@ -250,16 +250,16 @@ def test_eval_view_is_resize_and_centre_crop(height: int, width: int) -> None:
     config, images = ViewsConfig.model_validate("cifar").first, noise(3, height, width)
     theirs = TF.center_crop(TF.resize(TF.to_dtype(images, torch.float32, scale=True), [32], antialias=True), [32, 32])
     theirs = TF.normalize(theirs, list(config.mean), list(config.std))
-    torch.testing.assert_close(views.eval_view(images, config, 32), theirs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(evaluation.eval_view(images, config, 32), theirs, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8)])
 def test_wrong_images_are_named(images: Tensor) -> None:
-    uniforms_BP = views.uniforms(0, 0, 2)[0]
+    uniforms_BP = crops.uniforms(0, 0, 2)[0]
     for call in (
-        lambda: views.augment(images, PLAIN, uniforms_BP, 8),
-        lambda: views.finish(images, PLAIN, uniforms_BP),
-        lambda: views.eval_view(images, PLAIN, 8),
+        lambda: crops.augment(images, PLAIN, uniforms_BP, 8),
+        lambda: crops.finish(images, PLAIN, uniforms_BP),
+        lambda: evaluation.eval_view(images, PLAIN, 8),
     ):
         with pytest.raises(ValueError, match=r"uint8 \[B, 3, H, W\], not torch"):
             call()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from negbench.launch.cluster import seconds_of
-from negbench.launch.expectation import START_SECONDS, Expectation
-from negbench.records import RunFolder
-from negbench.study import resolve
+from negbench.launch.sweep.expectation import START_SECONDS, Expectation
+from negbench.records.run_folder import RunFolder
+from negbench.settings.cluster import seconds_of
+from negbench.settings.resolve import resolve
 from tests import records
 from tests.processes import ARGUMENTS, finished
 

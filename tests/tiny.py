@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negbench.method import Facts, Method, StepOutput
-from negbench.models import Encoder
-from negbench.registry import find_method, import_method, list_methods
-from negbench.seeding import stream
+from negbench.contrast.method import Facts, Method, StepOutput
+from negbench.models.encoder import Encoder
+from negbench.runtime.seeding import stream
+from negbench.settings.plugins import find_method, import_method, list_methods
 
 METHODS = list(list_methods())
 NUM_IMAGES, BATCH, DIM, SIZE = 24, 8, 6, 4

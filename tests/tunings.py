@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from negbench.tuning.record import (
-    TUNING_SCHEMA_VERSION,
-    PlannedMethod,
-    PlannedTrial,
-    TuningRecord,
-)
-from negbench.tuning.space import draw
-from negbench.tuning.trials import plan_trials, write_joined
+from negbench.launch.sweep.tuning import plan_trials, write_joined
+from negbench.records.tunings import TUNING_SCHEMA_VERSION, PlannedMethod, PlannedTrial, TuningRecord
+from negbench.settings.space import draw
 from tests import records
 
 

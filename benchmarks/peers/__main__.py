@@ -23,7 +23,8 @@ from rich.console import Console
 
 from benchmarks.peers import groups, pictures, record, table, turns
 from benchmarks.peers.side import ROOT
-from negbench.environment import autocast_dtype, choose_device, describe
+from negbench.runtime.device import autocast_dtype, choose_device
+from negbench.runtime.environment import describe
 
 PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 VERSIONS = """

@@ -12,13 +12,14 @@ import torch
 
 from benchmarks.peers.pictures import chosen
 from benchmarks.peers.worker import serve
-from negbench.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
-from negbench.data.folder import FolderSet, StepDataset
-from negbench.data.listing import Listing
-from negbench.environment import autocast_dtype, choose_device, set_backends
-from negbench.memory import process_bytes
-from negbench.study import Resolved, resolve
+from negbench.data.files.listing import Listing
+from negbench.data.sets import FolderSet
+from negbench.data.workers import StepDataset
+from negbench.runtime.device import autocast_dtype, choose_device, set_backends
+from negbench.runtime.memory import process_bytes
+from negbench.settings.resolve import Resolved, resolve
 
 WARMUP = 10  # steps that cost little: what is compiled meets batches of several kinds first
 

@@ -7,7 +7,8 @@ from rich.table import Table
 from benchmarks.peers.plan import Comparison, Measured
 from benchmarks.peers.record import Record
 from negbench.report import text
-from negbench.report.statistics import Interval, median_interval
+from negbench.report.read.statistics import Interval, median_interval
+from negbench.runtime import words
 
 GIB = 2**30
 
@@ -50,9 +51,9 @@ def _sides(record: Record) -> Table:
         for side in measured.group.sides:
             value = median_interval(measured.values.get(side.name, []) or [float("nan")]).centre
             if measured.group.unit == "bytes":
-                cells = ("", "", text.number(value / GIB))
+                cells = ("", "", words.number(value / GIB))
             else:
-                cells = (text.number(value), text.number(side.images / value), "")
+                cells = (words.number(value), words.number(side.images / value), "")
             table.add_row("", escape(side.name), *cells)
         table.add_section()
     return table
@@ -61,7 +62,7 @@ def _sides(record: Record) -> Table:
 def _title(record: Record) -> str:
     here = record.environment
     peers = ", ".join(f"{name} {number}" for name, number in (record.peers or {}).items())
-    parts = [here["device"], f"torch {here['torch_version']}", here["precision"], text.count(record.rounds, "round")]
+    parts = [here["device"], f"torch {here['torch_version']}", here["precision"], words.count(record.rounds, "round")]
     parts += [f"load average {here['load_average']:.1f} at the start", f"peers: {peers or 'absent'}"]
     if record.images:
         parts.append(f"images: {record.images}")

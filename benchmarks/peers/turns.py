@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.peers.plan import IMAGES, Group, Measured, Side
 from benchmarks.peers.side import ONE_THREAD, RunningSide, SideDied
-from negbench.data.folder import signals_blocked
+from negbench.runtime.signals import signals_blocked
 
 NO_PEERS = "needs the peers' environment, which is not there"
 

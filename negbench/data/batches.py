@@ -3,31 +3,23 @@
 Shape legend: N images of a set, n of this rank's batch, V views, P uniform numbers a view, S side of a view in pixels.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from negbench import views
-from negbench.compiling import begin_step
-from negbench.config import RunConfig
-from negbench.data.decode import BadImageError
-from negbench.data.folder import (
-    EvaluationDataset,
-    FolderSet,
-    StepDataset,
-    shield_worker,
-    signals_blocked,
-)
-from negbench.data.sets import ResidentSet, batch_index
-from negbench.transfer import to_device
-from negbench.view_maker import ViewMaker
+from negbench.data.order import batch_index
+from negbench.data.sets import FolderSet, ResidentSet
+from negbench.data.views.crops import uniforms
+from negbench.data.views.evaluation import eval_view
+from negbench.data.views.maker import ViewMaker
+from negbench.data.workers import EvaluationDataset, StepDataset, load
+from negbench.runtime.compiling import begin_step
+from negbench.runtime.device import to_device
+from negbench.settings.schema import RunConfig
 
-_PREFETCH = 2  # batches ahead a worker
 # A batch in evaluation, at most; the activations of many large images fill memory.
 _EVAL_BATCH, _EVAL_PIXELS = 512, 512 * 96 * 96
 
@@ -53,7 +45,7 @@ def training_batches(
     maker, rows = ViewMaker(config), config.batch_size // world_size
 
     def uniforms_of(step: int) -> Tensor:
-        uniforms_VBP = views.uniforms(config.seed, step, config.batch_size, len(maker.kinds))
+        uniforms_VBP = uniforms(config.seed, step, config.batch_size, len(maker.kinds))
         return uniforms_VBP[:, rank * rows : (rank + 1) * rows]
 
     def from_resident(dataset: ResidentSet) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -66,7 +58,7 @@ def training_batches(
 
     def from_folder(dataset: FolderSet) -> Iterator[tuple[list[Tensor], Tensor]]:
         steps = range(start, stop)
-        loader = _load(StepDataset(dataset, config, rank, world_size), steps, dataset.workers, device, skipped)
+        loader = load(StepDataset(dataset, config, rank, world_size), steps, dataset.workers, device, skipped)
         for step, (crops, index_n) in zip(steps, _within(waiting, loader), strict=True):
             begin_step(config.execution)
             crops = [to_device(crop, device) for crop in crops]
@@ -101,10 +93,10 @@ def eval_batches(
         )
     else:
         evaluation = EvaluationDataset(shard, batch_size)
-        pairs = _load(evaluation, range(len(evaluation)), shard.workers, device, skipped)
+        pairs = load(evaluation, range(len(evaluation)), shard.workers, device, skipped)
     for images, labels_n in pairs:
         if len(images):
-            view = views.eval_view(to_device(images, device), config.views.first, config.data.image_size)
+            view = eval_view(to_device(images, device), config.views.first, config.data.image_size)
             yield _in_format(view, config), to_device(labels_n, device)
 
 
@@ -121,55 +113,6 @@ def _within(waiting: Callable[[], AbstractContextManager[None]], items: Iterator
         if item is end:
             return
         yield item
-
-
-class _Guarded(Dataset[Any]):
-    """Hands a bad file's error over as an item: DataLoader would bury its one sentence in a worker's traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, item: int) -> Any:
-        try:
-            return self.dataset[item]
-        except BadImageError as error:
-            return error
-
-
-def _load(
-    dataset: Dataset[Any], items: Sequence[int], workers: int, device: torch.device, skipped: set[str] | None
-) -> Iterator[Any]:
-    """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`.
-
-    Training asks for all its steps at once, so its workers live from the first step to the last and know no epochs.
-    What is ahead, pinned memory included, is bounded by `_PREFETCH` items a worker. An evaluation starts workers of its
-    own: that takes a fraction of a second, and between evaluations they would only hold memory.
-    At most one worker a core that this process may use: more decode no faster, and torch warns of them.
-    """
-    workers = min(workers, _num_cores())
-    loader = DataLoader(
-        _Guarded(dataset),
-        sampler=items,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=_PREFETCH if workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=shield_worker,
-        generator=torch.Generator(),  # otherwise each start would draw a number from the global one
-    )
-    with signals_blocked():
-        iterator = iter(loader)
-    for item in iterator:
-        if isinstance(item, BadImageError):
-            raise item
-        *tensors, bad_paths = item
-        if skipped is not None:
-            skipped.update(bad_paths)
-        yield tensors
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_format(images: Tensor, config: RunConfig[Any]) -> Tensor:

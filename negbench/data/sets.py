@@ -1,24 +1,15 @@
-"""Training, validation and test sets, and the order in which training goes through them.
+"""Images in memory or in files, and the parts of a data set.
 
-Shape legend: N images of a set, M images chosen, C classes, n images of this rank's batch, H x W pixels.
+Shape legend: N images of a set, M images chosen, H x W pixels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from negbench.config import DataConfig
-from negbench.data.patterns import FAMILIES, make_patterns
-from negbench.seeding import stream
-
-if TYPE_CHECKING:
-    from negbench.data.folder import FolderSet
-
-_PATTERNS_TRAIN, _PATTERNS_TEST, _PATTERNS_LARGEST = 5_000, 2_000, 128
+from negbench.settings.schema import DataConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +35,63 @@ class ResidentSet:
 
     def to(self, device: torch.device | str) -> "ResidentSet":
         return ResidentSet(self.images_NCHW.to(device), self.labels_N.to(device))
+
+
+class Files(Protocol):
+    """N encoded images in order, wherever their bytes lie."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def class_N(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def path(self, position: int, /) -> str: ...
+    def num_bytes(self, position: int, /) -> int: ...
+    def decode(self, position: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FolderSet:
+    """Some of the images of `files` (`index_N`, int64 [N]) and their labels (int64 [N]), decoded when needed.
+
+    `whole`: the evaluation view is the whole image, squeezed to a square, and not its centre.
+    """
+
+    files: Files
+    index_N: Tensor
+    labels_N: Tensor
+    image_size: int
+    on_bad_image: str = "error"
+    workers: int = 0
+    whole: bool = False
+
+    @classmethod
+    def all_of(cls, files: Files, labels_N: Tensor, config: DataConfig) -> "FolderSet":
+        index_N = torch.arange(len(files))
+        return cls(files, index_N, labels_N, config.image_size, config.on_bad_image, config.workers)
+
+    def __len__(self) -> int:
+        return len(self.index_N)
+
+    def path(self, position: int) -> str:
+        return self.files.path(int(self.index_N[position]))
+
+    def num_bytes(self, position: int) -> int:
+        return self.files.num_bytes(int(self.index_N[position]))
+
+    def decode(self, position: int) -> Tensor:
+        """The image at `position`, uint8 [3, H, W]. Raises BadImageError."""
+        return self.files.decode(int(self.index_N[position]))
+
+    def subset(self, index_M: Tensor) -> "FolderSet":
+        """The images at the positions `index_M` (int64 [M]), in that order."""
+        return replace(self, index_N=self.index_N[index_M], labels_N=self.labels_N[index_M])
+
+    def joined(self, other: "FolderSet") -> "FolderSet":
+        """These images and then those of `other`, which are of the same files."""
+        assert self.files is other.files
+        index_N, labels_N = torch.cat([self.index_N, other.index_N]), torch.cat([self.labels_N, other.labels_N])
+        return replace(self, index_N=index_N, labels_N=labels_N)
 
 
 @dataclass(frozen=True)
@@ -75,131 +123,4 @@ class Splits:
         return replace(self, train=moved(self.train), validation=moved(self.validation), test=moved(self.test))
 
 
-def load_splits(config: DataConfig) -> Splits:
-    """The parts of the data set `config.name`, on the host.
-
-    `validation` holds out that share of each class of the training set. `num_images` then takes that many of the
-    remaining training images, as evenly over the classes as their sizes permit; a smaller choice is contained in a
-    larger one. Neither depends on the seed of a run, so all runs see the same images.
-
-    Raises ValueError where the data is absent or malformed, and where it cannot be divided as asked.
-    """
-    try:
-        train, test, classes, skipped = _LOADERS[config.name](config)
-    except OSError as error:
-        raise ValueError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
-    kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
-    if config.num_images is not None:
-        kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]
-    validation = train.subset(held_out_M) if len(held_out_M) else None
-    return Splits(train.subset(kept_N), validation, test, classes, skipped)
-
-
-def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor, Tensor]:
-    """Positions (ascending) that stay for training and positions held out, `share` of each class, rounded.
-
-    The choice depends on the data set's `name` and labels only. Every class keeps at least one training image.
-    Raises ValueError if a positive share of these few images holds out none.
-    """
-    counts_C = labels_N.bincount()
-    wanted_C = torch.minimum((share * counts_C.double()).round().long(), (counts_C - 1).clamp(min=0))
-    held_out_N = _turns(labels_N, stream("validation", name)) < wanted_C[labels_N]
-    if share > 0 and not held_out_N.any():
-        raise ValueError(
-            f"data.validation {share} holds out none of {len(labels_N)} images in {_num_classes(labels_N)} classes; "
-            "raise it, or set it to 0 for no validation set"
-        )
-    return (~held_out_N).nonzero().squeeze(1), held_out_N.nonzero().squeeze(1)
-
-
-def balanced_subset(labels_N: Tensor, num_images: int, name: str) -> Tensor:
-    """Positions (ascending) of `num_images` images, class counts as equal as the classes' sizes permit."""
-    num_classes = _num_classes(labels_N)
-    if num_images > len(labels_N):
-        raise ValueError(
-            f"data.num_images {num_images} exceeds the {len(labels_N)} training images of {name} "
-            "that are left after the validation share"
-        )
-    if num_images < num_classes:
-        raise ValueError(
-            f"data.num_images {num_images} is fewer than the {num_classes} classes of {name}; at least one each is due"
-        )
-    generator = stream("subset", name)
-    order_N = torch.randperm(len(labels_N), generator=generator)  # which classes get the odd images
-    turns_N = _turns(labels_N, generator)
-    return order_N[turns_N[order_N].argsort(stable=True)][:num_images].sort().values
-
-
-def _num_classes(labels_N: Tensor) -> int:
-    return int((labels_N.bincount() > 0).sum())
-
-
-def _turns(labels_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image's place (int64 [N], from 0) in a random order of the images of its class."""
-    order_N = torch.randperm(len(labels_N), generator=generator)
-    order_N = order_N[labels_N[order_N].argsort(stable=True)]
-    counts_C = labels_N.bincount()
-    starts_C = counts_C.cumsum(0) - counts_C
-    turns_N = torch.empty_like(labels_N)
-    turns_N[order_N] = torch.arange(len(labels_N)) - starts_C.repeat_interleave(counts_C)
-    return turns_N
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """floor(num_images / batch_size). Raises ValueError if not even one batch can be filled."""
-    if batch_size > num_images:
-        raise ValueError(f"batch_size {batch_size} exceeds the {num_images} training images; at most that many")
-    return num_images // batch_size
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, num_images: int) -> Tensor:
-    """The permutation (int64 [N]) of the training images in `epoch`. It is shared between calls: do not write to it."""
-    return torch.randperm(num_images, generator=stream(seed, "order", epoch))
-
-
-def batch_index(step: int, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> Tensor:
-    """Positions (int64 [n]) of this rank's images at `step`, counted from 0 over the whole run.
-
-    The global batch is a slice of the epoch's order and rank r has its rows r * n to (r + 1) * n, n = batch_size /
-    world_size. The last num_images % batch_size images of an epoch's order are left out of it.
-    """
-    if batch_size % world_size:
-        raise ValueError(f"batch_size {batch_size} is not divisible by the {world_size} ranks")
-    epoch, within = divmod(step, steps_per_epoch(num_images, batch_size))
-    rows = batch_size // world_size
-    start = within * batch_size + rank * rows
-    return epoch_order(seed, epoch, num_images)[start : start + rows]
-
-
 Loaded = tuple["ResidentSet | FolderSet", "ResidentSet | FolderSet", tuple[str, ...], int]
-
-
-def _load_patterns(config: DataConfig) -> Loaded:
-    if config.image_size > _PATTERNS_LARGEST:
-        raise ValueError(f"data.image_size of patterns is at most {_PATTERNS_LARGEST}, not {config.image_size}")
-    train = ResidentSet(*make_patterns(_PATTERNS_TRAIN, 0, "train", config.image_size))
-    test = ResidentSet(*make_patterns(_PATTERNS_TEST, 0, "test", config.image_size))
-    return train, test, FAMILIES, 0
-
-
-def _load_cifar10(config: DataConfig) -> Loaded:
-    from negbench.data.cifar10 import CLASSES, load_cifar10
-
-    train, test, skipped = load_cifar10(config)
-    return train, test, CLASSES, skipped
-
-
-def _load_imagefolder(config: DataConfig) -> Loaded:
-    from negbench.data.folder import load_folder
-
-    train, test, classes = load_folder(config)
-    return train, test, classes, 0
-
-
-# The loaders of files import this module, hence the imports within.
-_LOADERS: dict[str, Callable[[DataConfig], Loaded]] = {
-    "patterns": _load_patterns,
-    "cifar10": _load_cifar10,
-    "imagefolder": _load_imagefolder,
-}

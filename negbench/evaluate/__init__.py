@@ -1,1 +1,1 @@
-"""Evaluation of frozen features."""
+"""Evaluation of a trained encoder, or of one in a file."""

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from negbench.data.sets import steps_per_epoch
-from negbench.evaluate.protocol import knn
-from negbench.evaluate.registry import of_every_epoch
+from negbench.evaluate.diagnostics.probing import Prober
+from negbench.evaluate.protocols.knn import knn
 from negbench.evaluate.subject import Subject
-from negbench.probing import Prober
-from negbench.setup import Setup
+from negbench.settings.protocols import of_every_epoch
+from negbench.settings.steps import steps_per_epoch
+from negbench.train.setup import Setup
 
 
 class Curve:

@@ -8,10 +8,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from negbench.evaluate.registry import Protocol, find_protocol
-from negbench.evaluate.settings import ProtocolSettings
-from negbench.registry import nearest
-from negbench.study import parse_override, validate
+from negbench.settings.keys import parse_override, validate
+from negbench.settings.plugins import nearest
+from negbench.settings.protocol_settings import ProtocolSettings
+from negbench.settings.protocols import Protocol, find_protocol
 
 
 @dataclass(frozen=True)

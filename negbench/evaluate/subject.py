@@ -11,13 +11,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from negbench import environment
-from negbench.config import RunConfig
 from negbench.data.batches import eval_batch_size, eval_batches
-from negbench.data.decode import BadImageError
-from negbench.data.folder import FolderSet
-from negbench.data.sets import ResidentSet, Splits
-from negbench.distributed import gather_rows, rank, world_size
+from negbench.data.files.decode import BadImageError
+from negbench.data.load import Surroundings
+from negbench.data.sets import FolderSet, ResidentSet, Splits
+from negbench.runtime import environment
+from negbench.runtime.distributed import gather_rows, rank, world_size
+from negbench.settings.schema import RunConfig
 
 Dataset = ResidentSet | FolderSet
 Part = Literal["train", "validation", "test"]
@@ -26,21 +26,6 @@ _CHUNK = 4096  # features at a time through the projector
 
 
 def silent(what: str, done: int, of: int) -> None: ...
-
-
-class Surroundings(Protocol):
-    """What an encoder is evaluated in; a `Setup` is one. Of `config` data, views, seed and evaluation matter."""
-
-    @property
-    def config(self) -> Any: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype | None: ...
-    @property
-    def splits(self) -> Splits: ...
-    @property
-    def skipped(self) -> set[str]: ...
 
 
 class Evaluated(Protocol):

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from negbench.display import Quiet, cost_line, displayed, summary_table
-from negbench.distributed import process_group, rank
-from negbench.environment import choose_device
-from negbench.launch.place import find_place
 from negbench.launch.smoke import smoke as make_smoke_test
-from negbench.outcome import recorded
-from negbench.records import RunFolder
-from negbench.run import execute
-from negbench.study import Resolved
+from negbench.records.outcome import recorded
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.device import choose_device
+from negbench.runtime.distributed import process_group, rank
+from negbench.runtime.place import find_place
+from negbench.settings.resolve import Resolved
+from negbench.train.loggers.console import Quiet, cost_line, displayed, summary_table
+from negbench.train.run import execute
 
 
 def run_here(
@@ -26,7 +26,7 @@ def run_here(
     quiet: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Train, evaluate and record as `negbench.run.execute`, whose errors pass through. A smoke test is made once."""
+    """Train, evaluate and record as `train.run.execute`, whose errors pass through. A smoke test is made once."""
     path, config = output / resolved.run_id, resolved.config
     known = {"run_id": path.name, "study": config.study, "method": config.method.name, "seed": config.seed}
     with recorded(path, **known, label=resolved.label):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from negbench.distributed import rank
+from negbench.evaluate.final import evaluate_on_test, protocols_of
 from negbench.evaluate.subject import Dataset
-from negbench.evaluate.test_set import evaluate_on_test, protocols_of
-from negbench.failure import Interrupted, recorded_by
-from negbench.run import execute
-from negbench.setup import set_up
-from negbench.study import Resolved
-from negbench.trainer import Display
+from negbench.runtime.distributed import rank
+from negbench.runtime.failure import Interrupted, recorded_by
+from negbench.settings.resolve import Resolved
+from negbench.train.loggers.base import Display
+from negbench.train.run import execute
+from negbench.train.setup import set_up
 
 STEPS = 20
 IMAGES = 512

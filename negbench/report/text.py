@@ -1,10 +1,9 @@
-"""How figures are written for a reader."""
+"""How estimates with their intervals are written for a reader."""
 
 import math
 
-from negbench.report.statistics import Difference, Interval
-
-NOTHING = "–"
+from negbench.report.read.statistics import Difference, Interval
+from negbench.runtime.words import NOTHING, number
 
 
 def percent(interval: Interval) -> str:
@@ -38,29 +37,3 @@ def amount(interval: Interval, unit: float) -> str:
         return NOTHING
     centre, low, high = (number(value / unit) for value in (interval.centre, interval.low, interval.high))
     return centre if math.isnan(interval.low) else f"{centre} [{low}, {high}]"
-
-
-def number(value: float) -> str:
-    """Three digits that matter, and all of those before the point."""
-    if math.isnan(value):
-        return NOTHING
-    if math.isinf(value):
-        return "∞"
-    if abs(value) >= 100 or value == 0:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
-
-
-def listed(parts: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
-
-
-def some(parts: list[str], most: int) -> str:
-    """As `listed`, the first `most` and how many more."""
-    return listed(parts if len(parts) <= most else [*parts[:most], f"{len(parts) - most} more"])
-
-
-def count(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

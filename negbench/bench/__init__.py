@@ -1,1 +1,0 @@
-"""`negbench bench`: what a step of each method costs, by its parts, beside a bare step. `record` imports no torch."""

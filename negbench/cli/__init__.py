@@ -1,0 +1,1 @@
+"""The commands, one file each; torch is imported only by those that compute."""

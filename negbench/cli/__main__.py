@@ -1,0 +1,5 @@
+"""`python -m negbench.cli`: how launchers start negbench."""
+
+from negbench.cli.main import main
+
+main()

@@ -1,0 +1,23 @@
+"""Mistakes of the user as one sentence and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def mistakes_of_the_user() -> Iterator[None]:
+    """An exception becomes a message and the exit code of `ending_of`: ValueError is the user's mistake."""
+    try:
+        yield
+    except Exception as error:
+        from negbench.runtime.failure import ending_of
+        from negbench.runtime.place import find_place
+
+        if not isinstance(error, typer.Exit):
+            ending = ending_of(error)
+            if find_place().rank == 0:  # these mistakes are the same on all ranks
+                ending.show()
+            raise typer.Exit(ending.code) from None
+        raise

@@ -1,0 +1,134 @@
+"""`negbench evaluate`: a run's newest checkpoint on the test set, or on other data, by protocols by name."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from negbench.cli.options import DEVICES, Device, check_choice
+from negbench.settings.protocols import PROTOCOLS, STANDARD, find_protocol, keys_of_protocols, of_every_epoch
+
+if TYPE_CHECKING:
+    from negbench.evaluate.subject import Tell
+
+
+_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
+_LINE_EVERY_SECONDS = 30.0  # where no bar can be shown
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(evaluate)
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
+    protocol: Annotated[list[str] | None, typer.Option(help=_HELP)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One of the protocol's own settings, or for a FILE of its study, as data.root; repeatable.",
+        ),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="FILE's study: its data and views. Default: quickstart.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Parent folder of FILE's records. Default: results.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Another data set: transfer, voc07, places205.")
+    ] = None,
+    labels_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of the labelled images, one a line: semi-1, semi-10.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Evaluate a run's newest checkpoint, or the encoder in FILE (docs/encoders.md), by protocols (docs/evaluation.md).
+
+    Writes evaluations/PROTOCOL.json.
+    """
+    from negbench.cli.errors import mistakes_of_the_user
+
+    protocols = list(dict.fromkeys(protocol or STANDARD))
+    with mistakes_of_the_user():
+        for name in protocols:
+            find_protocol(name)
+        check_choice("--device", device, DEVICES)
+        from negbench.evaluate.request import make_requests
+
+        of_study = [text for text in settings or [] if _is_of_study(text)]
+        of_protocol = [text for text in settings or [] if not _is_of_study(text)]
+        requests = make_requests(protocols, of_protocol, data, labels_file)
+        if path.is_dir() and (config or of_study or output):
+            option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
+            raise ValueError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
+        from negbench.evaluate.final import evaluate_file, evaluate_run, stem_of
+        from negbench.records.summary import top1_figures
+        from negbench.runtime.device import choose_device
+        from negbench.train.loggers.console import Plain, console
+
+        where, folder = choose_device(device), path
+        try:
+            with _progress() as tell:
+                if path.is_dir():
+                    evaluations = evaluate_run(path, protocols, where, console.print, requests, tell)
+                else:
+                    records, note = output or Path("results"), Plain().note
+                    folder, evaluations = evaluate_file(
+                        path, protocols, config, of_study, records, where, note, requests, tell
+                    )
+        except KeyboardInterrupt:
+            console.print(
+                "interrupted; protocols that were done are written, and all other records are as they were",
+                markup=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(130) from None
+    figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
+    if as_json:
+        print(json.dumps(figures, indent=1))
+        return
+    for name, value in figures.items():
+        print(f"{name:32}{value:.4f}")
+    for selecting in of_every_epoch(protocols):
+        print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
+    files = ", ".join(f"{stem_of(name, evaluations[name], requests)}.json" for name in protocols)
+    print(f"written to {folder / 'evaluations'}: {files}")
+
+
+def _is_of_study(setting: str) -> bool:
+    """Whether it is a key of runs and not of a protocol."""
+    from negbench.settings.schema import RunConfig
+
+    key = setting.partition("=")[0]
+    return "." in key or (key in RunConfig.model_fields and key not in keys_of_protocols())
+
+
+@contextmanager
+def _progress() -> "Iterator[Tell]":
+    """A bar on a terminal for each part of the work; elsewhere a line now and then of what takes long."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from negbench.train.loggers.console import console
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    told = time.monotonic()
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        shown = ""
+
+        def tell(what: str, done: int, of: int) -> None:
+            nonlocal told, shown
+            if what != shown:
+                bar.reset(task, description=what, total=of)
+                shown = what
+            bar.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - told > _LINE_EVERY_SECONDS:
+                console.print(f"{what}: {done:,} of {of:,}", markup=False, soft_wrap=True)
+                told = time.monotonic()
+
+        yield tell

@@ -1,0 +1,33 @@
+"""`negbench export`: an encoder as others load it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from negbench.cli.options import check_choice
+
+FORMATS = ("torchvision", "timm", "safetensors", "detectron2", "onnx")
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(export)
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
+    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: in RUN/exports, or beside FILE.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a run's newest encoder, its backbone, for other libraries (docs/encoders.md)."""
+    from negbench.cli.errors import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        check_choice("--format", format, FORMATS)
+        from negbench.models.files.export import export as write
+        from negbench.train.loggers.console import Plain
+
+        written = write(path, format, output, force, Plain().note)
+    print(f"# written to {written.path}, with its facts in {written.path}.json; to load it:")
+    print("\n".join(written.lines))

@@ -1,0 +1,176 @@
+"""`negbench status`, `negbench logs`, `negbench cancel`: runs after their start."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from negbench.cli.options import Output
+
+if TYPE_CHECKING:
+    from negbench.records.status import RunStatus
+
+Runs = Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red", "dead": "red", "pending": "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    for command in (status, logs, cancel):
+        app.command()(command)
+
+
+def status(
+    output: Output = Path("results"),
+    study: Annotated[str | None, typer.Option(help="Only this study's runs.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Show where every run stands."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from negbench.cli.errors import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        statuses = _look(output, study)
+        if as_json:
+            print(json.dumps([run.to_dict() for run in statuses], indent=1))
+            return
+        console = Console()
+        wide = console if console.is_terminal else Console(width=1000)
+        if not watch:
+            wide.print(table(statuses) if statuses else f"no runs in {output}")
+            return
+        with Live(table(statuses), console=wide, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                live.update(table(_look(output, study)), refresh=True)
+
+
+def logs(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    rank: Annotated[int, typer.Option(min=0, help="Which process's log.")] = 0,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
+) -> None:
+    """Print the log of a run's job, or of its process in a sweep."""
+    from negbench.cli.errors import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.launch.jobs.logs import follow_log, log_of
+
+        path = log_of(run, rank)
+        if follow:
+            follow_log(run, path, lines)
+        elif path.exists():
+            with open(path, errors="replace") as file:
+                sys.stdout.writelines(file if lines is None else deque(file, lines))
+        else:
+            raise ValueError(f"{path} is not there yet: the job has not started; --follow waits for it")
+
+
+def cancel(runs: Runs) -> None:
+    """End runs' jobs. Submitting a run again goes on from its checkpoint."""
+    from negbench.cli.errors import mistakes_of_the_user
+
+    mistakes = 0
+    for run in runs:
+        try:
+            with mistakes_of_the_user():
+                print(f"{run}: {_cancel(run)}")
+        except typer.Exit:
+            mistakes += 1
+    raise typer.Exit(2 if mistakes else 0)
+
+
+def _look(output: Path, study: str | None) -> "list[RunStatus]":
+    from negbench.records.files import read_json
+    from negbench.records.jobs import jobs_if_asked
+    from negbench.records.status import find_runs, status_of
+
+    paths = find_runs(output)
+    known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+    return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
+
+
+def _cancel(run: Path) -> str:
+    """What was done. ValueError if there is nothing to end."""
+    from negbench.records import jobs
+    from negbench.records.files import read_json, write_json
+    from negbench.records.status import is_locked, status_of
+
+    note, lock = read_json(run / "job.json"), read_json(run / "run.lock")
+    if not note and not lock:
+        raise ValueError(f"{run} is not a run folder")
+    known = jobs.jobs_of([note])
+    if jobs.is_active(note, known):
+        write_json(run / "job.json", note | {"cancelled": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        if note["launcher"] == "slurm":
+            jobs.cancel([note["job_id"]])
+            return f"Slurm job {note['job_id']} is cancelled"
+        os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller hands it on
+        return f"background job {note['job_id']} is told to save and end"
+    if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
+        os.kill(lock["pid"], signal.SIGTERM)
+        return f"process {lock['pid']} is told to save and end"
+    raise ValueError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")
+
+
+def table(statuses: "Sequence[RunStatus]") -> Table:
+    """One row a run."""
+    from negbench.runtime.words import duration, percent
+
+    columns = ("study", "method", "seed", "state", "epoch", "loss", "kNN", "images/s", "left", "node")
+    grid = Table(box=None, pad_edge=False)
+    for column in columns:
+        right = column in ("seed", "epoch", "loss", "kNN", "images/s", "left")
+        grid.add_column(column, justify="right" if right else "left", overflow="fold")
+    for run, label in zip(statuses, short_labels(statuses), strict=True):
+        times = "once" if run.requeued == 1 else f"{run.requeued} times"
+        further = [part for part in (run.detail, f"restarted {times}" if run.requeued else "") if part]
+        epoch = "" if run.epoch is None else f"{run.epoch:.4g}"
+        grid.add_row(
+            run.study,
+            _escaped(label),
+            "" if run.seed is None else str(run.seed),
+            f"[{STYLES.get(run.state, 'dim')}]{run.state}[/]" + _escaped(f" ({'; '.join(further)})" if further else ""),
+            f"{epoch}/{run.epochs}" if run.epochs else epoch,
+            "" if run.loss is None else f"{run.loss:.3f}",
+            percent(run.knn_top1),
+            f"{run.images_per_second:,.0f}" if run.images_per_second and run.state in ("running", "done") else "",
+            "" if run.seconds_left is None else duration(run.seconds_left),
+            run.node,
+        )
+    return grid
+
+
+def short_labels(statuses: "Sequence[RunStatus]") -> list[str]:
+    """Method and settings, without the settings that all runs of its study share."""
+    parts = [_parts(run.method) for run in statuses]
+    shared: dict[str, set[str]] = {}
+    for run, (_, settings) in zip(statuses, parts, strict=True):
+        shared[run.study] = shared.get(run.study, set(settings)) & set(settings)
+    labels = []
+    for run, (name, settings) in zip(statuses, parts, strict=True):
+        own = [setting for setting in settings if setting not in shared[run.study]]
+        labels.append(f"{name} ({', '.join(own)})" if own else name)
+    return labels
+
+
+def _parts(label: str) -> tuple[str, list[str]]:
+    """Name and settings of `adco (epochs=10, lr=0.1)`."""
+    name, _, rest = label.partition(" (")
+    return name, rest.removesuffix(")").split(", ") if rest else []
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,82 @@
+"""Options that several commands share."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end.")]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Runs at once. Default: 1; on Slurm all.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also runs that ended with an error.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")]
+WaitForAll = Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")]
+Within = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="End after 9m, 2h, ...: no run starts that is not expected to end in time."),
+]
+
+DEVICES = ("auto", "cpu", "cuda")
+_PANEL = "Where it runs"
+Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError if `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
+    option = typer.Option("--" + name.replace("_", "-"), help=text, metavar=metavar, rich_help_panel=_PANEL)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+_SIZE = [
+    _option("nodes", int | None, "Nodes.", "N"),
+    _option("gpus_per_node", str | None, "GPUs, and so processes, a node; with a type as h100:8.", "[TYPE:]N"),
+    _option("processes_per_node", int | None, "Processes a node, on CPUs.", "N"),
+]
+_CLUSTER = [
+    _option("cluster", str | None, "none: here and now; local: in the background; slurm: a batch job.", "NAME"),
+    *_SIZE,
+    _option("time", str | None, "Time limit: 90m, 24h, 2d, H:MM:SS, D-HH:MM:SS.", "TIME"),
+    _option("partition", str | None, "Partition.", "P"),
+    _option("account", str | None, "Account.", "A"),
+    _option("qos", str | None, "Quality of service.", "Q"),
+    _option("constraint", str | None, "Features of the nodes.", "C"),
+    _option("exclude", str | None, "Nodes to leave out.", "NODES"),
+    _option("mem", str | None, "Memory a node, as 200G.", "SIZE"),
+    _option("cpus_per_gpu", int | None, "CPU cores a process.", "N"),
+    _option("slurm", list[str] | None, "Any other option of sbatch; repeatable.", "KEY[=VALUE]"),
+]
+
+
+def with_cluster_options(
+    command: Callable[..., None], options: Sequence[inspect.Parameter] = _CLUSTER
+) -> Callable[..., None]:
+    """`command` with the options above; it gets those that were given as the dictionary `cluster`."""
+    names = [parameter.name for parameter in options]
+
+    def wrapped(**options: Any) -> None:
+        given = {name: options.pop(name) for name in names}
+        command(**options, cluster={name: value for name, value in given.items() if value is not None})
+
+    signature = inspect.signature(command)
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "cluster"]
+    wrapped.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    return wrapped
+
+
+def with_size_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_cluster_options`, with how many nodes and processes alone."""
+    return with_cluster_options(command, _SIZE)

@@ -1,0 +1,65 @@
+"""`negbench report`: tables, figures and a page from run records. Imports no torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from negbench.cli.tables import show_and_write
+
+RESULTS = Path("results")
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(help="Run folders, folders of runs, or studies in results/. Default: results.", show_default=False),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write. Default: `report` beside the runs.", show_default=False),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Method or row that differences are to. Default: moco, if it is there.", show_default=False),
+]
+Targets = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--target", help="Accuracy to reach, a fraction; repeatable. Default: the baseline's.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+
+
+def report(
+    runs: Arguments = None,
+    output: Output = None,
+    baseline: Baseline = None,
+    target: Targets = None,
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
+) -> None:
+    """Compare runs: tables here, and with figures in a page for a browser."""
+    from negbench.cli.errors import mistakes_of_the_user
+
+    with mistakes_of_the_user():
+        from negbench.report.page import write
+        from negbench.report.read.benches import find_benches
+        from negbench.report.read.runs import find
+        from negbench.report.read.tunings import find_tunings
+
+        for value in target or []:
+            if not 0 < value <= 1:
+                raise ValueError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
+        paths, benches = find(runs or [], RESULTS), find_benches(runs or [], RESULTS)
+        tunings = find_tunings(runs or [], RESULTS)
+        folder = output or _beside(paths, [*benches, *tunings], runs or []) / "report"
+        write.check_output(folder)
+        show_and_write(paths, benches, folder, baseline, target or [], tables_only, tunings)
+
+
+def _beside(paths: list[Path], others: list[Path], arguments: list[str]) -> Path:
+    """Where a report goes by default: beside the runs, and into the folder of a bench or tuning that alone is named."""
+    if others and others == [Path(argument) for argument in arguments]:
+        return others[0]
+    return [*paths, *others][0].parent

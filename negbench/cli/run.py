@@ -1,0 +1,71 @@
+"""`negbench run`: one run, here or as a job."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from negbench.cli.errors import mistakes_of_the_user
+from negbench.cli.options import (
+    DEVICES,
+    Device,
+    DryRun,
+    Method,
+    Output,
+    Seed,
+    Settings,
+    Study,
+    Wait,
+    check_choice,
+    with_cluster_options,
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(with_cluster_options(run))
+
+
+def run(
+    cluster: dict[str, Any],
+    method: Method = None,
+    config: Study = "quickstart",
+    settings: Settings = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    output: Output = Path("results"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's folder and start again.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, result only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="First 20 steps, a save, a resume and evaluations.")] = False,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+) -> None:
+    """Train one method, evaluate it, and record it. The same command resumes, or reports a finished run."""
+    with mistakes_of_the_user():
+        from negbench.runtime.place import was_launched
+        from negbench.settings.cluster import cluster_flags, resolve_cluster
+        from negbench.settings.resolve import resolve
+
+        resolved = resolve(method, config, settings or [], seed)
+        check_choice("--device", device, DEVICES)
+        where = resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(cluster))
+        if where.launcher != "none" and not was_launched():
+            from negbench.launch.jobs.submit import submit_runs
+
+            if quiet or as_json:
+                option = "--json" if as_json else "--quiet"
+                raise ValueError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
+            runs = [(resolved, settings or [])]
+            submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
+            return
+        if dry_run or wait:
+            raise ValueError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
+        if where.num_processes > 1 and not was_launched():
+            from negbench.launch.processes import check_gpus, launch
+
+            check_gpus(where)
+            raise typer.Exit(launch(where.num_processes, sys.argv[1:]))
+        from negbench.launch.here import run_here
+
+        run_here(resolved, output, device, fresh=fresh, smoke=smoke, quiet=quiet, as_json=as_json)

@@ -1,0 +1,98 @@
+"""`negbench sweep`: a study's runs, all that are missing."""
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from negbench.cli.options import (
+    DEVICES,
+    Device,
+    DryRun,
+    MaxParallel,
+    Output,
+    RetryFailed,
+    Settings,
+    Smoke,
+    Study,
+    WaitForAll,
+    Within,
+    check_choice,
+    with_cluster_options,
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(with_cluster_options(sweep))
+
+
+def sweep(
+    cluster: dict[str, Any],
+    methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")],
+    seeds: Annotated[str, typer.Option(help="0:3 means 0, 1, 2; or 0,2,5.")] = "0",
+    config: Study = "quickstart",
+    settings: Settings = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", metavar="KEY=V1,V2", help="Values to combine; repeatable.")
+    ] = None,
+    device: Device = "auto",
+    output: Output = Path("results"),
+    max_parallel: MaxParallel = None,
+    retry_failed: RetryFailed = False,
+    smoke: Smoke = False,
+    then: Annotated[str | None, typer.Option(metavar="COMMAND", help="A negbench command to follow it.")] = None,
+    within: Within = None,
+    dry_run: DryRun = False,
+    wait: WaitForAll = False,
+) -> None:
+    """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
+    from negbench.cli.errors import mistakes_of_the_user
+    from negbench.cli.main import app
+
+    began = time.monotonic()
+    with mistakes_of_the_user():
+        from negbench.launch.jobs.submit import submit_command, wait_for_all
+        from negbench.launch.sweep.make import make_missing
+        from negbench.launch.sweep.missing import active_jobs
+        from negbench.settings.cluster import cluster_flags, resolve_cluster
+        from negbench.settings.grid import parse_seeds, plan
+
+        check_choice("--device", device, DEVICES)
+        known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+        follow_up = shlex.split(then) if then else []
+        if follow_up and follow_up[0] not in known:
+            raise ValueError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
+        names = [name for name in methods.split(",") if name]
+        runs = plan(names, config, settings or [], grid or [], parse_seeds(seeds))
+        first = runs[0].resolved
+        where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
+        is_here = where.launcher == "none"
+        if follow_up and where.launcher == "local":
+            raise ValueError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
+        if wait and is_here:
+            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
+        code = make_missing(
+            runs,
+            where,
+            output,
+            device,
+            retry_failed=retry_failed,
+            smoke=smoke,
+            max_parallel=max_parallel,
+            within=within,
+            began=began,
+            dry_run=dry_run,
+        )
+        if is_here:
+            if follow_up and not dry_run and code in (0, 1):
+                sys.stdout.flush()
+                subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
+            raise typer.Exit(code)
+        if follow_up:
+            submit_command(follow_up, where, output, first.config.study, active_jobs(runs, output), dry_run)
+        if wait and not dry_run:
+            raise typer.Exit(0 if wait_for_all([run.resolved for run in runs], output) else 1)

@@ -1,0 +1,40 @@
+"""A run's method as its settings have it, on the device."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from negbench.contrast.method import Facts, Method
+from negbench.models.batch_norm import convert
+from negbench.models.encoder import build_encoder
+from negbench.runtime.compiling import compile_encoder
+from negbench.settings.resolve import Resolved
+from negbench.settings.schema import RunConfig
+from negbench.settings.steps import steps_per_epoch
+
+MethodBuilder = Callable[[Resolved, int, torch.device, torch.dtype | None], Method]
+M = TypeVar("M", bound=nn.Module)
+
+
+def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
+    config = resolved.config
+    num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
+    num_views = len(config.views.all)
+    facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed, num_views)
+    method: Method = resolved.module.build(config.method, build_encoder(config), facts)
+    if len({view for pair in method.pairs for view in pair}) < num_views:
+        raise ValueError(f"method {config.method.name} contrasts only two views; leave views.crops empty for it")
+    method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
+    for encoder in (method.query_encoder, method.key_encoder):
+        compile_encoder(encoder, config.execution)
+    return prepare(method, config, device)
+
+
+def prepare(module: M, config: RunConfig[Any], device: torch.device) -> M:
+    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
+    convert(module, config.batch_norm, config.batch_norm_splits, device.type)
+    if config.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return module.to(device)

@@ -1,0 +1,264 @@
+"""What a method is: an encoder pair, pairs of views, and a list of sources of negatives.
+
+`forward` reads, `after_step` writes: the forward pass changes nothing but BatchNorm's running statistics, so that a
+query never meets what its own step stored.
+
+Shape suffixes: N images on this rank, D embedding.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from negbench.contrast.losses import Columns, info_nce
+from negbench.contrast.momentum import follow
+from negbench.contrast.passes import interleaved, separated, shared_passes, unit_norm
+from negbench.contrast.source import Encoded, NegativeSource
+from negbench.models.batch_norm import shuffle
+from negbench.models.encoder import Encoder
+from negbench.runtime.distributed import all_gather, all_gather_with_gradient
+from negbench.runtime.span import span
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method may need to know of the run that it is built for."""
+
+    num_images: int
+    batch_size: int  # images a step over all ranks
+    num_steps: int
+    dim: int  # width of the embedding
+    seed: int
+    num_views: int = 2  # of each image; more in multi-crop
+
+    def pairs(self, symmetric: bool) -> Pairs:
+        """(query view, key view): all others against the key of view 1 and, if `symmetric`, against that of view 0.
+
+        Views from 2 on, multi-crop's small ones, give no keys.
+        """
+        key_views = (1, 0) if symmetric else (1,)
+        return tuple((query, key) for key in key_views for query in range(self.num_views) if query != key)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One global batch in evaluation mode, as a step would contrast it: the first pair, and what it is held against."""
+
+    query_ND: Tensor
+    key_ND: Tensor
+    embeddings: tuple[Tensor, Tensor]  # [N, D] of the query and the key view by the query encoder, before a predictor
+    columns: "list[tuple[NegativeSource, Columns]]"
+    index_N: Tensor
+    temperature: float
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    loss: Tensor
+    encoded: Encoded  # detached
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # scalars on the device
+
+
+class Method(nn.Module):
+    """Encode the views, contrast the pairs, and after the optimizer's step move what is not trained by it.
+
+    `key_momentum(step)` makes a momentum key encoder; without it queries and keys share one encoder and gradients flow
+    through both. `predictor` stands on the query side only. The losses of all queries of a key view are summed, as
+    AdCo's code has it in multi-crop; `reduction` joins the key views.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        pairs: Pairs,
+        sources: Sequence[NegativeSource] = (),
+        temperature: float = 1.0,
+        key_momentum: Callable[[int], float] | None = None,
+        predictor: nn.Module | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.query_encoder = encoder
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False) if key_momentum else None
+        self.predictor = predictor
+        self.sources = nn.ModuleList(sources)
+        self.pairs, self.temperature, self.reduction = pairs, temperature, reduction
+        self.key_momentum = key_momentum
+        self.autocast_dtype: torch.dtype | None = None  # of the encoders; the contrast is fp32
+        self.batch_norm, self.seed = "process", 0  # the policy, and the seed of its shuffling of keys
+
+    @property
+    def all_sources(self) -> list[NegativeSource]:
+        return cast(list[NegativeSource], list(self.sources))
+
+    @property
+    def query_views(self) -> list[int]:
+        return sorted({query for query, _ in self.pairs})
+
+    @property
+    def key_views(self) -> list[int]:
+        return sorted({key for _, key in self.pairs})
+
+    def forward(self, views: Sequence[Tensor], index: Tensor, step: int) -> StepOutput:
+        """Loss and embeddings of one step. `views`: images [N, 3, H, W] by view number; `index`: [N] int64."""
+        encoded = self.encode(views, index, step)
+        with span("loss"):
+            loss = self.contrast(encoded, self.temperature)
+        detached = encoded.detach()
+        return StepOutput(loss, detached, {"loss": loss.detach(), **self.metrics(detached)})
+
+    def encode(self, views: Sequence[Tensor], index: Tensor, step: int) -> Encoded:
+        queries = self.embed_queries(views)
+        if self.key_encoder is None:
+            keys, gather = {view: queries[view] for view in self.key_views}, all_gather_with_gradient
+        else:
+            keys, gather = self.embed_keys(views, step), all_gather
+        if not any(source.reads_keys for source in self.all_sources):
+            return Encoded(queries, keys, {}, index, index)
+        with span("shuffle_gather"):
+            all_keys = {view: gather(key) for view, key in keys.items()}
+            return Encoded(queries, keys, all_keys, index, all_gather(index))
+
+    def embed_queries(self, views: Sequence[Tensor]) -> dict[int, Tensor]:
+        queries: dict[int, Tensor] = {}
+        for group in shared_passes(views, self.query_views):
+            with span("query_forward"):
+                embedding = self._embed(self.query_encoder, interleaved([views[view] for view in group]))
+                embedding = unit_norm(self._predict(embedding))
+            queries |= zip(group, separated(embedding, len(group)), strict=True)
+        return queries
+
+    @torch.no_grad()
+    def embed_keys(self, views: Sequence[Tensor], step: int) -> dict[int, Tensor]:
+        assert self.key_encoder is not None
+        keys: dict[int, Tensor] = {}
+        for group in shared_passes(views, self.key_views):
+            with span("shuffle_gather"):
+                keyed = (shuffle(views[v], self.batch_norm, (self.seed, "shuffle", step, v)) for v in group)
+                shuffled, restores = zip(*keyed, strict=True)
+            with span("key_forward"):
+                parts = separated(self._embed(self.key_encoder, interleaved(shuffled)), len(group))
+            with span("shuffle_gather"):
+                restored = [restore(part) for restore, part in zip(restores, parts, strict=True)]
+            with span("key_forward"):
+                keys |= {view: unit_norm(embedding) for view, embedding in zip(group, restored, strict=True)}
+        return keys
+
+    @torch.no_grad()
+    def probe(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Probe:
+        """What a step would contrast, in evaluation mode, for diagnostics. Writes nothing, and needs no other rank.
+
+        `chunks` are the parts of one global batch as `forward` takes them: views [n, 3, H, W] and index [n].
+        """
+        with self._evaluating():
+            parts = [(self._probe_chunk(views), index) for views, index in chunks]
+        index_N = torch.cat([index for _, index in parts])
+        embeddings, queries, keys = (
+            {view: torch.cat([part[i][view] for part, _ in parts]) for view in parts[0][0][i]} for i in range(3)
+        )
+        encoded = Encoded(queries, keys, keys, index_N, index_N)
+        query, key = self.pairs[0]
+        columns = [(s, c) for s in self.all_sources for c in s.columns(queries[query], encoded, query, key)]
+        both = embeddings[query], embeddings[key]
+        return Probe(queries[query], keys[key], both, columns, index_N, self.temperature)
+
+    def _probe_chunk(self, views: Sequence[Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
+        """By view: the query encoder's embeddings, the queries, the keys. Multi-crop's small views are left out."""
+        raw = {view: self._embed(self.query_encoder, views[view]) for view in {*self.pairs[0], *self.key_views}}
+        embeddings = {view: unit_norm(embedding) for view, embedding in raw.items()}
+        queries = {view: unit_norm(self._predict(raw[view])) for view in raw if view in self.query_views}
+        if self.key_encoder is None:
+            return embeddings, queries, {view: queries[view] for view in self.key_views}
+        return embeddings, queries, {view: self._probe_key(views[view]) for view in self.key_views}
+
+    @torch.no_grad()
+    def probe_keys(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Tensor:
+        """The keys [N, D] of `probe`, alone."""
+        _, key = self.pairs[0]
+        with self._evaluating():
+            return torch.cat([self._probe_key(views[key]) for views, _ in chunks])
+
+    def _probe_key(self, images: Tensor) -> Tensor:
+        if self.key_encoder is None:
+            return unit_norm(self._predict(self._embed(self.query_encoder, images)))
+        return unit_norm(self._embed(self.key_encoder, images))
+
+    def contrast(self, encoded: Encoded, temperature: float) -> Tensor:
+        losses = torch.stack([self.pair_loss(encoded, query, key, temperature) for query, key in self.pairs])
+        return losses.sum() / len(self.key_views) if self.reduction == "mean" else losses.sum()
+
+    def pair_loss(self, encoded: Encoded, query_view: int, key_view: int, temperature: float) -> Tensor:
+        query_ND = encoded.queries[query_view]
+        positive_N1 = (query_ND * encoded.keys[key_view]).sum(1, keepdim=True)
+        columns = [
+            column for source in self.all_sources for column in source.columns(query_ND, encoded, query_view, key_view)
+        ]
+        return info_nce(query_ND, positive_N1, columns, encoded.index, temperature)
+
+    @torch.no_grad()
+    def metrics(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Cosine of the positive pair, and the embedding's spread: 1 on the sphere, 0 when it has collapsed."""
+        query, key = self.pairs[0]
+        query_ND = encoded.queries[query]
+        spread = query_ND.var(0, correction=0).sum().sqrt()
+        return {"positive_cosine": (query_ND * encoded.keys[key]).sum(1).mean(), "embedding_spread": spread}
+
+    @torch.no_grad()
+    def negatives_per_query(self, encoded: Encoded) -> Tensor:
+        """Mean over the queries of the first pair of how many columns each is contrasted with, a scalar.
+
+        The positive and columns that are masked for a query do not count.
+        """
+        query, key = self.pairs[0]
+        query_ND = encoded.queries[query]
+        columns = [c for source in self.all_sources for c in source.columns(query_ND, encoded, query, key)]
+        counts = [c.count(encoded.index) for c in columns]
+        return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.float64)
+
+    @torch.no_grad()
+    def after_step(self, output: StepOutput, step: int) -> None:
+        """Move the key encoder and the sources: the only place where state that the optimizer does not own changes."""
+        if self.key_encoder is not None:
+            assert self.key_momentum is not None
+            with span("momentum_update"):
+                follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
+        with span("refresh"):
+            for source in self.all_sources:
+                source.refresh(output.encoded, self.contrast, step)
+
+    @torch.no_grad()
+    def embed_features(self, features_NF: Tensor) -> Tensor:
+        """Query embeddings [N, D] of the backbone's features [N, F], in evaluation mode."""
+        with self._evaluating():
+            parts = [self._embed(self.query_encoder.projector, part_nF) for part_nF in features_NF.split(4096)]
+            return unit_norm(torch.cat([self._predict(part_nD) for part_nD in parts]))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.training
+        self.eval()
+        yield
+        self.train(training)
+
+    def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        forward = encoder if self.training else encoder.forward  # evaluations are not worth compiling for
+        with self._autocast(images):
+            embedding: Tensor = forward(images)
+        return embedding
+
+    def _predict(self, embedding: Tensor) -> Tensor:
+        if self.predictor is None:
+            return embedding
+        with self._autocast(embedding):
+            predicted: Tensor = self.predictor(embedding)
+        return predicted
+
+    def _autocast(self, input: Tensor) -> torch.autocast:
+        return torch.autocast(input.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)

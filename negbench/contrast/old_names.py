@@ -1,0 +1,44 @@
+"""Modules that method files imported before `negbench.contrast` was their one door; run folders hold such files.
+
+`install` makes these names work again, each with a DeprecationWarning.
+"""
+
+import sys
+import warnings
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import negbench
+
+DOOR = "negbench.contrast"
+HOMES = {  # where the names of a former module are defined now; what imports from others comes last
+    "method": ("contrast.source", "contrast.passes", "contrast.momentum", "contrast.method"),
+    "losses": ("contrast.losses",),
+    "config": ("settings.section", "settings.views", "settings.schema"),
+    "models": ("models.backbones", "models.encoder"),
+    "seeding": ("runtime.seeding",),
+    "distributed": ("runtime.distributed",),
+}
+
+
+def install() -> None:
+    """Let method files that are executed from now on import from the former modules."""
+    for old, homes in HOMES.items():
+        name = f"negbench.{old}"
+        module = import_module(name) if old == "models" else sys.modules.setdefault(name, ModuleType(name, __doc__))
+        vars(module)["__getattr__"] = partial(_find, name, homes)
+        setattr(negbench, old, module)
+
+
+def _find(old: str, homes: tuple[str, ...], name: str) -> Any:
+    """Return what `old` called `name`."""
+    for home in homes if not name.startswith("__") else ():
+        module = import_module(f"negbench.{home}")
+        if hasattr(module, name):
+            door = DOOR if hasattr(import_module(DOOR), name) else module.__name__
+            note = f"{old}.{name} has moved: write `from {door} import {name}`"
+            warnings.warn(note, DeprecationWarning, stacklevel=2)
+            return getattr(module, name)
+    raise AttributeError(f"module {old!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""What a step costs (`bench`), and what a run will cost (`plan`)."""

@@ -1,0 +1,172 @@
+"""What a bench steps: groups of methods that are timed together, at the study's own setting and along two sweeps."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from negbench.settings.keys import Flat, flatten, is_own
+from negbench.settings.plugins import find_method, list_methods
+from negbench.settings.resolve import Resolved, resolve, size_of
+from negbench.settings.schema import RunConfig
+from negbench.settings.steps import check_batch
+
+SMALLEST_NUM_NEGATIVES = 256  # of the sweep that nobody asked for
+LARGEST_SIZE = 2**40  # beyond any memory, and small enough for bytes to be counted in 64 bits
+NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that take turns. `kind` says what the group is for: "study", "num_negatives" or "batch_size"."""
+
+    kind: str
+    value: int | None  # of the setting that is swept
+    methods: tuple[Resolved, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} {self.value:,}" if self.value is not None else "the study's own setting"
+
+
+@dataclass(frozen=True)
+class Plan:
+    groups: tuple[Group, ...]
+
+    @property
+    def config(self) -> RunConfig[Any]:
+        """The study's own setting, of its first method."""
+        return self.groups[0].methods[0].config
+
+    @property
+    def shared(self) -> Flat:
+        """Settings that all methods of the study's own setting share."""
+        return {key: value for key, value in flatten(self.config).items() if not is_own(key)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an option says of a size: one that replaces the study's, several to sweep, or neither."""
+
+    single: int | None = None
+    swept: tuple[int, ...] = ()
+    asked: bool = True  # by the user, not by default
+
+
+def parse_methods(text: str | None) -> list[str]:
+    """Of `--methods`; all without it."""
+    if text is None:
+        return list(list_methods())
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise ValueError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
+    return names
+
+
+def parse_num_negatives(text: str | None, largest: int) -> Sizes:
+    """Of `--num-negatives`; without it a sweep up to `largest`."""
+    if text is None:
+        swept = _powers(SMALLEST_NUM_NEGATIVES, largest, NUM_NEGATIVES_FACTOR)
+        return Sizes(swept=tuple(swept), asked=False)
+    return parse_sizes("--num-negatives", text, NUM_NEGATIVES_FACTOR)
+
+
+def parse_batch_size(text: str | None) -> Sizes | None:
+    """Of `--batch-size`."""
+    return None if text is None else parse_sizes("--batch-size", text, BATCH_SIZE_FACTOR)
+
+
+def parse_sizes(option: str, text: str, factor: int) -> Sizes:
+    """`N`, or `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH. ValueError for anything else."""
+    parts = text.split(":")
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(numbers) != len(parts) or len(parts) > 2 or not 1 <= numbers[0] <= numbers[-1]:
+        raise ValueError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
+    if numbers[-1] > LARGEST_SIZE:
+        raise ValueError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
+    if len(numbers) == 1:
+        return Sizes(single=numbers[0])
+    low, high = numbers
+    return Sizes(swept=tuple(_powers(low, high, factor)))
+
+
+def _powers(low: int, high: int, factor: int) -> list[int]:
+    """`low` times powers of `factor` below `high`, and `high`."""
+    sizes = []
+    while low < high:
+        sizes.append(low)
+        low *= factor
+    return [*sizes, high]
+
+
+def make_plan(
+    names: Sequence[str],
+    study: str,
+    overrides: Sequence[str],
+    num_negatives: Sizes,
+    batch_size: Sizes | None,
+) -> Plan:
+    """The groups; without `batch_size` the batch is swept from half the study's to four times it.
+
+    A size that all methods have in the study's own setting is not stepped twice. ValueError for the user's mistakes.
+    """
+
+    def at(name: str, num_negatives: int | None, batch_size: int | None) -> Resolved:
+        sizes = {"method.num_negatives": num_negatives, "batch_size": batch_size}
+        chosen = [f"{key}={size}" for key, size in sizes.items() if size is not None]
+        return resolve(name, study, [*overrides, *chosen])
+
+    _check_different(names)
+    batch = batch_size.single if batch_size else None
+    main = []
+    for name in names:
+        has_size = size_of(at(name, None, batch)) is not None
+        main.append(at(name, num_negatives.single if has_size else None, batch))
+    _check_equal_settings(main)
+    config = main[0].config
+    check_batch(config, 1)
+    groups = [Group("study", None, tuple(main))]
+    sized = [(name, size_of(resolved)) for name, resolved in zip(names, main, strict=True) if size_of(resolved)]
+    if not sized and num_negatives.asked:
+        raise ValueError(
+            f"--num-negatives: none of the methods ({', '.join(names)}) has the setting method.num_negatives; "
+            "leave the option out, or add a method that has it"
+        )
+    for size in num_negatives.swept if sized else ():
+        if any(own != size for _, own in sized):
+            groups.append(Group("num_negatives", size, tuple(at(name, size, batch) for name, _ in sized)))
+    for size in batch_size.swept if batch_size else _around(config):
+        if size != config.batch_size:
+            methods = tuple(at(name, size_of(own), size) for name, own in zip(names, main, strict=True))
+            check_batch(methods[0].config, 1)
+            groups.append(Group("batch_size", size, methods))
+    return Plan(tuple(groups))
+
+
+def _check_different(names: Sequence[str]) -> None:
+    """ValueError for a method that is named twice: its rows could not be told apart."""
+    called = [find_method(name).name for name in names]
+    for name in called:
+        if called.count(name) > 1:
+            raise ValueError(f"--methods names {name} twice; name each method once")
+
+
+def _check_equal_settings(methods: Sequence[Resolved]) -> None:
+    first, *others = (flatten(resolved.config) for resolved in methods)
+    for other in others:
+        for key, value in first.items():
+            if not is_own(key) and other[key] != value:
+                raise ValueError(
+                    f"{key} is {value} for {first['method.name']} and {other[key]} for {other['method.name']}; a bench "
+                    "compares methods that share all but their own settings, as in a study of track: controlled"
+                )
+
+
+def _around(config: RunConfig[Any]) -> list[int]:
+    """Half the batch size to four times it, where BatchNorm's groups permit."""
+    sizes = []
+    for size in (config.batch_size // 2, config.batch_size, 2 * config.batch_size, 4 * config.batch_size):
+        with suppress(ValueError):
+            check_batch(config.model_copy(update={"batch_size": size}), 1)
+            sizes.append(size)
+    return sizes

@@ -1,0 +1,182 @@
+"""Stepping a group: each subject alone for its memory and operations, then all of them in turns for their times.
+
+A turn is one step untimed and then some timed ones of one subject; a round is one turn of each subject, in order. What
+disturbs the machine for longer than a round meets all subjects alike, and ratios are taken within rounds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from negbench.cost.bench.groups import Group
+from negbench.cost.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
+from negbench.cost.bench.subjects import BareSubject, MatrixSubject, MethodSubject, Subject
+from negbench.runtime.span import Spans
+from negbench.settings.keys import flatten, is_own
+from negbench.settings.resolve import size_of
+
+WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a subject alone
+WARMUP_ROUNDS = 1
+Facts = dict[str, Any]
+T = TypeVar("T")
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What all groups of a bench are measured on, and how often."""
+
+    device: torch.device
+    dtype: torch.dtype | None  # of the encoder's autocast
+    rounds: int
+    steps: int  # timed ones a turn
+    matrix_size: int
+
+
+@dataclass
+class Entry:
+    """A subject and what becomes known of it."""
+
+    build: Callable[[], Subject]
+    facts: Facts
+
+
+def examined(group: Group, machine: Machine, tell: Tell) -> list[Entry]:
+    """A group's subjects with their memory: methods, bare steps with their passes, matrices in the study's group.
+
+    To be called for all groups before any is timed: what glibc keeps then would be counted here.
+    """
+    entries = _methods(group, machine)
+    graphs = group.methods[0].config.execution == "graphs"
+    if group.kind == "study":
+        _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no subject
+    for entry in entries:
+        tell(f"{entry.facts['name']} alone")
+        _examine(entry, machine.device, graphs)
+    for entry in _bares(group, entries, machine):
+        tell(f"{entry.facts['name']} step alone")
+        _examine(entry, machine.device, graphs)
+        entries.append(entry)
+    if group.kind == "study":
+        entries.append(_matrices(group, machine))
+    return entries
+
+
+def _methods(group: Group, machine: Machine) -> list[Entry]:
+    entries = []
+    for resolved in group.methods:
+        settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
+
+        def build(resolved: Any = resolved) -> Subject:
+            return MethodSubject(resolved, machine.device, machine.dtype)
+
+        facts = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
+        entries.append(Entry(build, facts | _sizes(resolved.config.batch_size, size_of(resolved))))
+    return entries
+
+
+def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
+    """One for each number of passes that a method of the group makes."""
+    config = group.methods[0].config
+    entries = []
+    for passes in dict.fromkeys(entry.facts["passes"] for entry in methods if "passes" in entry.facts):
+
+        def build(passes: Any = passes) -> Subject:
+            return BareSubject(config, passes, machine.device, machine.dtype)
+
+        facts = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
+        entries.append(Entry(build, facts | _sizes(config.batch_size, None)))
+    return entries
+
+
+def _matrices(group: Group, machine: Machine) -> Entry:
+    tf32, size = group.methods[0].config.precision == "tf32", machine.matrix_size
+
+    def build() -> Subject:
+        return MatrixSubject(size, machine.device, machine.dtype, tf32)
+
+    return Entry(build, {"kind": "matrices", "name": "matrices", "flops": 2 * size**3})
+
+
+def _sizes(batch_size: int, num_negatives: int | None) -> Facts:
+    return {"batch_size": batch_size, "num_negatives": num_negatives, "out_of_memory": None}
+
+
+def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
+    """Peak memory and operations of a step, with nothing else of the bench on the device."""
+    release(device)
+    with without_reuse(device):
+        found, reason = attempt(entry, lambda: examine(entry.build, device, graphs))
+    entry.facts |= {"out_of_memory": reason} | (found or {})
+    release(device)
+
+
+def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """As `unless_out_of_memory`; other errors say which subject's they are, and at which size."""
+    try:
+        return unless_out_of_memory(work)
+    except Exception as error:
+        sizes = (f"{key} {entry.facts[key]}" for key in ("num_negatives", "batch_size") if entry.facts.get(key))
+        who = ", ".join([entry.facts["name"], *sizes])
+        if isinstance(error, ValueError):
+            raise ValueError(f"{who}: {error}") from error
+        error.add_note(f"in the bench: {who}")
+        raise
+
+
+def examine(build: Callable[[], Subject], device: torch.device, graphs: bool = False) -> Facts:
+    """Memory over what was held before, after warm-up; floating-point operations of a step; the subject's facts."""
+    memory = AddedMemory(device, graphs)
+    subject = build()
+    for _ in range(WARMUP_STEPS):
+        subject.step()
+    memory.start()
+    for _ in range(PEAK_STEPS):
+        subject.step()
+    found: Facts = memory.read()
+    with FlopCounterMode(display=False) as counter:
+        subject.step()
+    return found | {"flops": counter.get_total_flops()} | subject.facts()
+
+
+def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
+    """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
+    subjects: dict[int, Subject] = {}
+    turns: dict[int, list[dict[str, float]]] = {}
+    for number, entry in enumerate(entries):
+        if not entry.facts.get("out_of_memory"):
+            subject, reason = attempt(entry, entry.build)
+            if subject is None:
+                entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
+            else:
+                subjects[number], turns[number] = subject, []
+    for completed in range(-WARMUP_ROUNDS, machine.rounds):
+        tell(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
+        for number in list(subjects):
+            turn, reason = attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
+            if turn is None:
+                entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
+                del subjects[number], turns[number]
+                release(machine.device)
+            elif completed >= 0:
+                turns[number].append(turn)
+    for number, taken in turns.items():
+        parts = sorted({part for turn in taken for part in turn})
+        entries[number].facts |= {
+            "seconds": [sum(turn.values()) for turn in taken],
+            "parts": {part: [turn.get(part, 0.0) for turn in taken] for part in parts},
+        }
+    return [entry.facts for entry in entries]
+
+
+def take_turn(subject: Subject, machine: Machine) -> dict[str, float]:
+    """Mean seconds a step by part, which add up to the step."""
+    subject.step()
+    spans = Spans(machine.device)
+    with spans.recording():
+        for _ in range(machine.steps):
+            subject.step()
+    return {part: seconds / machine.steps for part, seconds in spans.seconds().items()}

@@ -1,0 +1,62 @@
+"""A whole bench: its groups one after another, recorded as they are done."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from negbench.cost.bench.groups import Plan
+from negbench.cost.bench.measure import Entry, Machine, examined, timed
+from negbench.cost.bench.space import limited_to_free_memory, release
+from negbench.cost.bench.trace import write_traces
+from negbench.records.benches import BenchFolder
+from negbench.runtime import environment
+from negbench.runtime.compiling import check_compiler
+from negbench.runtime.device import autocast_dtype, set_backends
+from negbench.runtime.span import PARTS, REST
+
+STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
+
+Tell = Callable[[int | None, str], None]  # the number of the group that is timed, and what is done (None: KIND: WHAT)
+
+
+def execute(
+    plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell, traced: bool = False
+) -> None:
+    """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
+    At last, if `traced`, profiles of the study's own setting.
+
+    ValueError for the user's mistakes; KeyboardInterrupt leaves what is written.
+    """
+    config = plan.config
+    dtype = autocast_dtype(config.precision, device)
+    set_backends(config.precision, config.deterministic, device)
+    check_compiler(config.execution, device)
+    folder.check_writable()
+    machine = Machine(device, dtype, rounds, STEPS[device.type], MATRIX_SIZE[device.type])
+    facts = {
+        "study": config.study,
+        "rounds": rounds,
+        "steps_per_turn": machine.steps,
+        "parts": [*PARTS, REST],
+        "num_groups": len(plan.groups),
+        "settings": plan.shared,
+        "environment": environment.describe(device, 1, dtype),
+    }
+    examinations: list[list[Entry]] = []
+    records: list[dict[str, Any]] = []
+    with limited_to_free_memory(device):
+        for group in plan.groups:
+            entries = examined(group, machine, lambda text: tell(None, f"memory: {text}"))
+            examinations.append(entries)
+            subjects = [entry.facts for entry in entries]
+            records.append({"kind": group.kind, "value": group.value, "subjects": subjects})
+            folder.write(facts, records, num_timed=0)
+        for number, entries in enumerate(examinations):
+            records[number]["subjects"] = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
+            folder.write(facts, records, num_timed=number + 1)
+            release(device)
+        if traced:
+            write_traces(examinations[0], device, folder.path, lambda text: tell(None, f"profiles: {text}"))

@@ -1,0 +1,44 @@
+"""Profiles of single steps by torch.profiler, the parts of the step marked in them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from negbench.cost.bench.measure import WARMUP_STEPS, Entry, Tell, attempt
+from negbench.cost.bench.space import release
+from negbench.runtime.span import labelled
+
+STEPS, OPERATIONS = 2, 40
+
+
+def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, tell: Tell) -> None:
+    """Of each method and bare step two files: `trace-NAME.json.gz` for https://ui.perfetto.dev or chrome://tracing, and
+    `trace-NAME.txt`, the operations that take longest. What has run out of memory before has none.
+    """
+    for entry in entries:
+        if entry.facts["kind"] != "matrices" and not entry.facts.get("out_of_memory"):
+            tell(entry.facts["name"])
+            path = folder / f"trace-{entry.facts['name'].replace(' ', '-')}"
+            _, reason = attempt(entry, lambda entry=entry, path=path: _write_trace(entry, device, path))  # type: ignore[misc]
+            if reason:
+                tell(f"{entry.facts['name']} has none: {reason}")
+            release(device)
+
+
+def _write_trace(entry: Entry, device: torch.device, path: Path) -> None:
+    subject = entry.build()
+    for _ in range(WARMUP_STEPS):
+        subject.step()
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with labelled(), profile(activities=activities) as found:
+        for _ in range(STEPS):
+            subject.step()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    found.export_chrome_trace(f"{path}.json.gz")
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    table = found.key_averages().table(sort_by=order, row_limit=OPERATIONS, max_name_column_width=60)
+    Path(f"{path}.txt").write_text(f"{STEPS} steps of {entry.facts['name']}\n{table}\n")

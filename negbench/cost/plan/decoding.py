@@ -1,0 +1,86 @@
+"""How fast one core makes a training step's crops from files, and how large files are."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import simplejpeg
+import torch
+import torch.nn.functional as F
+
+from negbench.data.files.listing import Listing
+from negbench.data.sets import FolderSet
+from negbench.data.workers import StepDataset
+from negbench.runtime.seeding import stream
+from negbench.settings.schema import DataConfig, RunConfig
+
+SAMPLE, SYNTHETIC = 128, 32  # files
+HEIGHT, WIDTH = 375, 500  # pixels of a synthetic file, as most of ImageNet's
+IMAGENET_MEAN_BYTES = 110_000
+PASSES = 3
+
+
+@dataclass(frozen=True)
+class Decoding:
+    images_per_second_per_core: float
+    mean_file_bytes: float
+    source: str
+    size_source: str
+
+
+def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decoding:
+    """A training step's work on files (read, decode, crop and resize each view) in one thread, as a worker has one.
+
+    Without `files` it is done on JPEGs made for it, of ImageNet's common size. BadImageError as in training.
+    """
+    if files is not None:
+        order_N = torch.randperm(len(files), generator=stream("forecast", "files"))
+        sample = files.subset(order_N[:SAMPLE])
+        size = mean(map(sample.num_bytes, range(len(sample))))
+        told = f"{len(sample)} files of {config.data.root}"
+        return Decoding(_images_per_second(config, sample), size, f"measured on {told}", f"mean of {told}")
+    with tempfile.TemporaryDirectory() as folder:
+        sample = _synthetic(Path(folder), config.data)
+        size = mean(map(sample.num_bytes, range(len(sample))))
+        rate = _images_per_second(config, sample)
+    source = f"measured on {SYNTHETIC} synthetic JPEGs of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} kB each"
+    return Decoding(rate, IMAGENET_MEAN_BYTES, source, "about ImageNet's mean")
+
+
+def _images_per_second(config: RunConfig[Any], sample: FolderSet) -> float:
+    """Of the median pass over the sample; the first pass warms up."""
+    steps = StepDataset(sample, config.model_copy(update={"batch_size": len(sample)}))
+    seconds = []
+    with _one_thread():
+        for step in range(1 + PASSES):
+            started = time.perf_counter()
+            steps[step]
+            seconds.append(time.perf_counter() - started)
+    return len(sample) / median(seconds[1:])
+
+
+def _synthetic(folder: Path, config: DataConfig) -> FolderSet:
+    """Smooth colours under grain, so that a file of this size and quality has as many bytes as ImageNet's mean."""
+    generator = stream("forecast", "synthetic")
+    coarse = torch.rand(SYNTHETIC, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
+    grain = torch.randn(SYNTHETIC, 1, HEIGHT, WIDTH, generator=generator)
+    images = (255 * F.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic") + 10 * grain).clamp(0, 255).byte()
+    paths = [str(folder / f"{number}.jpeg") for number in range(SYNTHETIC)]
+    for path, image_3HW in zip(paths, images, strict=True):
+        Path(path).write_bytes(simplejpeg.encode_jpeg(image_3HW.permute(1, 2, 0).contiguous().numpy(), quality=90))
+    return FolderSet.all_of(Listing.of(paths), torch.zeros(SYNTHETIC, dtype=torch.int64), config)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,77 @@
+"""How many images a run has: listed, known, told by the user, or ImageNet's."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negbench.data.load import load_splits
+from negbench.data.sets import FolderSet
+from negbench.data.splits import balanced_subset, split_validation
+from negbench.settings.schema import DataConfig
+
+IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES = 1_281_167, 50_000, 1000
+CIFAR10_TRAIN, CIFAR10_TEST, CIFAR10_CLASSES = 50_000, 10_000, 10
+CIFAR10_BYTES = 170_498_071  # cifar-10-python.tar.gz
+IMAGES_A_CLASS = 100  # where neither images nor classes are known
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Images by their use, and the files among them that can be looked at."""
+
+    train: int
+    validation: int
+    test: int
+    num_classes: int
+    source: str
+    files: FolderSet | None = None  # the training images of a folder that is there
+    decoded_in_training: bool = False
+    known_bytes: int | None = None  # of the data set on disk; None: as many as its files have on average
+
+    @property
+    def total(self) -> int:
+        return self.train + self.validation + self.test
+
+
+def extent_of(config: DataConfig, num_images: int | None) -> Extent:
+    """After `data.validation` and `data.num_images`. ValueError for the user's mistakes, as `load_splits` has them."""
+    known = config.name != "imagefolder" or config.root is not None
+    if num_images is not None and known:
+        raise ValueError(
+            f"--num-images {num_images} is for an image folder that is not here, and {config.root or config.name} has "
+            "a number of its own; --set data.num_images=N uses a part of it"
+        )
+    if config.name == "patterns" or (config.root is not None and config.name == "imagefolder"):
+        return _listed(config)
+    if config.name == "cifar10":
+        labels_N = torch.arange(CIFAR10_TRAIN) % CIFAR10_CLASSES
+        return Extent(
+            *_divided(labels_N, config), CIFAR10_TEST, CIFAR10_CLASSES, "all of CIFAR-10", known_bytes=CIFAR10_BYTES
+        )
+    if num_images is not None:
+        classes = min(IMAGENET_CLASSES, -(-num_images // IMAGES_A_CLASS))
+        test = round(num_images * IMAGENET_TEST / IMAGENET_TRAIN)
+        source = f"--num-images, {classes:,} classes and {test:,} test images in ImageNet's proportion"
+        labels_N = torch.arange(num_images) % classes
+        return Extent(*_divided(labels_N, config), test, classes, source, decoded_in_training=True)
+    labels_N = torch.arange(IMAGENET_TRAIN) % IMAGENET_CLASSES
+    source = "ImageNet-1k's, since neither data.root nor --num-images is given"
+    return Extent(*_divided(labels_N, config), IMAGENET_TEST, IMAGENET_CLASSES, source, decoded_in_training=True)
+
+
+def _listed(config: DataConfig) -> Extent:
+    splits = load_splits(config)
+    held_out = 0 if splits.validation is None else len(splits.validation)
+    sizes = len(splits.train), held_out, len(splits.test), len(splits.classes)
+    if isinstance(splits.train, FolderSet):
+        return Extent(*sizes, f"listed in {config.root}", splits.train, decoded_in_training=True)
+    return Extent(*sizes, f"all of {config.name}", known_bytes=0)
+
+
+def _divided(labels_N: Tensor, config: DataConfig) -> tuple[int, int]:
+    """Training and held-out images, as `load_splits` divides a set with these labels."""
+    kept_N, held_out_N = split_validation(labels_N, config.validation, config.name)
+    if config.num_images is not None:
+        kept_N = balanced_subset(labels_N[kept_N], config.num_images, config.name)
+    return len(kept_N), len(held_out_N)

@@ -1,0 +1,98 @@
+"""Steps from a record of `negbench bench`, in place of steps here."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from negbench.cost.plan.steps import Steps
+from negbench.records.benches import RECORD, BenchRecord, SubjectRecord, read_record
+from negbench.settings.keys import Flat, flatten, is_own, leaves, plain
+from negbench.settings.resolve import Resolved, size_of
+
+# Shared settings that change what a step does; the rest of a study does not.
+COSTS = (
+    *("data.image_size", "views.", "model.", "projector.", "batch_norm", "precision", "channels_last", "execution"),
+    *("deterministic", "optimizer.name", "optimizer.exclude", "optimizer.clip"),
+)
+
+
+def steps_of_record(folder: Path, resolved: Resolved, num_processes: int) -> Steps:
+    """The entry of the method whose batch is a process's share and whose settings are the run's.
+
+    ValueError if the record cannot be read, or holds no such entry.
+    """
+    record = _read(folder)
+    images = resolved.config.batch_size // num_processes
+    subject = _entry(record, folder, resolved, images)
+    _check_settings(record, subject, folder, resolved, images)
+    if subject.out_of_memory:
+        raise ValueError(f"--bench {folder}: {subject.name} with {images} images ran out of memory there")
+    if not subject.seconds:
+        raise ValueError(f"--bench {folder}: {subject.name} with {images} images was not timed; finish the bench")
+    memory = "over what the process held before" if record.environment.device_type == "cpu" else "of tensors"
+    return Steps(
+        source=f"median of {record.rounds} rounds of {record.steps_per_turn} steps in {folder}",
+        environment=record.environment.model_dump(),
+        seconds=subject.seconds,
+        parts={part: median(seconds) for part, seconds in subject.parts.items()},
+        peak_memory_bytes=subject.peak_memory_bytes,
+        peak_reserved_bytes=subject.peak_reserved_bytes,
+        memory_source=f"in {folder}: peak {memory}, without what is gathered from other processes",
+        bench=str(folder),
+    )
+
+
+def _read(folder: Path) -> BenchRecord:
+    try:
+        return read_record((folder / RECORD).read_bytes())
+    except OSError as error:
+        raise ValueError(
+            f"--bench {folder}: {RECORD} cannot be read ({error.strerror}); `negbench bench` writes one"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
+
+
+def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> SubjectRecord:
+    name, number = resolved.config.method.name, size_of(resolved)
+    methods = [subject for group in record.groups for subject in group.subjects if subject.kind == "method"]
+    for subject in methods:
+        if (subject.name, subject.batch_size, subject.num_negatives) == (name, images, number):
+            return subject
+    held = "; ".join(dict.fromkeys(_named(s.name, s.batch_size, s.num_negatives) for s in methods))
+    raise ValueError(
+        f"--bench {folder} has no {_named(name, images, number)}, which is what a process would step; it has {held}; "
+        f"{_advice(resolved, images)}"
+    )
+
+
+def _named(name: str, images: int | None, number: int | None) -> str:
+    return f"{name} with {images} images" + (f" and K = {number}" if number else "")
+
+
+def _check_settings(record: BenchRecord, subject: SubjectRecord, folder: Path, resolved: Resolved, images: int) -> None:
+    defaults = {key: field.default for key, field in leaves(type(resolved.config))}
+    held = {**record.settings, **subject.settings}
+    for key, value in _wanted(resolved).items():
+        found = held.get(key, plain(defaults[key]))  # an earlier version had no such setting, and did the same
+        if found != value:
+            raise ValueError(
+                f"--bench {folder} was made with {key}={found}, and the plan has {value}; {_advice(resolved, images)}"
+            )
+
+
+def _advice(resolved: Resolved, images: int) -> str:
+    number = size_of(resolved)
+    sizes = f"--batch-size {images}" + (f" --num-negatives {number}" if number else "")
+    alone = " --set batch_norm=process" if resolved.config.batch_norm == "shuffled" else ""
+    command = f"negbench bench --methods {resolved.config.method.name} {sizes}{alone}"
+    return f"`{command}` with the plan's --config and --set makes one"
+
+
+def _wanted(resolved: Resolved) -> Flat:
+    """The settings that must agree. Shuffling needs other processes: a bench has it without, as `process`."""
+    flat: dict[str, Any] = flatten(resolved.config)
+    if flat["batch_norm"] == "shuffled":
+        flat["batch_norm"] = "process"
+    own = {key for key in flat if is_own(key) and key.startswith("method.")}
+    return {key: value for key, value in flat.items() if key in own or key.startswith(COSTS)}

@@ -1,0 +1,1 @@
+"""Images in files: listed, packed and decoded."""

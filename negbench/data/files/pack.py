@@ -1,0 +1,197 @@
+"""Packs: the files of an image folder in a few large ones, for file systems that are slow with many small ones.
+
+    manifest.json     what there is, with the size and SHA-256 of every other file
+    train/00000.pack  the files' bytes as they are, one after another; a file lies in one shard as a whole
+    train/index.npz   names, classes, and where each file lies, with a checksum
+    val/ or test/     the same
+
+Shape legend: N images of a split.
+"""
+
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, model_validator
+from torch import Tensor
+
+from negbench.data.files.decode import BadImageError, decode_bytes
+from negbench.data.files.listing import Arrays, Listing, list_folder
+from negbench.data.sets import Files
+
+MANIFEST, INDEX = "manifest.json", "index.npz"
+FORMAT: Literal["negbench pack"] = "negbench pack"
+VERSION = 1
+AGAIN = "copy it again from where it is whole, or pack the images again"
+_MOST_OPEN = 256  # shards a process keeps open; systems allow some 1,000 files
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Where images lie: the number of the shard (int32 [N]), first byte, length and CRC-32 (each int64 [N])."""
+
+    shard_N: Tensor
+    start_N: Tensor
+    length_N: Tensor
+    checksum_N: Tensor
+
+    def to_arrays(self) -> Arrays:
+        return {name: tensor.numpy() for name, tensor in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Any) -> "Extents":
+        """KeyError if one is missing."""
+        return cls(**{name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__})
+
+
+class Pack:
+    """The images of one split. A process opens a shard when it first reads from it, a worker thus after its start."""
+
+    def __init__(self, listing: Listing, extents: Extents, shards: Sequence[Path]) -> None:
+        self.listing, self.extents, self.shards = listing, extents, shards
+        self._open: dict[int, BinaryIO] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.listing.classes
+
+    @property
+    def class_N(self) -> Tensor:
+        return self.listing.class_N
+
+    def __len__(self) -> int:
+        return len(self.listing)
+
+    def path(self, position: int) -> str:
+        """The file's name in the folder that was packed, and the shard that it lies in now."""
+        return f"{self.listing.path(position)} in {self.shards[int(self.extents.shard_N[position])]}"
+
+    def num_bytes(self, position: int) -> int:
+        return int(self.extents.length_N[position])
+
+    def decode(self, position: int) -> Tensor:
+        """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
+        path = self.path(position)
+        try:
+            data = self.read(position)
+        except OSError as error:
+            raise BadImageError(f"cannot decode the image {path}: {error}") from error
+        if not self.is_whole(position, data):
+            raise BadImageError(f"cannot decode the image {path}: these are not the bytes that were packed")
+        return decode_bytes(data, path)
+
+    def read(self, position: int) -> bytes:
+        """The bytes in the place of the image; fewer where the shard has become shorter."""
+        shard = int(self.extents.shard_N[position])
+        if shard not in self._open:
+            while len(self._open) >= _MOST_OPEN:
+                self._open.popitem()[1].close()
+            self._open[shard] = open(self.shards[shard], "rb", buffering=0)  # noqa: SIM115
+        length, start = int(self.extents.length_N[position]), int(self.extents.start_N[position])
+        return os.pread(self._open[shard].fileno(), length, start)
+
+    def is_whole(self, position: int, data: bytes) -> bool:
+        """Whether `data` is what was packed as the image."""
+        return zlib.crc32(data) == int(self.extents.checksum_N[position])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_open": {}}
+
+
+class PackedFile(BaseModel):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class PackedSplit(BaseModel):
+    classes: list[str]
+    images: int
+    index: PackedFile
+    shards: list[PackedFile]
+
+
+class Manifest(BaseModel):
+    format: Literal["negbench pack"] = FORMAT
+    version: int = VERSION
+    splits: dict[str, PackedSplit]
+
+    @model_validator(mode="after")
+    def _two_splits(self) -> "Manifest":
+        if set(self.splits) not in ({"train", "val"}, {"train", "test"}):
+            raise ValueError(f"splits must be train, and val or test, not {', '.join(self.splits)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the splits for training and for testing."""
+        return "train", "val" if "val" in self.splits else "test"
+
+
+def is_pack(root: Path) -> bool:
+    """Whether `root` holds a pack, whole or not, rather than an image folder."""
+    if (root / "train" / shard_name(0)).exists():
+        return True
+    try:
+        return FORMAT in (root / MANIFEST).read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05}.pack"
+
+
+def read_manifest(root: Path) -> Manifest:
+    """ValueError if there is no pack, or none that this version reads."""
+    path = root / MANIFEST
+    if not is_pack(root):
+        raise ValueError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise ValueError(f"{path} is missing or damaged: {AGAIN}") from None
+    if manifest.version != VERSION:
+        raise ValueError(f"{root} is a pack of version {manifest.version}, and this negbench reads version {VERSION}")
+    return manifest
+
+
+def open_files(root: Path) -> tuple[Files, Files]:
+    """The files for training and for testing, of a folder or of a pack."""
+    return open_pack(root) if is_pack(root) else list_folder(root)
+
+
+def open_pack(root: Path) -> tuple[Pack, Pack]:
+    """The images for training and for testing. ValueError as of `open_split`."""
+    manifest = read_manifest(root)
+    train, test = (open_split(root, name, manifest.splits[name]) for name in manifest.names)
+    return train, test
+
+
+def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
+    """ValueError if a file is missing, a shard has not the size that was written, or index or manifest are damaged."""
+    for file in (*split.shards, split.index):
+        _check_size(root / file.name, file.bytes)
+    path = root / split.index.name
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != split.index.sha256:
+        raise ValueError(f"{path} is damaged: {AGAIN}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        listing, extents = Listing.from_arrays(name, arrays), Extents.from_arrays(arrays)
+    if (listing.classes, len(listing)) != (tuple(split.classes), split.images):
+        raise ValueError(f"{root / MANIFEST} is damaged, it does not fit {path}: {AGAIN}")
+    return Pack(listing, extents, [root / shard.name for shard in split.shards])
+
+
+def _check_size(path: Path, size: int) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {AGAIN}")
+    if (found := path.stat().st_size) != size:
+        raise ValueError(f"{path} has {found:,} bytes and not the {size:,} that were written: {AGAIN}")

@@ -1,0 +1,196 @@
+"""Making a pack of an image folder, and checking one byte for byte."""
+
+import hashlib
+import io
+import os
+import shutil
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from negbench.data.files.listing import Listing, list_folder
+from negbench.data.files.pack import (
+    AGAIN,
+    INDEX,
+    MANIFEST,
+    Extents,
+    Manifest,
+    Pack,
+    PackedFile,
+    PackedSplit,
+    is_pack,
+    open_split,
+    read_manifest,
+    shard_name,
+)
+
+Tell = Callable[[int, int], None]  # images and bytes that are done since the last time
+_READERS = 16  # files under way at once: on a network file system a small one is mostly waited for
+_AT_ONCE = 64  # images in memory
+
+
+def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Tell]) -> None:
+    """Pack the image folder `root` into the new folder `out`, in shards of at most `shard_bytes` (or of one file).
+
+    It is written beside `out`, as OUT.partial, and renamed when all of it is on disk; an exception removes it.
+    `begin` is told the number of images. Raises ValueError where it cannot be done, and for a file that cannot be read.
+    """
+    out = out.resolve()
+    if is_pack(root):
+        raise ValueError(f"{root} is a pack already; data.root={root} reads it")
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists already, and a pack overwrites nothing; choose another folder")
+    with _reading(root):
+        listings = list_folder(root)
+    for listing in listings:
+        if Path(listing.root).resolve() in out.parents:
+            raise ValueError(f"{out} would be taken for a class of {listing.root}; choose a folder outside")
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        raise ValueError(
+            f"{partial} is of a pack that was killed, or that is being written; if nothing writes it, delete it"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"cannot write {partial}: {error.strerror}") from None
+    try:
+        _write(listings, partial, shard_bytes, begin(sum(map(len, listings))))
+        if os.path.lexists(out):
+            raise ValueError(f"{out} has been made meanwhile, and a pack overwrites nothing; choose another folder")
+        partial.rename(out)
+        _onto_disk(out.parent)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ValueError(f"cannot write {partial}: {error.strerror or error}; nothing is kept") from None
+        raise
+
+
+def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
+    """Read all of a pack. ValueError if any byte is not as it was packed; it names shards and images."""
+    splits = read_manifest(root).splits
+    with _reading(root):
+        packs = {name: open_split(root, name, split) for name, split in splits.items()}
+    tell = begin(sum(map(len, packs.values())))
+    damages = [
+        f"{root / shard.name} ({damage})"
+        for name, pack in packs.items()
+        for number, shard in enumerate(splits[name].shards)
+        if (damage := _damage(pack, number, shard.sha256, tell))
+    ]
+    if damages:
+        raise ValueError(f"not as packed: {', '.join(damages)}: {AGAIN}")
+
+
+@contextmanager
+def _reading(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+
+
+def _onto_disk(folder: Path) -> None:
+    """The names of the folder's entries; those of a file do not go with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _damage(pack: Pack, number: int, sha256: str, tell: Tell) -> str | None:
+    """What is wrong with a shard."""
+    digest, damaged = hashlib.sha256(), []
+    for position in (pack.extents.shard_N == number).nonzero().squeeze(1).tolist():
+        try:
+            data = pack.read(position)
+        except OSError as error:
+            return f"{pack.listing.path(position)} cannot be read: {error.strerror}"
+        digest.update(data)
+        if not pack.is_whole(position, data):
+            damaged.append(pack.listing.path(position))
+        tell(1, len(data))
+    if digest.hexdigest() == sha256:
+        return None
+    others = f" and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
+    return f"{damaged[0]}{others}" if damaged else "its SHA-256"
+
+
+def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, tell: Tell) -> None:
+    splits = {}
+    for listing in listings:
+        name = Path(listing.root).name
+        (folder / name).mkdir()
+        shards, extents = _write_shards(listing, folder, name, shard_bytes, tell)
+        arrays = io.BytesIO()
+        np.savez(arrays, **listing.to_arrays(), **extents.to_arrays())
+        index = _File(folder, f"{name}/{INDEX}").add(arrays.getvalue()).finish()
+        splits[name] = PackedSplit(classes=list(listing.classes), images=len(listing), index=index, shards=shards)
+        _onto_disk(folder / name)
+    _File(folder, MANIFEST).add(Manifest(splits=splits).model_dump_json(indent=1).encode()).finish()
+    _onto_disk(folder)
+
+
+def _write_shards(
+    listing: Listing, folder: Path, name: str, shard_bytes: int, tell: Tell
+) -> tuple[list[PackedFile], Extents]:
+    finished: list[PackedFile] = []
+    numbers, starts, lengths, checksums = array("i"), array("q"), array("q"), array("q")
+    shard = _File(folder, f"{name}/{shard_name(len(finished))}")
+    for chunk in _read(listing):
+        for data in chunk:
+            if shard.length and shard.length + len(data) > shard_bytes:
+                finished.append(shard.finish())
+                shard = _File(folder, f"{name}/{shard_name(len(finished))}")
+            numbers.append(len(finished))
+            starts.append(shard.length)
+            lengths.append(len(data))
+            checksums.append(zlib.crc32(data))
+            shard.add(data)
+        tell(len(chunk), sum(map(len, chunk)))
+    finished.append(shard.finish())
+    shard_N = torch.tensor(numbers, dtype=torch.int32)
+    return finished, Extents(shard_N, *(torch.tensor(column) for column in (starts, lengths, checksums)))
+
+
+def _read(listing: Listing) -> Iterator[list[bytes]]:
+    """The images' bytes in order, some at a time."""
+
+    def read(position: int) -> bytes:
+        path = listing.path(position)
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}; mend or delete it, and pack again") from None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        for positions in torch.arange(len(listing)).split(_AT_ONCE):
+            yield list(readers.map(read, positions.tolist()))
+
+
+class _File:
+    """A new file of the pack in the making."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name, self.length = name, 0
+        self._file = open(folder / name, "xb")  # noqa: SIM115
+        self._digest = hashlib.sha256()
+
+    def add(self, data: bytes) -> "_File":
+        self._file.write(data)
+        self._digest.update(data)
+        self.length += len(data)
+        return self
+
+    def finish(self) -> PackedFile:
+        """Onto the disk; what the manifest says of it."""
+        with self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+        return PackedFile(name=self.name, bytes=self.length, sha256=self._digest.hexdigest())

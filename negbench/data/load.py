@@ -1,0 +1,63 @@
+"""The data of a run, by the name of its data set.
+
+Shape legend: N images of a set, M images chosen.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from negbench.data.datasets.cifar10 import CLASSES, load_cifar10
+from negbench.data.datasets.imagefolder import load_imagefolder
+from negbench.data.datasets.patterns import load_patterns
+from negbench.data.sets import Loaded, Splits
+from negbench.data.splits import balanced_subset, split_validation
+from negbench.settings.schema import DataConfig
+
+
+class Surroundings(Protocol):
+    """What an encoder is evaluated in; a `Setup` is one. Of `config` data, views, seed and evaluation matter."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype | None: ...
+    @property
+    def splits(self) -> Splits: ...
+    @property
+    def skipped(self) -> set[str]: ...
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """The parts of the data set `config.name`, on the host.
+
+    `validation` holds out that share of each class of the training set. `num_images` then takes that many of the
+    remaining training images, as evenly over the classes as their sizes permit; a smaller choice is contained in a
+    larger one. Neither depends on the seed of a run, so all runs see the same images.
+
+    Raises ValueError where the data is absent or malformed, and where it cannot be divided as asked.
+    """
+    try:
+        train, test, classes, skipped = _LOADERS[config.name](config)
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
+    kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
+    if config.num_images is not None:
+        kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]
+    validation = train.subset(held_out_M) if len(held_out_M) else None
+    return Splits(train.subset(kept_N), validation, test, classes, skipped)
+
+
+def _load_cifar10(config: DataConfig) -> Loaded:
+    train, test, skipped = load_cifar10(config)
+    return train, test, CLASSES, skipped
+
+
+_LOADERS: dict[str, Callable[[DataConfig], Loaded]] = {
+    "patterns": load_patterns,
+    "cifar10": _load_cifar10,
+    "imagefolder": load_imagefolder,
+}

@@ -1,0 +1,70 @@
+"""Which images are held out and which are used, by class.
+
+Shape legend: N images of a set, M images chosen, C classes.
+"""
+
+import torch
+from torch import Tensor
+
+from negbench.runtime.seeding import stream
+
+
+def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor, Tensor]:
+    """Positions (ascending) that stay for training and positions held out, `share` of each class, rounded.
+
+    The choice depends on the data set's `name` and labels only. Every class keeps at least one training image.
+    Raises ValueError if a positive share of these few images holds out none.
+    """
+    counts_C = labels_N.bincount()
+    wanted_C = torch.minimum((share * counts_C.double()).round().long(), (counts_C - 1).clamp(min=0))
+    held_out_N = _turns(labels_N, stream("validation", name)) < wanted_C[labels_N]
+    if share > 0 and not held_out_N.any():
+        raise ValueError(
+            f"data.validation {share} holds out none of {len(labels_N)} images in {_num_classes(labels_N)} classes; "
+            "raise it, or set it to 0 for no validation set"
+        )
+    return (~held_out_N).nonzero().squeeze(1), held_out_N.nonzero().squeeze(1)
+
+
+def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions to train on and a tenth to choose by. ValueError if the set is too small to hold any out."""
+    try:
+        return split_validation(labels_N, 0.1, "linear probe")
+    except ValueError:
+        raise ValueError(
+            f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
+            "set evaluation.linear=false, or data.validation"
+        ) from None
+
+
+def balanced_subset(labels_N: Tensor, num_images: int, name: str) -> Tensor:
+    """Positions (ascending) of `num_images` images, class counts as equal as the classes' sizes permit."""
+    num_classes = _num_classes(labels_N)
+    if num_images > len(labels_N):
+        raise ValueError(
+            f"data.num_images {num_images} exceeds the {len(labels_N)} training images of {name} "
+            "that are left after the validation share"
+        )
+    if num_images < num_classes:
+        raise ValueError(
+            f"data.num_images {num_images} is fewer than the {num_classes} classes of {name}; at least one each is due"
+        )
+    generator = stream("subset", name)
+    order_N = torch.randperm(len(labels_N), generator=generator)  # which classes get the odd images
+    turns_N = _turns(labels_N, generator)
+    return order_N[turns_N[order_N].argsort(stable=True)][:num_images].sort().values
+
+
+def _num_classes(labels_N: Tensor) -> int:
+    return int((labels_N.bincount() > 0).sum())
+
+
+def _turns(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image's place (int64 [N], from 0) in a random order of the images of its class."""
+    order_N = torch.randperm(len(labels_N), generator=generator)
+    order_N = order_N[labels_N[order_N].argsort(stable=True)]
+    counts_C = labels_N.bincount()
+    starts_C = counts_C.cumsum(0) - counts_C
+    turns_N = torch.empty_like(labels_N)
+    turns_N[order_N] = torch.arange(len(labels_N)) - starts_C.repeat_interleave(counts_C)
+    return turns_N

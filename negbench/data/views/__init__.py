@@ -1,0 +1,1 @@
+"""Views of images, for training and for evaluation."""

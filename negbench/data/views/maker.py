@@ -1,0 +1,86 @@
+"""All views of a batch: those of one distribution and size in one go, by operations on rows or one compiled function.
+
+CPUs always have the former: the compiled function shifts the hue of every row at every place, and takes longer there.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negbench.data.views import crops as views
+from negbench.data.views.colors import mean_std
+from negbench.runtime.compiling import compiled
+from negbench.runtime.device import to_device
+from negbench.settings.schema import RunConfig
+from negbench.settings.views import ViewConfig
+
+
+class ViewMaker:
+    """The views of a run, in its memory format. Shape suffixes as in `views`."""
+
+    def __init__(self, config: RunConfig[Any]) -> None:
+        self.kinds = tuple(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))
+        self.mode = config.execution
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+
+    def augment(self, images_BCHW: Tensor, uniforms_VBP: Tensor) -> list[Tensor]:
+        """Views [B, 3, S, S] of resident uint8 images, as `views.augment` makes each."""
+
+        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
+            images = images_BCHW.repeat(len(group), 1, 1, 1)
+            if self._compiles_for(images.device):
+                return self._compiled(images, config, uniforms_BP, size)
+            return self._in_format(views.augment(images, config, uniforms_BP, size))
+
+        return self._by_kind(uniforms_VBP, make)
+
+    def finish(self, crops: Sequence[Tensor], uniforms_VBP: Tensor) -> list[Tensor]:
+        """Views [B, 3, S, S] of one uint8 crop [B, 3, S, S] each, as `views.finish` makes each."""
+
+        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
+            images = torch.cat([crops[view] for view in group])
+            if self._compiles_for(images.device):
+                return self._compiled(images, config, uniforms_BP, None)
+            return self._in_format(views.finish(images, config, uniforms_BP))
+
+        return self._by_kind(uniforms_VBP, make)
+
+    def _compiles_for(self, device: torch.device) -> bool:
+        return self.mode != "eager" and device.type != "cpu"
+
+    def _by_kind(
+        self, uniforms_VBP: Tensor, make: Callable[[ViewConfig, int, Sequence[int], Tensor], Tensor]
+    ) -> list[Tensor]:
+        made: dict[int, Tensor] = {}
+        for kind in dict.fromkeys(self.kinds):
+            group = [view for view, other in enumerate(self.kinds) if other == kind]
+            joined = make(*kind, group, uniforms_VBP[group].flatten(0, 1))
+            made |= zip(group, joined.chunk(len(group)), strict=True)
+        return [made[view] for view in range(len(self.kinds))]
+
+    def _compiled(self, images: Tensor, config: ViewConfig, uniforms_BP: Tensor, size: int | None) -> Tensor:
+        numbers_BN = to_device(views.drawn_numbers(config, uniforms_BP, *images.shape[2:]), images.device)
+        function = compiled_view(config, size, self.memory_format, self.mode)
+        return function(images, numbers_BN, mean_std(config, images.device))
+
+    def _in_format(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=self.memory_format)
+
+
+@cache
+def compiled_view(
+    config: ViewConfig, size: int | None, memory_format: torch.memory_format, mode: str
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`views.augment_all`, or without `size` `views.finish_all`, compiled once for each kind of view."""
+
+    def make(images: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor) -> Tensor:
+        if size is None:
+            made = views.finish_all(images, numbers_BN, mean_std_2C11, config)
+        else:
+            made = views.augment_all(images, numbers_BN, mean_std_2C11, config, size)
+        return made.contiguous(memory_format=memory_format)
+
+    return compiled(make, mode)

@@ -1,0 +1,1 @@
+"""Descriptions of negatives and of the representation."""

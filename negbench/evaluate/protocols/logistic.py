@@ -1,0 +1,108 @@
+"""Logistic regression on frozen features of another data set.
+
+Shape suffixes: N images, F features.
+"""
+
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from negbench.data.sets import FolderSet
+from negbench.data.splits import split_validation
+from negbench.evaluate.protocols.datasets import digest_of, image_folder
+from negbench.evaluate.request import Request
+from negbench.evaluate.subject import Dataset, Features, Subject
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+
+Array = npt.NDArray[Any]
+
+
+def transfer(subject: Subject, request: Request) -> dict[str, Any]:
+    """Multinomial logistic regression: L2 strength chosen on held-out training images, refit on all, tested once."""
+    assert request.data is not None
+    settings = request.settings
+    splits = image_folder(request.data, subject.config)
+    if len(splits.classes) < 2:
+        raise ValueError(f"--data {request.data} has one class; there must be two or more to tell apart")
+    moved = subject.on(splits)
+    (train_NF, labels_N), (test_NF, test_labels_N) = (arrays(moved.features(part)) for part in ("train", "test"))
+    if moved.holds_out:
+        validation_NF, validation_labels_N = arrays(moved.features("validation"))
+        kept_N, held_out_N = np.split(np.arange(len(labels_N) + len(validation_labels_N)), [len(labels_N)])
+        train_NF = np.concatenate([train_NF, validation_NF])
+        labels_N = np.concatenate([labels_N, validation_labels_N])
+    else:
+        kept_N, held_out_N = _held_out(labels_N, settings.holdout)
+    strengths = np.geomspace(settings.lowest, settings.highest, settings.num_strengths)[::-1].tolist()
+    scores: dict[float, dict[str, float]] = {}
+    for number, strength in enumerate(strengths, 1):
+        model = fit(train_NF[kept_N], labels_N[kept_N], strength, settings.max_iterations)
+        scores[strength] = accuracies(model.predict(train_NF[held_out_N]), labels_N[held_out_N])
+        subject.tell("logistic regression", number, len(strengths))
+    chosen = max(strengths, key=lambda strength: scores[strength][settings.choose_by])  # of equals the strongest
+    model = fit(train_NF, labels_N, chosen, settings.max_iterations)
+    return {
+        **accuracies(model.predict(test_NF), test_labels_N),
+        "strength": chosen,
+        "strength_at_edge_of_grid": chosen in (strengths[0], strengths[-1]),
+        "converged": bool((model.n_iter_ < settings.max_iterations).all()),
+        "selection": f"L2 strength by {settings.choose_by} on {len(held_out_N)} held-out images, refit on all",
+        "held_out_images": "the folder val" if moved.holds_out else f"{settings.holdout:g} of each class of train",
+        "tested_images": f"the folder {_folder_of(splits.test, request.data)}",
+        "held_out_by_strength": {f"{strength:.4g}": score[settings.choose_by] for strength, score in scores.items()},
+        "features": "backbone, as they are, no augmentation",
+        "classifier": "logistic regression (of two classes binary, of more multinomial), L-BFGS (scikit-learn), summed "
+        "loss + strength / 2 * |weights|^2",
+        "train": len(labels_N),
+        "held_out": len(held_out_N),
+        "test": len(test_labels_N),
+        "num_classes": len(splits.classes),
+        "data_digest": digest_of(splits),
+    }
+
+
+def _held_out(labels_N: Array, share: float) -> tuple[Array, Array]:
+    """Positions to fit on and to choose by. ValueError if there are too few."""
+    try:
+        kept_N, held_out_N = split_validation(torch.from_numpy(labels_N), share, "transfer")
+    except ValueError:
+        raise ValueError(
+            f"{len(labels_N)} training images are too few to hold {share:g} of each class out; "
+            "choose another share with --set holdout=SHARE"
+        ) from None
+    return kept_N.numpy(), held_out_N.numpy()
+
+
+def _folder_of(images: Dataset, root: Path) -> str:
+    assert isinstance(images, FolderSet)
+    return images.path(0).removeprefix(str(root)).lstrip("/").partition("/")[0]
+
+
+def fit(features_NF: Array, labels_N: Array, strength: float, max_iterations: int) -> "LogisticRegression":
+    """The minimum of the summed cross entropy + strength / 2 * |weights|^2 from zero weights; the bias is free."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the record says it
+        return LogisticRegression(C=1 / strength, max_iter=max_iterations).fit(features_NF, labels_N)
+
+
+def accuracies(predicted_N: Array, labels_N: Array) -> dict[str, float]:
+    """Top-1 accuracy, and its mean over the classes that there are images of; fractions."""
+    right_N = predicted_N == labels_N
+    per_class = [float(right_N[labels_N == label].mean()) for label in np.unique(labels_N)]
+    return {"top1": float(right_N.mean()), "mean_per_class": math.fsum(per_class) / len(per_class)}
+
+
+def arrays(features: Features) -> tuple[Array, Array]:
+    """Features in float64 and labels, on the host."""
+    return features.features_NF.double().cpu().numpy(), features.labels_N.cpu().numpy()

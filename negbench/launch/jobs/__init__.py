@@ -1,0 +1,1 @@
+"""Runs as jobs: of Slurm, or in the background of this machine."""

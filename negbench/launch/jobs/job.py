@@ -1,0 +1,78 @@
+"""What runs in a job: one rank's share of a run, resolved again from the snapshot."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import submitit
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+from negbench.records.files import read_json
+from negbench.records.outcome import recorded
+from negbench.runtime.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A submitit job. It holds the request alone, so that a requeued job is the job that was submitted."""
+
+    launcher: str
+    method: str
+    study: str
+    overrides: tuple[str, ...]
+    seed: int
+    output: str
+    device: str
+    run_id: str
+    max_requeues: int
+    smoke: bool = False
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """For a signal that comes before `__call__` has set its own handlers."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def __call__(self) -> None:
+        """Train, evaluate and record; ends the process with the exit code of `ending_of` where that is not 0."""
+        self._take_signals()
+        try:
+            path = Path(self.output) / self.run_id
+            known = {"run_id": self.run_id, "seed": self.seed} | read_json(path / "job.json").get("settings", {})
+            with recorded(path, **known):
+                environment = submitit.JobEnvironment()
+                environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier attempt's error is no result
+                self._run()
+        except BaseException as error:
+            ending = ending_of(error)
+            ending.show()
+            sys.stdout.flush()
+            sys.exit(ending.code)
+
+    def _take_signals(self) -> None:
+        os.environ[LAUNCHER_VARIABLE] = self.launcher
+        if self.launcher == "local":
+            os.environ[AGAIN_VARIABLE] = str(LOCAL_REQUEUE_RETURN_CODE)
+            signal.signal(signal.SIGTERM, _interrupt)  # `negbench cancel`; submitit's handler would pass over it
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until training, which saves
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR2, _interrupt)
+
+    def _run(self) -> None:
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        if restarts > self.max_requeues:
+            raise ValueError(f"requeued {restarts} times, more than cluster.max_requeues {self.max_requeues}")
+        from negbench.launch.here import run_here
+        from negbench.settings.resolve import resolve
+
+        resolved = resolve(self.method, self.study, self.overrides, self.seed)
+        if resolved.run_id != self.run_id:
+            raise RuntimeError(f"the job was submitted as {self.run_id} and resolves to {resolved.run_id}")
+        run_here(resolved, Path(self.output), self.device, smoke=self.smoke)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signum)

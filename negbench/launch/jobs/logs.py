@@ -1,0 +1,72 @@
+"""The log files of jobs."""
+
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from negbench.records.files import read_json
+from negbench.records.jobs import is_active, jobs_if_asked
+from negbench.records.status import is_locked, status_of
+
+POLL_SECONDS = 0.5
+JOB_POLL_SECONDS = 5.0
+RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
+
+
+def log_of(run: Path, rank: int = 0) -> Path:
+    """Where the newest job of `run`, or its process, writes. ValueError if it has none."""
+    note = read_json(run / "job.json")
+    if note:
+        if rank >= note.get("num_ranks", 1):
+            raise ValueError(f"{run} has {note.get('num_ranks', 1)} ranks, numbered from 0; there is no rank {rank}")
+        job_id = note["job_id"]
+        return Path(note["folder"]) / job_id / f"{job_id}_{rank}_log.out"
+    if (run / RUN_LOG).exists():
+        return run / RUN_LOG
+    raise ValueError(f"{run} has no log: it is not a run of a job or a sweep" if run.is_dir() else f"no run {run}")
+
+
+def follow_log(
+    run: Path,
+    path: Path,
+    lines: int | None = None,
+    poll_s: float = POLL_SECONDS,
+    job_poll_s: float = JOB_POLL_SECONDS,
+) -> None:
+    """Copy the log to standard output, its last `lines` first, until the run's job is over.
+
+    It looks into the log every `poll_s` and asks for the job's state every `job_poll_s`.
+    """
+    position, looked = 0, -job_poll_s
+    over = False
+    while True:
+        if time.monotonic() - looked >= job_poll_s:
+            over, looked = not _is_alive(run), time.monotonic()
+        if path.exists():
+            with open(path, errors="replace") as file:
+                file.seek(position)
+                text = file.read()
+                position = file.tell()
+            if lines is not None:
+                text, lines = "".join(deque(text.splitlines(keepends=True), lines)), None
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        if over:
+            return
+        time.sleep(poll_s)
+
+
+def may_go_on(state: str, slurm_was_asked: bool) -> bool:
+    """Whether a run in `state` waits or runs; unless Slurm was asked, also whether it may have been requeued."""
+    if slurm_was_asked:
+        return state in ("pending", "running", "stalled")
+    return state not in ("done", "failed", "cancelled")
+
+
+def _is_alive(run: Path) -> bool:
+    note = read_json(run / "job.json")
+    known = jobs_if_asked([note])
+    if known is None:
+        return may_go_on(status_of(run, known).state, slurm_was_asked=False)
+    return is_active(note, known) or is_locked(run / "run.lock")

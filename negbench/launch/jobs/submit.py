@@ -1,0 +1,149 @@
+"""`--cluster`: check, submit, say what to do next."""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from negbench.launch.jobs import preflight
+from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, may_go_on
+from negbench.launch.jobs.snapshot import take_snapshot
+from negbench.launch.jobs.submission import Submission, stamp_folder
+from negbench.launch.processes import check_gpus
+from negbench.records.files import read_json
+from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, release_held
+from negbench.records.run_folder import RunFolder
+from negbench.records.status import status_of
+from negbench.settings.cluster import ClusterConfig
+from negbench.settings.resolve import Resolved
+
+Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
+
+
+def submit_runs(
+    runs: Runs,
+    cluster: ClusterConfig,
+    output: Path,
+    device: str,
+    *,
+    dry_run: bool = False,
+    wait: bool = False,
+    fresh: bool = False,
+    smoke: bool = False,
+    name: str | None = None,
+    max_parallel: int | None = None,
+) -> None:
+    """Submit all of `runs` at once. ValueError, and nothing submitted, if a check fails.
+
+    A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
+    """
+    if device == "auto" and cluster.num_gpus:
+        device = "cuda"  # a job that was given GPUs fails rather than train without them
+    resolved = [run for run, _ in runs]
+    texts = [overrides for _, overrides in runs]
+    parent = output if name else output / resolved[0].run_id
+    submission = Submission(resolved, texts, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
+    if dry_run:
+        print(submission.script(stamp_folder(parent)), end="")
+        return
+    if not (name or fresh) and (parent / "done").exists():
+        print(f"{parent} is finished; --fresh runs it again")
+        return
+    if cluster.launcher == "slurm":
+        preflight.check_cluster(cluster, output)
+    else:
+        check_gpus(cluster)
+    preflight.check_runs(resolved, cluster, output)
+    _refuse_active(resolved, output)
+    if cluster.launcher == "slurm":
+        preflight.check_script(submission.script(stamp_folder(parent)))
+    if fresh:
+        for run in resolved:
+            folder = RunFolder(output / run.run_id)
+            folder.open(fresh=True)
+            folder.close()
+    job_ids = submission.submit(stamp_folder(parent))
+    _tell(resolved, job_ids, cluster, output)
+    if wait:
+        _wait(resolved[0], output)
+
+
+def submit_command(
+    arguments: Sequence[str], cluster: ClusterConfig, output: Path, name: str, after: Sequence[str], dry_run: bool
+) -> None:
+    """`negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
+    submission = Submission([], [], cluster, output, "cpu", name)
+    folder = stamp_folder(output)
+    script = submission.follow_up(folder, arguments, after)
+    if dry_run:
+        print(script, end="")
+        return
+    take_snapshot(folder / "code")
+    path = folder / "submission.sh"
+    path.write_text(script)
+    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"the sweep is submitted, but not {shlex.join(arguments)!r} after it: {done.stderr.strip()}")
+    print(f"Slurm job {done.stdout.strip()}: negbench {shlex.join(arguments)}, when they have ended")
+
+
+def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
+    """ValueError if one of them has a job that waits or runs."""
+    notes = {output / run.run_id: read_json(output / run.run_id / "job.json") for run in runs}
+    known = jobs_of(notes.values())
+    if held := release_held(notes.values(), known):
+        raise ValueError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
+    for path, note in notes.items():
+        if is_active(note, known):
+            raise ValueError(
+                f"{path} already has job {note['job_id']}; `negbench cancel` ends it, `negbench logs -f` shows it"
+            )
+
+
+def _wait(run: Resolved, output: Path) -> None:
+    """Follow the log to the job's end; exits with 1 if the run is not finished then, with 130 after Ctrl-C."""
+    path = output / run.run_id
+    try:
+        follow_log(path, log_of(path))
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
+        sys.exit(130)
+    if not (path / "done").exists():
+        print(f"{path} is not finished; the same command goes on")
+        sys.exit(1)
+
+
+def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
+    """Tell each run's state when it changes, until none waits or runs any more; whether all are done then.
+
+    Exits with 130 after Ctrl-C.
+    """
+    paths = [output / run.run_id for run in runs]
+    told: dict[str, str] = {}
+    try:
+        while True:
+            known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+            states = {path.name: status_of(path, known).state for path in paths}
+            for name, state in states.items():
+                if told.get(name) != state:
+                    print(f"{name}: {state}", flush=True)
+            told = states
+            if not any(may_go_on(state, known is not None) for state in states.values()):
+                break
+            time.sleep(JOB_POLL_SECONDS)
+    except KeyboardInterrupt:
+        print(f"\nthe jobs go on; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them")
+        sys.exit(130)
+    if set(states.values()) != {"done"}:
+        print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")
+        return False
+    return True
+
+
+def _tell(runs: Sequence[Resolved], job_ids: Sequence[str], cluster: ClusterConfig, output: Path) -> None:
+    kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
+    for run, job_id in zip(runs, job_ids, strict=True):
+        print(f"{kind} {job_id}: {output / run.run_id}")
+    print(f"watch: negbench status --output {output} --watch; negbench logs {output / runs[0].run_id} -f")

@@ -1,0 +1,74 @@
+"""Several processes on this machine, through torch's elastic launcher."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+
+from negbench.settings.cluster import ClusterConfig
+
+CHECKPOINT_SECONDS = 600  # a stopped run's processes may take as long to save, then they are killed
+
+
+def check_gpus(cluster: ClusterConfig) -> None:
+    """ValueError if this machine has fewer GPUs than processes are to be started for."""
+    if not cluster.num_gpus:
+        return
+    import torch
+
+    if (present := torch.cuda.device_count()) < cluster.num_gpus:
+        raise ValueError(
+            f"--gpus-per-node {cluster.gpus_per_node}: PyTorch sees {present} GPUs here; "
+            "--processes-per-node starts processes on CPUs"
+        )
+
+
+def threads(num_processes: int) -> dict[str, str]:
+    """The environment in which `num_processes` share this machine's cores, unless the user has set it."""
+    share = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
+
+
+def devices(slot: int, each: int) -> list[str]:
+    """The GPUs of the `slot`-th of runs beside each other, `each` a run, as long as there are enough."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = named.split(",") if named else [str(number) for number in range(count)]
+    return [known[(slot * each + number) % count] for number in range(each)] if count else []
+
+
+def launch(num_processes: int, arguments: Sequence[str]) -> int:
+    """Run `negbench ARGUMENTS` in each of `num_processes` ranks; the exit code of the first rank that failed, or 0."""
+    os.environ |= threads(num_processes)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(CHECKPOINT_SECONDS))
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # in this process, which only waits: the ranks say it themselves
+    with tempfile.TemporaryDirectory(prefix="negbench-") as logs:  # torch makes one in any case, and leaves it
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            run_id=str(uuid.uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "negbench.cli", *arguments)
+        except ChildFailedError as error:
+            _, failure = error.get_first_failure()
+            return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        except SignalException as error:
+            return 128 + int(error.sigval)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+    return 0

@@ -1,0 +1,1 @@
+"""Many runs: those of a study that are missing, and trials that choose settings."""

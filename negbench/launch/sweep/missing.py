@@ -1,0 +1,31 @@
+"""Which runs of a sweep are missing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from negbench.records.files import read_json
+from negbench.records.jobs import is_active, jobs_of, release_held
+from negbench.records.status import status_of
+from negbench.settings.grid import Planned
+
+
+def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[list[Planned], Counter[str]]:
+    """Those to make now, and how many of the others stand where: done, waiting or running, failed.
+
+    Jobs that Slurm holds after a failed launch are released.
+    """
+    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    known = jobs_of(notes)
+    release_held(notes, known)
+    states = [status_of(output / run.resolved.run_id, known).state for run in runs]
+    left_alone = {"done", "pending", "running", "stalled"} | (set() if retry_failed else {"failed"})
+    chosen = [run for run, state in zip(runs, states, strict=True) if state not in left_alone]
+    return chosen, Counter(state for state in states if state in left_alone)
+
+
+def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
+    """Ids of the jobs of these runs that wait or run, whichever call submitted them."""
+    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    known = jobs_of(notes)
+    return [note["job_id"] for note in notes if is_active(note, known)]

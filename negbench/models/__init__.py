@@ -1,0 +1,1 @@
+"""Encoders: backbones, projectors, BatchNorm, and their files."""

@@ -1,0 +1,76 @@
+"""The encoder: a backbone, whose features are evaluated, and a projector, whose embeddings are contrasted.
+
+Shape suffixes: N images, C channels, H height, W width, F features, D embedding.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from negbench.models.backbones import build_backbone
+from negbench.runtime.seeding import derive_seed
+from negbench.settings.schema import RunConfig
+
+
+class Encoder(nn.Module):
+    """projector(backbone(images)). The embedding is not normalised; a method does that in fp32."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.feature_dim = feature_dim
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Images [N, 3, H, W] to embeddings [N, D]."""
+        embedding_ND: Tensor = self.projector(self.backbone(images_NCHW))
+        return embedding_ND
+
+
+def build_encoder(config: RunConfig[Any]) -> Encoder:
+    """The untrained encoder of a run, on the CPU, with plain BatchNorm.
+
+    The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
+    of a seed starts from the same backbone whatever its projector. Raises ValueError for resnet8 with another stem
+    than cifar.
+    """
+    with initial_weights(config.seed, "backbone"):
+        backbone, feature_dim = build_backbone(config.model)
+    with initial_weights(config.seed, "projector"):
+        head = config.projector
+        projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm, head.output_batch_norm)
+    return Encoder(backbone, projector, feature_dim)
+
+
+@contextmanager
+def initial_weights(*key: object) -> Iterator[None]:
+    """Modules built inside are on the CPU with weights from the stream named by `key`; the global generator is kept."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the accelerators' generators too.
+        torch.default_generator.manual_seed(derive_seed(*key))
+        yield
+
+
+def mlp(
+    in_dim: int, hidden: int, out_dim: int, layers: int, batch_norm: bool, output_batch_norm: bool = False
+) -> nn.Sequential:
+    """`layers` linear layers with [BatchNorm and] ReLU between them; nothing [or BatchNorm] follows the last.
+
+    Layers before a BatchNorm have no bias, which it would cancel. Raises ValueError for fewer than 1 layer.
+    """
+    if layers < 1:
+        raise ValueError(f"an MLP needs at least 1 layer, not {layers}")
+    modules: list[nn.Module] = []
+    for _ in range(layers - 1):
+        modules.append(nn.Linear(in_dim, hidden, bias=not batch_norm))
+        if batch_norm:
+            modules.append(nn.BatchNorm1d(hidden))
+        modules.append(nn.ReLU(inplace=True))
+        in_dim = hidden
+    modules.append(nn.Linear(in_dim, out_dim, bias=not output_batch_norm))
+    if output_batch_norm:
+        modules.append(nn.BatchNorm1d(out_dim))
+    return nn.Sequential(*modules)

@@ -1,0 +1,77 @@
+"""Which of our backbones a set of weights is of, and what does not match."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from negbench.models.backbones import build_backbone
+from negbench.settings.schema import ModelConfig
+
+State = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+_SHOWN = 3
+COUNTER = "num_batches_tracked"  # of BatchNorm: no evaluation depends on it, and old files lack it
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Names of weights by how they differ from an architecture's; `foreign` ones are within the backbone's parts."""
+
+    missing: list[str]
+    reshaped: list[str]
+    foreign: list[str]
+    elsewhere: list[str]  # unexpected, outside of them: no feature depends on it
+
+    @property
+    def count(self) -> int:
+        return len(self.missing) + len(self.reshaped) + len(self.foreign)
+
+    def __str__(self) -> str:
+        kinds = {"missing": self.missing, "of another shape": self.reshaped, "unexpected": self.foreign}
+        return "; ".join(f"{len(names)} {kind} ({first_of(names)})" for kind, names in kinds.items() if names)
+
+
+@cache
+def architectures() -> dict[ModelConfig, Shapes]:
+    """Names and shapes of every backbone that a run can have."""
+    known = [ModelConfig(name=name, stem=stem) for name in _RESNETS for stem in ("imagenet", "cifar")]
+    return {model: _shapes(model) for model in (*known, ModelConfig(name="resnet8", stem="cifar"))}
+
+
+_RESNETS = ("resnet18", "resnet34", "resnet50")
+
+
+def _shapes(model: ModelConfig) -> Shapes:
+    with torch.device("meta"):
+        backbone, _ = build_backbone(model)
+    return {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+
+
+def compare(weights: State, model: ModelConfig) -> Differences:
+    """BatchNorm's counters of batches count for nothing."""
+    wanted = {name: shape for name, shape in architectures()[model].items() if not name.endswith(COUNTER)}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items() if not name.endswith(COUNTER)}
+    parts = {name.partition(".")[0] for name in wanted}
+    unexpected = [name for name in given if name not in wanted]
+    return Differences(
+        missing=[name for name in wanted if name not in given],
+        reshaped=[name for name in given if name in wanted and given[name] != wanted[name]],
+        foreign=[name for name in unexpected if name.partition(".")[0] in parts],
+        elsewhere=[name for name in unexpected if name.partition(".")[0] not in parts],
+    )
+
+
+def nearest_architecture(weights: State) -> tuple[ModelConfig, Differences]:
+    """The backbone with the fewest differences, and these."""
+    compared = {model: compare(weights, model) for model in architectures()}
+    model = min(compared, key=lambda model: compared[model].count)
+    return model, compared[model]
+
+
+def first_of(names: Iterable[str]) -> str:
+    """The first few names, for a sentence."""
+    listed = list(names)
+    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

@@ -1,0 +1,48 @@
+"""From a run folder, or a file of weights, to a file that others load, with the facts that they need beside it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from negbench.models.files.formats import FORMATS, write
+from negbench.models.files.source import find_source
+from negbench.models.files.weight_file import facts_beside
+from negbench.records.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Export:
+    path: Path
+    lines: list[str]  # of Python that load it; for detectron2 of its configuration
+
+
+def export(path: Path, format: str, output: Path | None, force: bool, warn: Callable[[str], None]) -> Export:
+    """Write the backbone of the query encoder, whole or not at all, and `FILE.json` beside it.
+
+    ValueError if it cannot be done, or if one of the two files is there and not `force`.
+    """
+    source = find_source(path, warn)
+    chosen = FORMATS[format]
+    target = output or source.folder / f"{source.name}{chosen.suffix}"
+    if target.is_dir():
+        raise ValueError(f"--output {target} is a folder; name a file")
+    facts = facts_beside(target)
+    if target.resolve() == path.resolve():
+        raise ValueError(f"{target} is what is exported; name another file with --output")
+    for file in (target, facts):
+        if file.exists() and not force:
+            raise ValueError(f"{file} exists; --force replaces it, and --output FILE writes another")
+    content = write(source, format)
+    try:
+        if output is None:
+            source.folder.mkdir(exist_ok=True)
+        write_atomically(target, content)
+        write_atomically(
+            facts,
+            json.dumps(source.facts | {"format": format, "load": chosen.lines(source, Path(target.name))}, indent=1)
+            + "\n",
+        )
+    except OSError as error:
+        raise ValueError(f"cannot write {target}: {error.strerror}") from None
+    return Export(target, chosen.lines(source, target))

@@ -1,0 +1,17 @@
+"""One step of an optimizer."""
+
+import torch
+from torch import Tensor
+
+from negbench.runtime.span import span
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Back-propagate `loss` and move the weights once; `scaler` is a disabled one but for fp16."""
+    with span("optimizer"):
+        optimizer.zero_grad(set_to_none=True)
+    with span("backward"):
+        scaler.scale(loss).backward()
+    with span("optimizer"):
+        scaler.step(optimizer)
+        scaler.update()

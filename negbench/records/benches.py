@@ -1,0 +1,172 @@
+"""A bench's folder: `bench.json`, written anew after each group and checked when it is read. Imports no torch."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from negbench.records.files import storage_error, write_json
+from negbench.records.run_folder import RunFolder
+
+BENCH_SCHEMA_VERSION = 1
+RECORD = "bench.json"
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
+Amount = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class BenchFolder:
+    """A new folder in `output`; it is made when there is something to keep."""
+
+    def __init__(self, output: Path, study: str, device_type: str) -> None:
+        base = output / f"bench-{study}-{device_type}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.path, number = base, 1
+        while self.path.exists():
+            number += 1
+            self.path = base.with_name(f"{base.name}-{number}")
+        self.num_groups = self.num_timed = 0  # on disk
+
+    def check_writable(self) -> None:
+        """ValueError if the folder cannot be made, before time is spent on measuring."""
+        RunFolder(self.path).check_writable()
+
+    def write(self, facts: dict[str, Any], groups: list[dict[str, Any]], num_timed: int) -> None:
+        """Everything measured until now; the first `num_timed` groups have times. `StorageError` if it fails."""
+        complete = num_timed == facts["num_groups"]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            content = {"schema_version": BENCH_SCHEMA_VERSION, "complete": complete, **facts, "groups": groups}
+            write_json(self.path / RECORD, content)
+        except OSError as error:
+            raise storage_error(self.path / RECORD, error, f"it holds {self.kept}") from None
+        self.num_groups, self.num_timed = len(groups), num_timed
+
+    @property
+    def kept(self) -> str:
+        return f"memory of {self.num_groups} groups and times of {self.num_timed}"
+
+
+def is_bench(path: Path) -> bool:
+    return (path / RECORD).exists()
+
+
+def benches_in(folder: Path) -> list[Path]:
+    """By name."""
+    return sorted(path for path in folder.iterdir() if is_bench(path)) if folder.is_dir() else []
+
+
+def study_of(path: Path) -> str:
+    """The study of a bench; empty if its record cannot be read."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+class OtherVersionError(ValueError):
+    """The record is of another schema."""
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Version(_Checked):
+    schema_version: int
+
+
+class SubjectRecord(_Checked):
+    kind: Literal["method", "bare", "matrices"]
+    name: str
+    batch_size: Positive | None = None
+    num_negatives: Positive | None = None
+    out_of_memory: str | None = None
+    peak_memory_bytes: Amount | None = None
+    peak_reserved_bytes: Amount | None = None
+    source_state_bytes: Amount | None = None
+    parameters: Amount | None = None
+    negatives_per_query: Finite | None = None
+    flops: Amount | None = None
+    passes: tuple[Amount, Amount] | None = None
+    settings: dict[str, Any] = {}
+    seconds: list[Seconds] = []
+    parts: dict[str, list[Seconds]] = {}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "SubjectRecord":
+        if self.kind == "matrices" and not self.flops:
+            raise ValueError("matrices without flops")
+        if self.kind != "matrices" and self.batch_size is None:
+            raise ValueError(f"{self.name} without batch_size")
+        if any(len(values) != len(self.seconds) for values in self.parts.values()):
+            raise ValueError(f"{self.name} has parts of other rounds than its seconds")
+        sums = np.sum(list(self.parts.values()), axis=0) if self.parts else 0.0
+        if not all(self.seconds) or not np.allclose(self.seconds, sums, atol=0.0):
+            raise ValueError(f"the parts of {self.name} do not add up to its seconds")
+        return self
+
+
+class GroupRecord(_Checked):
+    kind: Literal["study", "num_negatives", "batch_size"]
+    value: Positive | None
+    subjects: list[SubjectRecord]
+
+
+class EnvironmentRecord(_Checked):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    device: str
+    device_type: str
+    time: str | None = None
+    command: list[str] = []
+    torch_version: str | None = None
+    precision: str | None = None
+    load_average: Finite | None = None
+    num_cpus: Positive | None = None
+
+
+class BenchRecord(_Checked):
+    complete: bool
+    study: str
+    rounds: Positive
+    steps_per_turn: Positive
+    parts: list[str]
+    num_groups: Positive
+    settings: dict[str, Any]
+    environment: EnvironmentRecord
+    groups: list[GroupRecord]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "BenchRecord":
+        if not self.groups or self.groups[0].kind != "study":
+            raise ValueError("its first group is not the study's own setting")
+        known = {subject.name for subject in self.groups[0].subjects if subject.kind == "method"}
+        if not known:
+            raise ValueError("no method was stepped")
+        for subject in (subject for group in self.groups for subject in group.subjects):
+            if subject.kind == "method" and subject.name not in known:
+                raise ValueError(f"{subject.name} is not in the first group")
+            expected = 0 if subject.out_of_memory else self.rounds
+            awaits_its_turn = not self.complete and not subject.seconds
+            if len(subject.seconds) != expected and not awaits_its_turn:
+                raise ValueError(f"{subject.name} has {len(subject.seconds)} rounds, not {expected}")
+            if not subject.parts.keys() <= set(self.parts):
+                raise ValueError(f"{subject.name} has parts that the bench does not name")
+        return self
+
+
+def read_record(content: bytes) -> BenchRecord:
+    """ValueError with the reason, in a few words, if it is damaged; `OtherVersionError` if it is of another schema."""
+    try:
+        version = _Version.model_validate_json(content).schema_version
+        if version != BENCH_SCHEMA_VERSION:
+            raise OtherVersionError(f"its record is of schema {version}, this negbench reads {BENCH_SCHEMA_VERSION}")
+        return BenchRecord.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
+        raise ValueError(f"{where}{first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,53 @@
+"""Files that are whole or not there, and errors that say which."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from negbench.runtime.failure import StorageError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one, whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty if the file is not there or holds no object."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def storage_error(path: Path, error: OSError, rest: str) -> StorageError:
+    """One sentence: what could not be written, why, how much room there is, and `rest`."""
+    try:
+        free = f" ({shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free)"
+    except OSError:
+        free = ""
+    return StorageError(f"cannot write {path}: {error.strerror or error}{free}; {rest}")
+
+
+def filesystem(folder: Path) -> str:
+    """The kind of filesystem, as `ext2/ext3` or `nfs`; empty if it is unknown."""
+    return subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,116 @@
+"""What Slurm and this machine know about jobs, without accounting. Imports no torch."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_SECONDS = 60
+STARTED = "started"  # in a background job's folder: it has its turn
+_FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
+_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+class SchedulerError(ValueError):
+    """Slurm cannot be asked; one sentence."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Slurm job or array element, as squeue shows it."""
+
+    job_id: str  # "12", or "10_1"
+    state: str
+    reason: str
+    nodes: str
+    restarts: int
+
+    @property
+    def is_active(self) -> bool:
+        return self.state not in _ENDED
+
+    @property
+    def is_held_by_slurm(self) -> bool:
+        """Held after a failed launch, as by a node that went down then. Nothing but a release ends that."""
+        return self.state == "PENDING" and self.reason.endswith("requeued held")
+
+
+def jobs() -> dict[str, Job]:
+    """This user's jobs by id, those that ended minutes ago included. `SchedulerError` if squeue does not answer."""
+    format_ = ",".join(f"{field}:|" for field in _FIELDS)
+    shown = _run("squeue", "--noheader", "--array", "--me", "--states=all", "--Format", format_)
+    found: dict[str, Job] = {}
+    for line in shown.splitlines():
+        job_id, state, reason, nodes, restarts, *_ = line.strip().split("|")
+        found[job_id] = Job(job_id, state, "" if reason == "None" else reason, nodes, int(restarts or 0))
+    return found
+
+
+def jobs_of(notes: Iterable[dict[str, Any]]) -> dict[str, Job]:
+    """As `jobs`; empty, and squeue is not asked, if none of the runs' `job.json` names a Slurm job."""
+    return jobs() if any(note.get("launcher") == "slurm" for note in notes) else {}
+
+
+def jobs_if_asked(notes: Iterable[dict[str, Any]]) -> dict[str, Job] | None:
+    """As `jobs_of`; None, and a line on standard error the first time, if Slurm cannot be asked."""
+    try:
+        return jobs_of(notes)
+    except SchedulerError as error:
+        _warn(f"{error}; going on from the run folders")
+        return None
+
+
+@functools.cache  # once
+def _warn(text: str) -> None:
+    print(f"negbench: {text}", file=sys.stderr, flush=True)
+
+
+def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
+    """Whether the job of a run's `job.json` waits or runs."""
+    if note.get("launcher") == "slurm":
+        job = known.get(str(note.get("job_id")))
+        return job is not None and job.is_active
+    return note.get("launcher") == "local" and is_controller(str(note.get("job_id")))
+
+
+def is_controller(pid: str) -> bool:
+    """Whether process `pid` of this machine is the controller of a background job, or its shell before."""
+    try:
+        return "negbench.launch.jobs.background" in (Path("/proc") / pid / "cmdline").read_text()
+    except OSError:
+        return False
+
+
+def waits_here(note: dict[str, Any]) -> bool:
+    """Whether a background job that is active has not started its processes yet."""
+    return note.get("launcher") == "local" and not (Path(note["folder"]) / note["job_id"] / STARTED).exists()
+
+
+def release_held(notes: Iterable[dict[str, Any]], known: dict[str, Job]) -> list[str]:
+    """Let the jobs of these runs that Slurm holds after a failed launch wait again; their ids."""
+    ids = [str(note.get("job_id")) for note in notes if note.get("launcher") == "slurm"]
+    held = [job_id for job_id in ids if job_id in known and known[job_id].is_held_by_slurm]
+    if held:
+        _run("scontrol", "release", *held)
+    return held
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """`SchedulerError` if scancel refuses."""
+    _run("scancel", *job_ids)
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except FileNotFoundError:
+        raise SchedulerError(f"{command[0]} is not on PATH, so Slurm cannot be asked about its jobs") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{command[0]} has not answered for {TIMEOUT_SECONDS} s") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise SchedulerError(f"{command[0]}: {said[0]}")
+    return done.stdout

@@ -1,0 +1,191 @@
+"""A run's folder: what is written, when, and by whom.
+
+`config.yaml` and `environment.json` at the start, `metrics.jsonl` appended while it runs, `checkpoints/`,
+`summary.json` at every end, `done` at the good one. `run.lock` holds the number of the attempt that may write.
+Imports no torch.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from negbench.records.files import read_json, storage_error
+
+SCHEMA_VERSION = 2  # of summary.json
+TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
+
+
+class RunFolder:
+    """Paths and writers of one run. Only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.config = path / "config.yaml"
+        self.method = path / "method.py"  # a copy of the user's method file
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.done = path / "done"
+        self.evaluations = path / "evaluations"
+        self.attempt = 0
+        self._lock: int | None = None
+
+    def is_done(self) -> bool:
+        """Whether the run is finished. ValueError if the folder cannot be read."""
+        try:
+            return self.done.exists()
+        except OSError as error:
+            raise ValueError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def check_writable(self) -> None:
+        """ValueError if the folder can be neither written nor made, before time is spent on loading data."""
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not existing.is_dir():
+            raise ValueError(f"cannot write to {self.path}: {existing} is a file; choose another folder with --output")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"cannot write to {existing}: no permission; choose another folder with --output")
+
+    def open(self, fresh: bool = False) -> None:
+        """Make the folder and take its lock; `fresh` empties it first. ValueError if it cannot be or is in use."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            if fresh:
+                self._empty()
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --output"
+            ) from None
+        self._remove_leftovers()
+
+    def is_ours(self) -> bool:
+        """Whether no later attempt has taken the run over."""
+        return bool(self._read_lock().get("attempt") == self.attempt)
+
+    def check_still_ours(self) -> None:
+        """RuntimeError if a later attempt has taken the run over."""
+        if not self.is_ours():
+            holder = self._read_lock()
+            raise RuntimeError(
+                f"{self.path} was taken over by attempt {holder.get('attempt')} (process {holder.get('pid')} on "
+                f"{holder.get('host')}); this is attempt {self.attempt}, and it writes no more"
+            )
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One line to `metrics.jsonl`. `StorageError` if it cannot be written."""
+        self.check_still_ours()
+        try:
+            with open(self.metrics, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise storage_error(self.metrics, error, "the same command goes on from the last checkpoint") from None
+
+    def metrics_length(self) -> int:
+        """Bytes; the file is flushed to disk first, so that a checkpoint never counts lines that could be lost."""
+        if not self.metrics.exists():
+            return 0
+        with open(self.metrics, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def truncate_metrics(self, length: int) -> list[dict[str, Any]]:
+        """Cut `metrics.jsonl` to `length` bytes and return the rows that are cut off."""
+        if not self.metrics.exists():
+            return []
+        with open(self.metrics, "r+b") as file:
+            file.seek(length)
+            rest = file.read()
+            file.truncate(min(length, self.metrics.stat().st_size))
+        return list(_complete_rows(rest.decode(errors="replace")))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return list(_complete_rows(self.metrics.read_text())) if self.metrics.exists() else []
+
+    def read_summary(self) -> dict[str, Any]:
+        """Empty if there is none, or none that can be read."""
+        return read_json(self.summary)
+
+    def read_environment(self) -> dict[str, Any]:
+        """As `read_summary`."""
+        return read_json(self.environment)
+
+    def _take_lock(self) -> None:
+        os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
+        path = self.path / "run.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        holder = self._read_lock()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            if not _is_earlier_incarnation(holder):
+                raise ValueError(
+                    f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
+                    "wait for it, or end it first"
+                ) from None
+            partial = self.path / f".run.lock.{os.getpid()}.partial"
+            self._lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.replace(path)
+        self.attempt = int(holder.get("attempt", 0)) + 1
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        mine = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, json.dumps(mine | _slurm_attempt()).encode(), 0)
+
+    def _remove_leftovers(self) -> None:
+        """Of a process that was killed while it wrote."""
+        for folder in (self.path, self.checkpoints, self.evaluations):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+        for checksum in self.checkpoints.glob("*.pt.sha256"):
+            if not checksum.with_suffix("").exists():
+                checksum.unlink(missing_ok=True)
+
+    def _read_lock(self) -> dict[str, Any]:
+        return read_json(self.path / "run.lock")
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name != "run.lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _slurm_attempt() -> dict[str, Any]:
+    if "SLURM_JOB_ID" not in os.environ:
+        return {}
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return {"slurm_job_id": os.environ["SLURM_JOB_ID"], "slurm_restarts": restarts}
+
+
+def _is_earlier_incarnation(holder: dict[str, Any]) -> bool:
+    """Whether the lock's holder is this very Slurm job before its last requeue, left over on a node that was lost."""
+    mine = _slurm_attempt()
+    same_job = bool(mine) and holder.get("slurm_job_id") == mine["slurm_job_id"]
+    return same_job and holder.get("slurm_restarts", 0) < mine["slurm_restarts"]
+
+
+def without_timings(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields in which two equal runs agree."""
+    return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
+
+
+def _complete_rows(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return  # a line that a killed process left unfinished: nothing after it counts

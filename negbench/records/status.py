@@ -1,0 +1,181 @@
+"""Where runs stand, from their folders and from Slurm. Works without accounting, and after a submitter's death.
+
+Imports no torch.
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negbench.records.files import read_json
+from negbench.records.jobs import Job, is_active, waits_here
+from negbench.records.run_folder import RunFolder
+
+TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
+
+    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
+    could not be asked, and the run's folder does not tell.
+    """
+
+    run_id: str
+    study: str
+    method: str
+    seed: int | None
+    state: str
+    detail: str = ""
+    requeued: int = 0
+    epoch: float | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    knn_top1: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    node: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder: one that was submitted, started by a sweep, begun, or that failed before it.
+
+    The folder of an encoder of others holds `encoder.json`.
+    """
+    return not (path / "encoder.json").exists() and any(
+        (path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json")
+    )
+
+
+def find_runs(output: Path) -> list[Path]:
+    """Run folders in `output`, by name. ValueError if it is not a folder."""
+    if not output.is_dir():
+        raise ValueError(f"there is no folder {output}; --output names the parent folder of runs")
+    return sorted(path for path in output.iterdir() if is_run(path))
+
+
+def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
+    """`known` are the jobs that Slurm shows, None if it was not to be asked. Damaged files count as absent."""
+    folder = RunFolder(path)
+    note = read_json(path / "job.json")
+    config = _config(folder)
+    settings = note.get("settings", {})
+    summary = folder.read_summary()
+    rows = _last_rows(folder.metrics)
+    train: dict[str, Any] = next((row for row in reversed(rows) if row.get("kind") == "train"), {})
+    newest: dict[str, Any] = {key: value for row in rows for key, value in row.items()}
+    is_slurm = note.get("launcher") == "slurm"
+    job = known.get(str(note.get("job_id"))) if known and is_slurm else None
+    state, detail = _state(folder, note, job, known or {}, summary)
+    if known is None and is_slurm and state not in ("done", "running", "stalled"):
+        state = "unknown" if state == "dead" else state
+        detail = "; ".join(filter(None, (detail if state != "unknown" else "", "Slurm could not be asked")))
+    epochs, epoch = config.get("epochs"), newest.get("epoch")
+    active = state in ("running", "stalled")
+    left = None
+    if active and epochs and epoch and train.get("step_seconds"):
+        left = train["step_seconds"] * train["step"] * (epochs / train["epoch"] - 1)
+    lock, environment = read_json(path / "run.lock"), folder.read_environment()
+    restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
+    return RunStatus(
+        run_id=path.name,
+        study=str(config.get("study") or settings.get("study") or summary.get("study") or ""),
+        method=str(summary.get("label") or settings.get("label") or config.get("method", {}).get("name") or ""),
+        seed=config.get("seed", settings.get("seed", summary.get("seed"))),
+        state=state,
+        detail=detail,
+        requeued=restarts,
+        epoch=epoch,
+        epochs=epochs,
+        loss=train.get("loss", newest.get("loss")),
+        knn_top1=summary.get("knn_top1") or newest.get("knn_top1"),
+        images_per_second=newest.get("images_per_second"),
+        seconds_left=left,
+        node=(job.nodes if job else str(lock.get("host", ""))) if active else "",
+    )
+
+
+def _state(
+    folder: RunFolder, note: dict[str, Any], job: Job | None, known: dict[str, Job], summary: dict[str, Any]
+) -> tuple[str, str]:
+    if folder.done.exists():
+        return "done", ""
+    if job is not None and job.state == "PENDING":
+        return "pending", f"{job.reason}; the same command releases it" if job.is_held_by_slurm else job.reason
+    if is_active(note, known) and waits_here(note):
+        return "pending", "for set-up lines, or for another job's end (--max-parallel)"
+    if is_active(note, known) or is_locked(folder.path / "run.lock"):
+        stalled = _first_line(folder.path / "stalled")
+        return ("stalled", stalled) if stalled else ("running", "")
+    if "cancelled" in note:
+        return "cancelled", ""
+    if (status := summary.get("status")) in ("failed", "interrupted"):
+        reason = str(summary.get("error") or "").partition("\n")[0]
+        if status == "interrupted":
+            reason = reason.partition(";")[0].removeprefix("interrupted by ")
+        return str(status), reason
+    if job is not None and job.state == "CANCELLED":
+        return "cancelled", ""
+    if folder.environment.exists():
+        return "dead", "ended without a word; the same command goes on"
+    return ("dead", "its job ended before it started") if note else ("new", "")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run's lock; a lock of another machine may not show."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(folder.config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that stand whole in the file's last bytes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return ""

@@ -1,0 +1,191 @@
+"""A tuning's folder: `tuning.json` says which trials there are; what came out stands in their own folders."""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from negbench.records.run_folder import RunFolder
+from negbench.records.status import status_of
+from negbench.settings.keys import Flat
+from negbench.settings.space import Space
+
+TUNING_SCHEMA_VERSION = 1
+RECORD = "tuning.json"
+SCORE = "knn_top1_validation"  # of summary.json: kNN (k = 20) on the held-out images at the last step
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class PlannedTrial(_Checked):
+    run_id: str
+    values: dict[str, Any]
+
+
+class PlannedMethod(_Checked):
+    """`file` is the path of a user's method."""
+
+    space: dict[str, list[Any]]
+    trials: list[PlannedTrial]
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "PlannedMethod":
+        for trial in self.trials:
+            if trial.values.keys() != self.space.keys() or any(
+                value not in self.space[key] for key, value in trial.values.items()
+            ):
+                raise ValueError(f"the values of {trial.run_id} are not of its space")
+        return self
+
+
+class TuningRecord(_Checked):
+    """`tuning.json`. `settings` are the `--set` texts of all trials that can change a result."""
+
+    schema_version: int
+    study: str
+    base: str  # digest of the study's settings for all methods
+    track: str
+    seed: int
+    settings: list[str]
+    epochs: int
+    validation: float  # share of the training images that is held out
+    num_images: int | None  # of the others, those that are used, if not all
+    methods: dict[str, PlannedMethod]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`score` is None if it did not end well; `state` as in `status_of`, or damaged."""
+
+    run_id: str
+    values: Flat
+    state: str
+    reason: str
+    score: float | None
+    seconds: float | None  # of training
+    num_images: int | None  # that it was trained on or scored by
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done or failed, and so its budget spent."""
+        return self.state in ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One method's trials, in the order of the draw."""
+
+    method: str
+    space: Space
+    trials: tuple[Trial, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        return [trial.score for trial in self.trials if trial.score is not None]
+
+    @property
+    def has_ended(self) -> bool:
+        return all(trial.has_ended for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The one with the highest score, the first of equals."""
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return max(scored, key=lambda trial: trial.score or 0.0) if scored else None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.scores) if self.scores else math.nan
+
+
+@dataclass(frozen=True)
+class Tuning:
+    path: Path
+    record: TuningRecord
+    methods: tuple[Tuned, ...]
+
+    @property
+    def study(self) -> str:
+        return self.record.study
+
+    @property
+    def has_ended(self) -> bool:
+        return all(method.has_ended for method in self.methods)
+
+    @property
+    def num_held_out(self) -> int | None:
+        """Images that a score is of; None before a trial has ended."""
+        totals = [trial.num_images for method in self.methods for trial in method.trials if trial.num_images]
+        if not totals:
+            return None
+        used = self.record.num_images
+        return totals[0] - used if used else round(self.record.validation * totals[0])
+
+
+def is_tuning(path: Path) -> bool:
+    return (path / RECORD).exists()
+
+
+def tunings_in(folder: Path) -> list[Path]:
+    """By name."""
+    return sorted(path for path in folder.iterdir() if is_tuning(path)) if folder.is_dir() else []
+
+
+def study_of(path: Path) -> str:
+    """The study of a tuning; empty if its record cannot be read."""
+    try:
+        return str(json.loads((path / RECORD).read_text())["study"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def read_record(path: Path) -> TuningRecord:
+    """ValueError with the reason, and what to do, if it is damaged or of another schema."""
+    file = path / RECORD
+    remedy = "delete it, and the call of `negbench tune` that made it writes it anew from the trials, which are kept"
+    try:
+        record = TuningRecord.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
+        raise ValueError(f"{file} is damaged ({where}{first['msg'].removeprefix('Value error, ')}); {remedy}") from None
+    if record.schema_version != TUNING_SCHEMA_VERSION:
+        raise ValueError(f"{file} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}; {remedy}")
+    return record
+
+
+def load(path: Path) -> Tuning:
+    """The record, and what came out of each trial. ValueError as `read_record`."""
+    record = read_record(path)
+    methods = (
+        Tuned(name, planned.space, tuple(_trial(path / trial.run_id, trial) for trial in planned.trials))
+        for name, planned in record.methods.items()
+    )
+    return Tuning(path, record, tuple(methods))
+
+
+def _trial(path: Path, planned: PlannedTrial) -> Trial:
+    status, summary = status_of(path, None), RunFolder(path).read_summary()
+    score = summary.get(SCORE) if status.state == "done" else None
+    seconds = summary.get("train_seconds")
+    state, reason = status.state, status.detail
+    if state == "done" and not isinstance(score, int | float):
+        state, reason = "damaged", f"its summary.json holds no accuracy; delete {path.name} to make it again"
+    return Trial(
+        planned.run_id,
+        planned.values,
+        state,
+        reason,
+        float(score) if isinstance(score, int | float) else None,
+        float(seconds) if isinstance(seconds, int | float) else None,
+        int(images) if isinstance(images := summary.get("num_images"), int) else None,
+    )

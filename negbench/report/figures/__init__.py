@@ -1,0 +1,1 @@
+"""Figures, drawn when the page is written."""

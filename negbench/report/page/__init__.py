@@ -1,0 +1,1 @@
+"""A report's files: the page, its tables and its figures."""

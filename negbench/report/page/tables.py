@@ -1,0 +1,62 @@
+"""Tables as CSV, Markdown and LaTeX."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from negbench.report.tables.base import Table
+
+WIDE = 6  # columns from which on a table spans both columns of a page
+_MARKDOWN = re.compile(r"([\\`*<>|\[\]])")
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
+)
+_SYMBOLS = {"−": "$-$", "±": r"$\pm$", "∞": r"$\infty$", "–": "--"}  # that no input encoding is needed for
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """`SLUG.csv`, the numbers; `SLUG.md` and `SLUG.tex`, what a reader sees."""
+    table.data.to_csv(folder / f"{table.slug}.csv", index=False)
+    (folder / f"{table.slug}.md").write_text(to_markdown(table), encoding="utf-8")
+    (folder / f"{table.slug}.tex").write_text(to_latex(table), encoding="utf-8")
+
+
+def to_markdown(table: Table) -> str:
+    columns = [_MARKDOWN.sub(r"\\\1", column) for column in table.columns]
+    rows = [[_bold_markdown(_MARKDOWN.sub(r"\\\1", c.text), c.bold) for c in row] for row in table.rows]
+    grid = pd.DataFrame(rows, columns=columns).to_markdown(index=False, disable_numparse=True)
+    title, note = (_MARKDOWN.sub(r"\\\1", part) for part in (table.title, table.note))
+    return f"**{title}**\n\n{grid}\n\n{note.strip()}\n"
+
+
+def to_latex(table: Table) -> str:
+    """A floating table with booktabs' rules."""
+    frame = pd.DataFrame([[cell.text for cell in row] for row in table.rows], columns=list(table.columns))
+    bold = pd.DataFrame(
+        [["textbf:--rwrap" if c.bold else "" for c in row] for row in table.rows], columns=frame.columns
+    )
+    styler = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    latex: str = styler.apply(lambda _: bold, axis=None).to_latex(
+        hrules=True,
+        column_format="l" + "r" * (len(frame.columns) - 1),
+        caption=table.title.translate(_LATEX),
+        label=f"tab:{table.slug}",
+        position="t",
+        environment="table*" if len(frame.columns) > WIDE else None,
+    )
+    note = f"\\par\\smallskip\\footnotesize {table.note.strip().translate(_LATEX)}"
+    latex = latex.replace("\\begin{tabular}", "\\footnotesize\n\\begin{tabular}")
+    latex = latex.replace("\\end{tabular}", f"\\end{{tabular}}\n{note}")
+    for symbol, command in _SYMBOLS.items():
+        latex = latex.replace(symbol, command)
+    return latex
+
+
+def _bold_markdown(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text

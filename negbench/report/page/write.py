@@ -1,0 +1,112 @@
+"""A report in its folder, which replaces an earlier one whole."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import negbench
+from negbench.report.page.tables import write_table
+from negbench.report.read.runs import Run
+from negbench.report.sections import BenchSection, Report, TuningSection
+
+MANIFEST = "report.json"
+PAGE = "index.html"
+
+
+def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
+    """The page, tables, figures and `report.json` in `output`, which replaces an earlier report whole; the page's path.
+
+    ValueError if `output` holds anything but a report, or cannot be written.
+    """
+    check_output(output)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        for folder in (partial / "tables", partial / "figures"):
+            folder.mkdir(parents=True)
+        for table in report.tables:
+            write_table(table, partial / "tables")
+        _run_table(report.runs).to_csv(partial / "runs.csv", index=False)
+        (partial / MANIFEST).write_text(json.dumps(_facts(report), indent=1) + "\n")
+        from negbench.report.page.page import write_page
+
+        write_page(report, partial, tell)
+        _replace(partial, output)
+    except OSError as error:
+        raise ValueError(f"cannot write to {output}: {error.strerror or error}; choose another --output") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output / PAGE
+
+
+def check_output(output: Path) -> None:
+    """ValueError if `output` is there and no report."""
+    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists():
+        raise ValueError(f"--output {output} holds something else than a report; choose a new folder")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; choose a new folder")
+
+
+def _replace(new: Path, old: Path) -> None:
+    if old.exists():
+        outdated = old.with_name(f".{old.name}.{os.getpid()}.outdated")
+        old.rename(outdated)
+        new.rename(old)
+        shutil.rmtree(outdated)
+    else:
+        new.rename(old)
+
+
+def _run_table(runs: Sequence[Run]) -> Any:
+    """Every run in one line: where it stands and all that its summary tells."""
+    import pandas as pd
+
+    lines = []
+    for run in runs:
+        known = {"run": run.name, "state": run.state, "reason": run.reason, "study": run.study, "track": run.track}
+        told = {key: value for key, value in run.summary.items() if not isinstance(value, dict)}
+        lines.append(known | {"method": run.method, "seed": run.seed} | told)
+    return pd.DataFrame(lines)
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    return {
+        "negbench_version": negbench.__version__,
+        "baseline": report.baseline,
+        "comparisons": [
+            {
+                "title": section.comparison.title,
+                "settings": section.comparison.settings,
+                "findings": {finding.question: finding.answer for finding in section.findings},
+                "cautions": list(section.cautions),
+            }
+            for section in report.sections
+        ],
+        "tables": {table.slug: [_plain(line) for line in table.data.to_dict("records")] for table in report.tables},
+        "not_used": {run.name: f"{run.state}: {run.reason}" for run in report.unused},
+        **({"benches": [_bench_facts(section) for section in report.benches]} if report.benches else {}),
+        **({"tunings": [_tuning_facts(section) for section in report.tunings]} if report.tunings else {}),
+    }
+
+
+def _bench_facts(section: BenchSection) -> dict[str, Any]:
+    told = {"title": section.title, "folder": section.bench.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.bench.settings}
+
+
+def _tuning_facts(section: TuningSection) -> dict[str, Any]:
+    told = {"title": section.title, "folder": section.tuning.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.tuning.record.settings}
+
+
+def _plain(line: dict[Any, Any]) -> dict[str, Any]:
+    """Without what JSON has no word for: nan becomes null, infinity "inf"."""
+    plain = {}
+    for key, value in line.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            value = None if math.isnan(value) else "inf"
+        plain[str(key)] = value.item() if hasattr(value, "item") else value
+    return plain

@@ -1,0 +1,1 @@
+"""What a report reads: runs, benches and tunings, compared row by row."""

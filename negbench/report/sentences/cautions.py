@@ -1,0 +1,129 @@
+"""What a reader must know before trusting a comparison."""
+
+from collections.abc import Sequence
+
+from negbench.report.read.comparisons import Comparison, Row, differing
+from negbench.report.read.runs import Run
+from negbench.report.tables.diagnostics import has_collapsed
+from negbench.runtime import words
+
+FEWEST_SEEDS = 3
+FEWEST_EPOCHS = 3
+NAMED = 6  # runs or rows in a sentence
+
+
+def cautions(comparison: Comparison, baseline: str) -> list[str]:
+    """Sentences; none where all is as it should be."""
+    runs = comparison.runs
+    found = [*comparison.notes, *_of_baseline(comparison, baseline), *_of_seeds(comparison)]
+    found += [*_of_equality(comparison), *_of_versions(runs)]
+    if runs and not any(run.curve for run in runs):
+        found.append("No run has a curve on held-out images, so there is no time to a target.")
+    if hardware := sorted({run.hardware for run in runs})[1:]:
+        first = min(run.hardware for run in runs)
+        found.append(f"Times have a table for each kind of hardware: {'; '.join([first, *hardware])}.")
+    for told, some_runs in {
+        "waited for data over 5% of the time, so that times are the loader's": _loader_bound(runs),
+        "went on with another number of processes, so not bitwise as undisturbed": _on_other_ranks(runs),
+        "ended with nearly equal embeddings for all images, a collapse": [run for run in runs if has_collapsed(run)],
+        "skipped images that could not be decoded": [run for run in runs if run.summary.get("skipped_files")],
+        f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": _short(runs),
+        "started on a machine with more work than cores, so that times may be disturbed": _crowded(runs),
+    }.items():
+        if some_runs:
+            names = words.some([run.name for run in some_runs], NAMED)
+            found.append(f"{words.count(len(some_runs), 'run')} {told}: {names}.")
+    return found
+
+
+def _of_baseline(comparison: Comparison, baseline: str) -> list[str]:
+    methods = {row.method for row in comparison.rows}
+    rows = [row for row in comparison.rows if baseline in (row.label, row.method)]
+    if len(methods) == 1:
+        return [f"It holds one method, {methods.pop()}: there is no other to compare it with."]
+    if not rows:
+        return [f"It lacks the baseline {baseline}, so no differences to it are shown."]
+    if not any(row.runs for row in rows):
+        return [f"The baseline {baseline} has no finished run, so no differences, ratios or targets are shown."]
+    tied = [row.label for row in comparison.rows if len(comparison.baselines_of(row, baseline)) > 1]
+    if tied:
+        which = comparison.baselines_of(next(row for row in comparison.rows if row.label == tied[0]), baseline)
+        names = words.some([row.label for row in which], NAMED)
+        return [
+            f"Several rows of {baseline} are equally near to {words.some(tied, NAMED)}: {names}; the first is taken."
+        ]
+    return []
+
+
+def _of_seeds(comparison: Comparison) -> list[str]:
+    found = []
+    few = [row.label for row in comparison.rows if 0 < len(row.runs) < FEWEST_SEEDS]
+    if few:
+        found.append(
+            f"Fewer than {FEWEST_SEEDS} seeds: {words.some(few, NAMED)}; intervals are wide, or there are none."
+        )
+    unfinished = [row.label for row in comparison.rows if not row.runs]
+    if unfinished:
+        found.append(f"Without any finished run: {words.some(unfinished, NAMED)}.")
+    everyone = {seed for row in comparison.rows for seed in _seeds(row)}
+    lacking = [
+        f"{row.label} lacks {words.listed([str(seed) for seed in sorted(everyone - _seeds(row))])}"
+        for row in comparison.rows
+        if row.runs and everyone - _seeds(row)
+    ]
+    if lacking:
+        shared = "Seeds differ, and differences are paired over those that both rows have"
+        found.append(f"{shared}: {words.some(lacking, NAMED)}.")
+    return found
+
+
+def _of_equality(comparison: Comparison) -> list[str]:
+    found = []
+    rows = [row for row in comparison.rows if row.runs]
+    own = [key for key in differing([row.settings for row in rows]) if not key.startswith("method.")] if rows else []
+    if comparison.track == "recipe" and own:
+        found.append(f"Recipes differ in more than the method: {words.some(own, 2 * NAMED)}.")
+    views = {row.label: row.runs[0].summary["views_per_step"] for row in rows}
+    if len(set(views.values())) > 1:
+        told = words.some([f"{label} {count:,}" for label, count in views.items()], NAMED)
+        found.append(f"Rows differ in back-propagated views a step, so equal epochs are not equal views: {told}.")
+    intervals = sorted({int(run.settings.get("evaluate_every_epochs", 0)) for run in comparison.runs})
+    if len(intervals) > 1:
+        found.append(
+            f"Held-out images were evaluated every {intervals[0]} to {intervals[-1]} epochs; times to a target are "
+            "those of the next evaluation."
+        )
+    return found
+
+
+def _of_versions(runs: Sequence[Run]) -> list[str]:
+    found = []
+    versions = [run.version for run in runs]
+    if len(set(versions)) > 1:
+        counts = [f"{version}: {words.count(versions.count(version), 'run')}" for version in sorted(set(versions))]
+        found.append(f"Mixed versions, whose results may differ (see CHANGELOG.md): {'; '.join(counts)}.")
+    if changed := [run.name for run in runs if "+changes" in run.version]:
+        told = "ran code with uncommitted changes, so no revision tells what ran"
+        found.append(f"{words.count(len(changed), 'run')} {told}.")
+    return found
+
+
+def _loader_bound(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.summary.get("loader_bound")]
+
+
+def _short(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if len(run.epoch_seconds) - 1 < FEWEST_EPOCHS]  # the first is left out
+
+
+def _crowded(runs: Sequence[Run]) -> list[Run]:
+    known = [(run, run.environment.get("load_average"), run.environment.get("num_cpus")) for run in runs]
+    return [run for run, load, cores in known if load and cores and load > cores]
+
+
+def _on_other_ranks(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if len(run.summary.get("world_sizes") or ()) > 1]
+
+
+def _seeds(row: Row) -> set[int]:
+    return {run.seed for run in row.runs}

@@ -1,0 +1,231 @@
+"""What the numbers say, in plain words. Every sentence is computed; none says more than its interval."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from negbench.report import text
+from negbench.report.read.comparisons import Comparison, Row
+from negbench.report.read.runs import cumulative
+from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.tables.accuracy import METRICS, is_beyond_chance, main_metric
+from negbench.report.tables.cost import time_ratio
+from negbench.report.tables.diagnostics import told
+from negbench.runtime import words
+
+SHOWN = 6  # rows that a sentence names
+NEARLY_EQUAL = 1.02  # ratio up to which what rows spend counts as equal
+
+
+@dataclass(frozen=True)
+class Finding:
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A row's difference to another, with p after Holm's correction."""
+
+    other: Row
+    difference: Difference
+    p_holm: float
+
+    @property
+    def is_beyond_chance(self) -> bool:
+        return is_beyond_chance(self.difference, self.p_holm)
+
+
+def findings(comparison: Comparison, baseline: str) -> list[Finding]:
+    """Best at equal epochs, views and cost, whether negatives were needed, and the time that each source takes."""
+    metric = main_metric(comparison)
+    if metric is None:
+        return [Finding("Which source is best?", "No run of this comparison is finished, so nothing can be said.")]
+    equal = "epochs" in comparison.settings
+    question = "Which source is best at equal epochs?" if equal else "Which row is best at the end?"
+    figures = {row.label: row.by_seed(metric) for row in comparison.rows}
+    found = [Finding(question, _ranking(comparison.rows, figures, f"After {_epochs(comparison)}", METRICS[metric]))]
+    if answer := _at_equal_views(comparison):
+        found.append(Finding("Which source is best at equal views?", answer))
+    parts = comparison.by_hardware()
+    for part in parts:
+        where = f" on {part.hardware}" if len(parts) > 1 else ""
+        if answer := _at_equal_cost(part):
+            found.append(Finding(f"Which source is best at equal cost{where}?", answer))
+    if answer := _without_negatives(comparison, metric):
+        found.append(Finding("Were negatives needed?", answer))
+    for part in parts:
+        where = f" on {part.hardware}" if len(parts) > 1 else ""
+        if answer := _time(part, baseline):
+            found.append(Finding(f"What does each source cost{where}?", answer))
+    sentences = [sentence for row in comparison.rows[:SHOWN] for sentence in told(row)]
+    if sentences:
+        found.append(Finding("What are the negatives like at the end?", " ".join(sentences)))
+    return found
+
+
+def _at_equal_views(comparison: Comparison) -> str:
+    """Nothing where all rows back-propagate as many views."""
+    rows, budget, cheapest, is_equal = _budget(comparison, "views")
+    if len(rows) < 2 or is_equal:
+        return ""
+    start = f"After {words.number(budget / 1e6)} million back-propagated views, all that {cheapest} made"
+    return _ranking(rows, _at(rows, "views", budget), start, METRICS["knn_top1_validation"]) + _READ_OFF
+
+
+def _at_equal_cost(comparison: Comparison) -> str:
+    """At what the row of the lowest median spends in all."""
+    rows, budget, cheapest, is_equal = _budget(comparison, "device_hours")
+    if len(rows) < 2:
+        return ""
+    start = f"After {words.number(60 * budget)} device-minutes, all that {cheapest} took (median)"
+    answer = _ranking(rows, _at(rows, "device_hours", budget), start, METRICS["knn_top1_validation"])
+    return answer + ("" if is_equal else _READ_OFF)
+
+
+_READ_OFF = (
+    " Rows that spend more are read off before the end of their learning rate schedule, which may hold them back; "
+    "accuracy between two evaluations is interpolated."
+)
+
+
+def _budget(comparison: Comparison, resource: str) -> tuple[list[Row], float, str, bool]:
+    """Rows with a curve, the smallest median of what one spends in all, whose it is, and whether all spend as much."""
+    rows = [row for row in comparison.rows if any(run.curve for run in row.runs)]
+    medians = {
+        row.label: float(np.median([cumulative(run, resource)[-1] for run in row.runs if run.curve])) for row in rows
+    }
+    cheapest = min(medians, key=lambda label: medians[label], default="")
+    budget = medians.get(cheapest, math.nan)
+    return rows, budget, cheapest, max(medians.values(), default=0.0) <= NEARLY_EQUAL * budget
+
+
+def _at(rows: Sequence[Row], resource: str, budget: float) -> dict[str, dict[int, float]]:
+    """Held-out accuracy at `budget` by row and seed; a run that spends less counts at its end."""
+    return {
+        row.label: {
+            run.seed: float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
+            for run in row.runs
+            if run.curve
+        }
+        for row in rows
+    }
+
+
+def _without_negatives(comparison: Comparison, metric: str) -> str:
+    """Each row with negatives against each without; rows that do not tell are in neither."""
+    known = {row.label: count for row in comparison.rows if (count := _num_negatives(row)) is not None}
+    without = [row for row in comparison.rows if known.get(row.label) == 0]
+    others = [row for row in comparison.rows if known.get(row.label, 0) > 0]
+    pairs = [(row, alone) for alone in without for row in others]
+    leads = _corrected([paired_difference(a.by_seed(metric), b.by_seed(metric)) for a, b in pairs], pairs)
+    sentences = []
+    for alone in without if others else []:
+        against = [lead for lead, (_, second) in zip(leads, pairs, strict=True) if second is alone]
+        better = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre > 0]
+        worse = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre < 0]
+        if all(math.isnan(lead.p_holm) for lead in against):
+            verdict = f"The seeds do not tell: differences to {alone.label}, which has none, cannot be tested"
+        elif better and worse:
+            verdict = (
+                f"It depends on the source: beyond chance {_are(better)} ahead of {alone.label}, which has none, and "
+                f"{_are(worse)} behind it"
+            )
+        elif better:
+            verdict = f"They helped: {_are(better)} beyond chance ahead of {alone.label}, which has none"
+        elif worse and all(lead.difference.centre <= 0 for lead in against if lead.difference.n):
+            verdict = (
+                f"No: no source is ahead of {alone.label}, which has none, and {_are(worse)} beyond chance behind it"
+            )
+        elif worse:
+            verdict = (
+                f"Not shown: {_are(worse)} beyond chance behind {alone.label}, which has none, and none ahead of it"
+            )
+        else:
+            verdict = f"That is not settled: no row differs beyond chance from {alone.label}, which has none"
+        shown = [f"{lead.other.label} {text.points(lead.difference)}" for lead in against[:SHOWN]]
+        more = f", and {len(against) - SHOWN} more in the table" if len(against) > SHOWN else ""
+        sentences.append(
+            f"{verdict}. Differences in {METRICS[metric]}, points: {', '.join(shown)}{more}. Methods without negatives "
+            "have a loss of their own, so this compares methods, not negatives alone."
+        )
+    return " ".join(sentences)
+
+
+def _time(comparison: Comparison, baseline: str) -> str:
+    ratios = {row.label: time_ratio(comparison, row, baseline) for row in comparison.rows}
+    known = sorted((ratio.centre, label, text.ratio(ratio)) for label, ratio in ratios.items() if ratio and ratio.n)
+    if not known:
+        return ""
+    shown = known if len(known) <= SHOWN else [*known[: SHOWN // 2], *known[-SHOWN // 2 :]]
+    more = f" (the fastest and slowest of {len(known)})" if len(known) > SHOWN else ""
+    parts = words.listed([f"{label} {ratio}" for _, label, ratio in shown])
+    return f"Seconds an epoch, as a multiple of {baseline}'s: {parts}{more}."
+
+
+def _ranking(rows: Sequence[Row], figures: Mapping[str, Mapping[int, float]], start: str, title: str) -> str:
+    """The best row and its leads. All pairs of rows are corrected for: which row is best was not known beforehand."""
+    known = [row for row in rows if figures[row.label]]
+    means = {row.label: t_interval(list(figures[row.label].values())) for row in known}
+    known.sort(key=lambda row: -means[row.label].centre)
+    best = known[0]
+    missing = f", {len(best.unused)} more without a result" if best.unused else ""
+    start = f"{start}, {best.label} has {text.percent(means[best.label])}% {title}"
+    start = f"{start} ({words.count(means[best.label].n, 'seed')}{missing})"
+    if len(known) == 1:
+        return f"{start}; it is the only row, so there is nothing to compare it with."
+    pairs = [(b, a) for a, b in itertools.combinations(known, 2)]
+    leads = _corrected([paired_difference(figures[a.label], figures[b.label]) for b, a in pairs], pairs)
+    leads = leads[: len(known) - 1]  # those of the best
+    paired = [lead for lead in leads if lead.difference.n]
+    if not paired:
+        return f"{start}. No other row shares a seed with it, so no difference can be paired."
+    shown = [f"{text.points(lead.difference)} over {lead.other.label}" for lead in paired[:SHOWN]]
+    more = f" and {words.count(len(leads) - len(shown), 'more row')} (see the table)" if len(leads) > len(shown) else ""
+    sentence = f"{start}: {', '.join(shown)}{more} (points, paired by seed)."
+    sure = [lead.other.label for lead in paired if lead.is_beyond_chance]
+    unsure = [lead.other.label for lead in paired if not lead.is_beyond_chance and not math.isnan(lead.p_holm)]
+    untested = [lead.other.label for lead in paired if math.isnan(lead.p_holm)]
+    verdicts = [
+        *([f"the lead{_s(sure)} over {_are(sure)} beyond chance at 5%"] if sure else []),
+        *([f"{'those' if len(unsure) > 1 else 'that'} over {_are(unsure)} not"] if unsure and sure else []),
+        *([f"no lead over {_some(unsure)} is beyond chance at 5%"] if unsure and not sure else []),
+    ]
+    if verdicts:
+        corrected = f"After Holm's correction over {words.count(len(pairs), 'pair')} of rows, "
+        sentence = f"{sentence} {corrected}{'; '.join(verdicts)}."
+    if untested:
+        why = "one shared seed, or the same difference in all"
+        sentence = f"{sentence} The lead{_s(untested)} over {_some(untested)} cannot be tested ({why})."
+    return sentence
+
+
+def _corrected(differences: Sequence[Difference], pairs: Sequence[tuple[Row, Row]]) -> list[Lead]:
+    """By pair, its first row as the other one."""
+    adjusted = holm([difference.p for difference in differences])
+    return [Lead(row, d, p) for (row, _), d, p in zip(pairs, differences, adjusted, strict=True)]
+
+
+def _are(labels: list[str]) -> str:
+    return f"{_some(labels)} {'is' if len(labels) == 1 else 'are'}"
+
+
+def _s(labels: list[str]) -> str:
+    return "s" if len(labels) > 1 else ""
+
+
+def _some(labels: list[str]) -> str:
+    return words.some(labels, SHOWN)
+
+
+def _num_negatives(row: Row) -> float | None:
+    counts = [run.summary["negatives_per_query"] for run in row.runs]
+    return max(counts) if counts and None not in counts else None
+
+
+def _epochs(comparison: Comparison) -> str:
+    epochs = sorted({int(run.settings["epochs"]) for run in comparison.runs})
+    return words.count(epochs[0], "epoch") if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"

@@ -1,0 +1,1 @@
+"""Tables for a reader, and the numbers behind them."""

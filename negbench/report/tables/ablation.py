@@ -1,0 +1,155 @@
+"""Ablations: what a setting does to accuracy while all others are equal."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from negbench.report import text
+from negbench.report.read.comparisons import Comparison, Row, differing, is_told, own_values, slug_of, told
+from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.tables.accuracy import METRICS, is_beyond_chance
+from negbench.report.tables.base import Cell, Table, facts_of, seeds
+from negbench.runtime import words
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Rows of one study and method that differ in `key` alone, by its value."""
+
+    study: str
+    track: str
+    method: str
+    key: str
+    others: str  # what tells it from further ablations of that key
+    metric: str
+    points: Sequence[tuple[Any, Row]]
+    own: Row | None = None  # the one with the study's own value of `key`
+
+    @property
+    def title(self) -> str:
+        """The same for all that stand in one table and one figure."""
+        track = ", recipe track" if self.track == "recipe" else ""
+        return f"{self.study}{track}, {self.name}, {METRICS[self.metric]}"
+
+    @property
+    def slug(self) -> str:
+        return f"ablation-{slug_of(self.title)}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} ({self.others})" if self.others else self.method
+
+    @property
+    def name(self) -> str:
+        return self.key.removeprefix("method.")
+
+
+def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
+    """Every setting that takes two or more values while all others are equal, within a study and a method."""
+    found = []
+    by_method: dict[tuple[str, str, str], list[Row]] = {}
+    for comparison in comparisons:
+        for row in comparison.rows:
+            if row.runs:
+                by_method.setdefault((comparison.study, comparison.track, row.method), []).append(row)
+    for (study, track, method), rows in by_method.items():
+        groups, own = _changing_together(rows), own_values(rows)
+        keys = [group[0] for group in groups]
+        for key in (group[0] for group in groups if _is_one_setting(group)):
+            slices: dict[str, list[Row]] = {}
+            for row in rows:
+                slices.setdefault(told(row.settings, [other for other in keys if other != key]), []).append(row)
+            for members in slices.values():
+                others = told(members[0].settings, [k for k in keys if k != key and is_told(members[0], k, own)])
+                metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)
+                if len(members) > 1 and metric is not None:
+                    points = sorted(
+                        ((row.settings.get(key), row) for row in members), key=lambda point: _order(point[0])
+                    )
+                    reference = next((row for value, row in points if key in own and value == own[key]), None)
+                    found.append(Ablation(study, track, method, key, others, metric, points, reference))
+    return found
+
+
+def _changing_together(rows: Sequence[Row]) -> list[list[str]]:
+    """The keys that differ between rows; those that always change together are one group."""
+    groups: dict[str, list[str]] = {}
+    for key in differing([row.settings for row in rows]):
+        values = [json.dumps(row.settings.get(key), sort_keys=True) for row in rows]
+        groups.setdefault(json.dumps([values.index(value) for value in values]), []).append(key)
+    return list(groups.values())
+
+
+def _is_one_setting(group: Sequence[str]) -> bool:
+    """Whether a name can stand for the group: a key alone, or a view policy, which sets many."""
+    return len(group) == 1 or all(key.startswith("views.") for key in group)
+
+
+def ablation_table(members: Sequence[Ablation]) -> Table:
+    """Those of one title."""
+    columns = ["method", members[0].name, "seeds", "accuracy, %", "− the study's own", "figure"]
+    cells, facts = [], []
+    differences = _differences(members)
+    for line, ablation in enumerate(members):
+        for place, (value, row) in enumerate(ablation.points):
+            interval = t_interval(list(row.by_seed(ablation.metric).values()))
+            shown = told({ablation.key: value}, [ablation.key]).partition("=")[2]
+            size = float(value) if isinstance(value, int | float) else shown
+            cells.append(
+                [
+                    Cell(ablation.label),
+                    Cell(shown, size),
+                    seeds(row),
+                    Cell(text.percent(interval), interval.centre),
+                    _difference_cell(row is ablation.own, differences.get((line, place))),
+                    Cell(METRICS[ablation.metric]),
+                ]
+            )
+            facts.append(
+                {"study": ablation.study, "method": ablation.method, "others": ablation.others}
+                | {"key": ablation.key, "value": value}
+                | {"metric": ablation.metric}
+                | facts_of(interval)
+            )
+            if (found := differences.get((line, place))) is not None:
+                facts[-1] |= facts_of(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
+    note = (
+        "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. "
+        "Differences in points to the value that the study itself has, paired by seed, with their 95% interval; bold: "
+        "beyond chance at 5% after Holm's correction over the column. To choose a setting by these figures, where they "
+        "are of the test set, would be to train on it."
+    )
+    title = f"Ablation: {members[0].title}"
+    return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(facts)).without_empty_columns()
+
+
+def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Difference, float]]:
+    """By the numbers of ablation and point: the difference to the study's own value, and its p after Holm's correction
+    over the table."""
+    found = {}
+    for line, ablation in enumerate(members):
+        for place, (_, row) in enumerate(ablation.points):
+            if ablation.own is not None and row is not ablation.own:
+                own, metric = ablation.own, ablation.metric
+                difference = paired_difference(row.by_seed(metric), own.by_seed(metric))
+                if difference.n:
+                    found[line, place] = difference
+    adjusted = holm([difference.p for difference in found.values()])
+    return {key: (d, p) for (key, d), p in zip(found.items(), adjusted, strict=True)}
+
+
+def _difference_cell(is_own: bool, found: tuple[Difference, float] | None) -> Cell:
+    if is_own:
+        return Cell("the study's own")
+    if found is None:
+        return Cell(words.NOTHING)
+    difference, p_holm = found
+    return Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm))
+
+
+def _order(value: object) -> tuple[bool, float, str]:
+    is_number = isinstance(value, int | float)
+    return (not is_number, float(value) if isinstance(value, int | float) else 0.0, str(value))

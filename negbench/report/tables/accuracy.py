@@ -1,0 +1,129 @@
+"""Accuracy: means over seeds, and differences to a baseline."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from negbench.report import text
+from negbench.report.read.comparisons import Comparison, own_values, told
+from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.tables.base import Cell, Facts, Table, about, facts_of, seeds
+from negbench.runtime import words
+from negbench.settings.protocols import NAMED
+
+ALPHA = 0.05
+PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # to stand beside others' figures
+WITHOUT_DIFFERENCE = ("knn200_top1", *PUBLISHED)
+METRICS = {  # of summary.json, with what a reader calls them
+    "knn_top1": "kNN",
+    "linear_top1": "linear",
+    "knn200_top1": "kNN, k = 200",
+    "knn_top1_validation": "held-out kNN",
+    **{figure: protocol.title for figure, protocol in PUBLISHED.items()},
+}
+LOWER_BOUNDS = {
+    "knn_top1_untrained": "untrained encoder",
+    "knn_top1_pixels": "raw pixels",
+    "knn_top1_histogram": "colour histograms",
+}
+
+
+def main_metric(comparison: Comparison) -> str | None:
+    """The figure that a comparison is told by: kNN on the test set, or where no run has it on held-out images."""
+    known = [name for name in metrics_of(comparison) if name not in PUBLISHED]
+    return known[0] if known else None
+
+
+def metrics_of(comparison: Comparison) -> list[str]:
+    """Those that a run has; the held-out figure stands in where the test set was left alone."""
+    known = [name for name in METRICS if any(row.by_seed(name) for row in comparison.rows)]
+    tested = [name for name in known if name != "knn_top1_validation"]
+    return tested or known
+
+
+def accuracy(comparison: Comparison, baseline: str) -> Table:
+    """Mean and 95% t interval over seeds; difference to the baseline, paired by seed."""
+    metrics = metrics_of(comparison)
+    columns, cells = ["method", "seeds"], [[Cell(row.label), seeds(row)] for row in comparison.rows]
+    facts: list[Facts] = []
+    for metric in metrics:
+        has_difference = metric not in WITHOUT_DIFFERENCE
+        intervals = [t_interval(list(row.by_seed(metric).values())) for row in comparison.rows]
+        differences = differences_to_baseline(comparison, metric, baseline)
+        columns += [f"{METRICS[metric]}, %", *([f"{METRICS[metric]} − {baseline}"] if has_difference else [])]
+        for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
+            line.append(Cell(text.percent(interval), interval.centre))
+            fact = about(comparison, row) | {"metric": metric} | facts_of(interval)
+            facts.append(
+                fact | {"without_result": len(row.unused), "states": " ".join(run.state for run in row.unused)}
+            )
+            if not has_difference:
+                continue
+            if row.label not in differences:
+                line.append(Cell("baseline" if baseline in (row.label, row.method) else words.NOTHING))
+                continue
+            difference, p_holm = differences[row.label]
+            other = comparison.baseline_of(row, baseline)
+            assert other is not None
+            which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
+            shown = text.points(difference) + which
+            line.append(Cell(shown, difference.centre, is_beyond_chance(difference, p_holm)))
+            facts[-1] |= {"baseline": other.label} | facts_of(difference, "difference")
+            facts[-1] |= {"p": difference.p, "p_holm": p_holm}
+    note = (
+        "Top-1 accuracy, mean ± half of the 95% t interval over seeds. Differences in points, paired by seed, with "
+        "their 95% interval; bold: beyond chance at 5% after Holm's correction over the rows of the column, which "
+        "a difference that is the same in every seed cannot be tested for. "
+    )
+    if metrics == ["knn_top1_validation"]:
+        note += "The test set was left alone: figures are of the held-out training images. "
+    elif metrics:
+        selection = selection_note(metrics)
+        note += f"Test set, final checkpoint{', but for what follows' if selection else ', used once'}. {selection}"
+    note += _lower_bounds(comparison) + _own_settings(comparison)
+    title = f"Accuracy: {comparison.title}"
+    table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
+    return table.without_empty_columns()
+
+
+def selection_note(metrics: Sequence[str]) -> str:
+    """What a reader must know where a figure was chosen on the test set, or nothing."""
+    chosen = [PUBLISHED[name].title for name in metrics if name in PUBLISHED and PUBLISHED[name].every_epoch]
+    return f"Chosen on the test set, and so too high: {words.listed(chosen)}. " if chosen else ""
+
+
+def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, tuple[Difference, float]]:
+    """By row's label: the paired difference and its p after Holm's correction over these rows."""
+    differences = {}
+    for row in comparison.rows:
+        other = comparison.baseline_of(row, baseline)
+        if other is not None:
+            difference = paired_difference(row.by_seed(metric), other.by_seed(metric))
+            if difference.n:
+                differences[row.label] = difference
+    adjusted = holm([difference.p for difference in differences.values()])
+    return {label: (d, p) for (label, d), p in zip(differences.items(), adjusted, strict=True)}
+
+
+def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
+    """Whether the interval leaves 0 out, and still would after Holm's correction."""
+    return p_holm < ALPHA and (difference.low > 0 or difference.high < 0)
+
+
+def _own_settings(comparison: Comparison) -> str:
+    """What a label does not say where it says anything of other rows of its method."""
+    parts = []
+    for method in dict.fromkeys(row.method for row in comparison.rows):
+        own = own_values([row for row in comparison.rows if row.method == method])
+        if own:
+            parts.append(f"{method} has {told(own, own)}")
+    return f" Where its label does not say otherwise, {words.listed(parts)}." if parts else ""
+
+
+def _lower_bounds(comparison: Comparison) -> str:
+    parts = []
+    for metric, title in LOWER_BOUNDS.items():
+        by_seed = {seed: value for row in comparison.rows for seed, value in row.by_seed(metric).items()}
+        if by_seed:
+            parts.append(f"{title} {text.percent(t_interval(list(by_seed.values())))}")
+    return f"kNN without training: {', '.join(parts)}." if parts else ""

@@ -1,0 +1,54 @@
+"""A table for a reader, and the numbers behind it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from negbench.report.read.comparisons import Comparison, Row
+from negbench.report.read.statistics import Interval
+from negbench.runtime import words
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    value: float | str | None = None  # what sorting goes by; None: the text
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`data` has one fact a line; `rows` are what a reader sees of them."""
+
+    slug: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def without_empty_columns(self) -> "Table":
+        """Columns in which nothing is known are not shown."""
+        kept = [i for i in range(len(self.columns)) if any(row[i].text != words.NOTHING for row in self.rows)]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return Table(self.slug, self.title, self.note, [self.columns[i] for i in kept], rows, self.data)
+
+
+def about(comparison: Comparison, row: Row) -> Facts:
+    """The facts that name a row."""
+    return {"study": comparison.study, "comparison": comparison.title, "row": row.label, "method": row.method}
+
+
+def facts_of(interval: Interval, name: str = "", centre: str = "mean") -> Facts:
+    """`NAME_mean`, `NAME_low`, `NAME_high`, `NAME_n`."""
+    prefix = f"{name}_" if name else ""
+    values = {centre: interval.centre, "low": interval.low, "high": interval.high, "n": interval.n}
+    return {prefix + key: value for key, value in values.items()}
+
+
+def seeds(row: Row) -> Cell:
+    return Cell(row.seeds, len(row.runs))

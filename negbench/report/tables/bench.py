@@ -1,0 +1,246 @@
+"""Tables of a bench: what a step costs, its parts, and both sweeps."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from negbench.report import text
+from negbench.report.read.benches import Bench, Group, Subject
+from negbench.report.read.statistics import Interval
+from negbench.report.tables.base import Cell, Facts, Table, facts_of
+from negbench.runtime import words
+
+MIB, GIGA = 2**20, 1e9
+CROWDED = 0.5  # load average a core before the bench, from which on others' work takes part of its cores
+PART_TITLES = {  # of span.PARTS, with what a reader calls them
+    "views": "views",
+    "query_forward": "query forward",
+    "key_forward": "key forward",
+    "shuffle_gather": "shuffle, gather",
+    "loss": "loss, negatives",
+    "backward": "backward",
+    "optimizer": "optimizer",
+    "momentum_update": "key update",
+    "refresh": "refresh",
+    "rest": "rest",
+}
+_OUT, _AWAITED = "out of memory", "not timed"
+
+
+def bench_tables(bench: Bench, baseline: str, slug: str) -> list[Table]:
+    """Those that the bench has rows for."""
+    tables = [_cost(bench, baseline, slug), _parts(bench, slug)]
+    if len({subject.num_negatives for _, subject in bench.by_num_negatives}) > 1:
+        tables.append(_num_negatives(bench, baseline, slug))
+    if len({subject.batch_size for _, subject in bench.by_batch_size}) > 1:
+        tables.append(_batch_size(bench, baseline, slug))
+    return [table.without_empty_columns() for table in tables]
+
+
+def _cost(bench: Bench, baseline: str, slug: str) -> Table:
+    columns = ["step of", "step, ms", "/ bare", f"/ {baseline}", "images/s", "peak memory, MiB", "reserved, MiB"]
+    columns += ["state, MiB", "negatives a query", "parameters, M", "GFLOP a step", "share of matrix rate"]
+    rate = _matrix_rate(bench.main)
+    cells, facts = [], []
+    for subject in bench.main.subjects:
+        if subject.kind == "matrices":
+            continue
+        flops = subject.facts["flops"]
+        share = math.nan if flops is None else flops / subject.median / rate
+        bare, against = bench.main.ratio(subject, subject.bare_name), bench.main.ratio(subject, baseline)
+        cells.append(
+            [
+                Cell(subject.name),
+                _milliseconds(subject),
+                _ratio(bare),
+                _ratio_or_baseline(subject, baseline, against),
+                _images_per_second(subject),
+                _known(subject, "peak_memory_bytes", MIB),
+                _known(subject, "peak_reserved_bytes", MIB),
+                _known(subject, "source_state_bytes", MIB),
+                _known(subject, "negatives_per_query", 1),
+                _known(subject, "parameters", 1e6),
+                _known(subject, "flops", GIGA),
+                Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
+            ]
+        )
+        fact = _facts(bench, subject, bare, against)
+        facts.append(fact | {"matrix_flops_per_second": rate, "share_of_matrix_rate": share})
+    told = f" Matrices: {rate / GIGA:,.0f} GFLOP/s." if math.isfinite(rate) else ""
+    note = (
+        f"{_where(bench)} Step: median [quartiles] of the rounds. Ratios: median of the ratios within rounds "
+        "[95% bootstrap interval]. bare a+b: the encoder's a forward passes of queries, b of keys, backward and "
+        "optimizer on one fixed batch, nothing else; each method is held against the bare step with its own passes. "
+        "Peak memory: of the subject alone, over what the process held before it was built. Share of the matrix rate: "
+        "counted operations (matrix products and convolutions) a second over those of large square matrices in the "
+        f"encoder's precision, in the same rounds.{told}"
+    )
+    return Table(f"{slug}-cost", bench.title, note, columns, cells, pd.DataFrame(facts))
+
+
+def _parts(bench: Bench, slug: str) -> Table:
+    columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.part_names), "step"]
+    cells, facts = [], []
+    for subject in bench.main.subjects:
+        if subject.kind == "matrices" or not subject.is_timed:
+            continue
+        medians = {part: part_median(subject, part) for part in bench.part_names}
+        cells.append(
+            [
+                Cell(subject.name),
+                *(_of(medians[part], 1e-3) for part in bench.part_names),
+                _of(subject.median, 1e-3),
+            ]
+        )
+        about = {"study": bench.study, "device": bench.device, "step": subject.name}
+        facts.append(about | {f"{part}_seconds": median for part, median in medians.items()})
+        facts[-1]["step_seconds"] = subject.median
+    note = (
+        "Milliseconds, medians of the rounds, each part without the parts inside it: medians of parts need not add up "
+        "to that of the step. Refresh: of the source after the optimizer's step, AdCo's ascent with its own forward "
+        "and backward through the contrast. Rest: what is in no part, as the step's metrics. On a GPU a part is the "
+        "time between two points of the device's own order of work, so that a device that waits for the host is "
+        "counted in the part in which it waits."
+    )
+    return Table(f"{slug}-parts", f"Parts of a step, ms: {bench.study}", note, columns, cells, pd.DataFrame(facts))
+
+
+def _num_negatives(bench: Bench, baseline: str, slug: str) -> Table:
+    columns = ["step of", "K", "step, ms", "/ bare", f"/ {baseline}", "loss, ms", "backward, ms", "refresh, ms"]
+    columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
+    cells, facts = [], []
+    for group, subject in bench.by_num_negatives:
+        bare, against = group.ratio(subject, subject.bare_name), group.ratio(subject, baseline)
+        cells.append(
+            [
+                Cell(subject.name),
+                Cell(f"{subject.num_negatives:,}", subject.num_negatives),
+                _milliseconds(subject),
+                _ratio(bare),
+                _ratio_or_baseline(subject, baseline, against),
+                *(_of(part_median(subject, part), 1e-3) for part in ("loss", "backward", "refresh")),
+                _known(subject, "peak_memory_bytes", MIB),
+                _known(subject, "peak_reserved_bytes", MIB),
+                _known(subject, "source_state_bytes", MIB),
+                _known(subject, "flops", GIGA),
+            ]
+        )
+        facts.append(_facts(bench, subject, bare, against))
+    note = (
+        f"{_where(bench)} K: num_negatives. As in the table of the study's own setting; each K is a group of its own, "
+        f"and / {baseline} is at the same K{_reasons(subject for _, subject in bench.by_num_negatives)}."
+    )
+    title = f"A step by the number of negatives: {bench.study}"
+    return Table(f"{slug}-num-negatives", title, note, columns, cells, pd.DataFrame(facts))
+
+
+def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
+    columns = ["step of", "batch", "step, ms", "µs an image", "/ bare", f"/ {baseline}", "images/s"]
+    columns += ["peak memory, MiB", "reserved, MiB", "GFLOP a step"]
+    cells, facts = [], []
+    for group, subject in bench.by_batch_size:
+        bare, against = group.ratio(subject, subject.bare_name), group.ratio(subject, baseline)
+        cells.append(
+            [
+                Cell(subject.name),
+                Cell(f"{subject.batch_size:,}", subject.batch_size),
+                _milliseconds(subject),
+                _of(subject.median / subject.batch_size, 1e-6),
+                _ratio(bare),
+                _ratio_or_baseline(subject, baseline, against),
+                _images_per_second(subject),
+                _known(subject, "peak_memory_bytes", MIB),
+                _known(subject, "peak_reserved_bytes", MIB),
+                _known(subject, "flops", GIGA),
+            ]
+        )
+        facts.append(_facts(bench, subject, bare, against))
+    note = (
+        f"{_where(bench)} As in the table of the study's own setting; each batch size is a group of its own"
+        f"{_reasons(subject for _, subject in bench.by_batch_size)}."
+    )
+    title = f"A step by batch size: {bench.study}"
+    return Table(f"{slug}-batch-size", title, note, columns, cells, pd.DataFrame(facts))
+
+
+def bench_cautions(bench: Bench) -> list[str]:
+    """What a reader must know before the figures."""
+    told = []
+    timed = sum(group.is_done for group in bench.groups)
+    if timed < bench.num_groups:
+        told.append(f"The bench was stopped: times of {timed} of its {bench.num_groups} groups are here.")
+    load, cores = bench.environment.get("load_average"), bench.environment.get("num_cpus")
+    if load is not None and cores and load > CROWDED * cores:
+        told.append(
+            f"It started on a crowded machine (load average {load:.1f} on {cores} cores): times may be disturbed. "
+            "Ratios within rounds suffer least."
+        )
+    return told
+
+
+def part_median(subject: Subject, part: str) -> float:
+    """Seconds; nan of a part that the step does not have."""
+    values = subject.parts.get(part)
+    return math.nan if values is None or not values.any() else float(np.median(values))
+
+
+def _matrix_rate(group: Group) -> float:
+    """Floating-point operations a second; nan where matrices were not multiplied."""
+    matrices = next((subject for subject in group.subjects if subject.kind == "matrices"), None)
+    return matrices.facts["flops"] / matrices.median if matrices is not None else math.nan
+
+
+def _where(bench: Bench) -> str:
+    place = bench.environment
+    turns = f"{bench.rounds} rounds of {bench.steps} timed steps"
+    return f"{bench.device}, torch {place.get('torch_version')}, {place.get('precision')}, {turns} each."
+
+
+def _milliseconds(subject: Subject) -> Cell:
+    if subject.out_of_memory:
+        return Cell(_OUT, math.inf)
+    if not subject.is_timed:
+        return Cell(_AWAITED, math.nan)
+    first, middle, third = np.percentile(1e3 * subject.seconds, (25, 50, 75)).tolist()
+    return Cell(f"{words.number(middle)} [{words.number(first)}, {words.number(third)}]", middle)
+
+
+def _images_per_second(subject: Subject) -> Cell:
+    return _of(subject.batch_size / subject.median, 1)
+
+
+def _ratio(interval: Interval | None) -> Cell:
+    return Cell(text.ratio(interval), interval.centre) if interval is not None else Cell(words.NOTHING, math.nan)
+
+
+def _ratio_or_baseline(subject: Subject, baseline: str, against: Interval | None) -> Cell:
+    return Cell("baseline") if subject.name == baseline else _ratio(against)
+
+
+def _known(subject: Subject, name: str, unit: float) -> Cell:
+    value = subject.facts.get(name)
+    return _of(math.nan if value is None else float(value), unit)
+
+
+def _of(value: float, unit: float) -> Cell:
+    return Cell(words.number(value / unit), value)
+
+
+def _reasons(subjects: Iterable[Subject]) -> str:
+    """What those that ran out of memory were told, once each."""
+    told = [f"{subject.name}: {subject.out_of_memory}" for subject in subjects if subject.out_of_memory]
+    return f". Out of memory: {'; '.join(dict.fromkeys(told))}" if told else ""
+
+
+def _facts(bench: Bench, subject: Subject, bare: Interval | None, against: Interval | None) -> Facts:
+    fact: Facts = {"study": bench.study, "device": bench.device, "step": subject.name}
+    fact |= {"batch_size": subject.batch_size, "num_negatives": subject.num_negatives, "rounds": bench.rounds}
+    quartiles = np.percentile(subject.seconds, (25, 50, 75)).tolist() if subject.is_timed else [math.nan] * 3
+    fact |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
+    for name, interval in (("bare", bare), ("baseline", against)):
+        fact |= facts_of(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")
+    fact |= {f"{part}_seconds": part_median(subject, part) for part in bench.part_names}
+    names = ("peak_memory_bytes", "peak_reserved_bytes", "source_state_bytes", "negatives_per_query", "parameters")
+    return fact | {name: subject.facts.get(name) for name in (*names, "flops", "out_of_memory")}

@@ -1,0 +1,66 @@
+"""The device: which one, its arithmetic, and copies to it that the host does not wait for."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from negbench.runtime.memory import keep_freed_memory
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """auto, cpu or cuda to a device. ValueError if CUDA is asked for and absent."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is visible to PyTorch; use --device cpu, or auto")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The encoders' autocast type, None for fp32 and tf32. ValueError for fp16 on a CPU."""
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def set_backends(precision: str, deterministic: bool, device: torch.device) -> None:
+    """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says.
+
+    On a CPU memory that the process frees stays with it.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = not deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where kernels must repeat
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16, not merely emulates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = cpu_info("flags").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cpu_info(field: str) -> str:
+    try:
+        match = re.search(rf"^{field}\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor without waiting for the device: from pinned memory, which torch keeps until it is read."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,160 @@
+"""The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
+
+import inspect
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from negbench.runtime.failure import client_of, end_together
+from negbench.runtime.place import find_place
+
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+received_bytes: Counter[str] = Counter()  # by this process until now, by what for: negatives, batch_norm
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def all_gather(tensor: Tensor, purpose: str = "negatives") -> Tensor:
+    """The equally shaped `tensor` [N, ...] of all ranks as [world * N, ...] in rank order, without gradient."""
+    if not is_distributed():
+        return tensor.detach()
+    received_bytes[purpose] += (world_size() - 1) * tensor.nbytes
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """As `all_gather`, for tensors [N, ...] of which N differs between ranks."""
+    if not is_distributed():
+        return tensor.detach()
+    counts = all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    shares = all_gather(padded).split(max(counts))
+    return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's `value`, in rank order; anything that pickle takes."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, purpose: str) -> Tensor:
+        ctx.num_rows, ctx.purpose = len(tensor), purpose
+        return all_gather(tensor, purpose)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = all_reduce_sum(grads[0], ctx.purpose)
+        return grad.narrow(0, rank() * ctx.num_rows, ctx.num_rows), None
+
+
+def all_gather_with_gradient(tensor: Tensor, purpose: str = "negatives") -> Tensor:
+    """`all_gather` whose backward returns to each rank the sum of all ranks' gradients on its rows.
+
+    Under DDP, which averages gradients over ranks, this gives the gradient of the mean loss over the global batch.
+    """
+    return _GatherWithGradient.apply(tensor, purpose) if is_distributed() else tensor
+
+
+def all_reduce_sum(tensor: Tensor, purpose: str = "negatives") -> Tensor:
+    """A new tensor: the sum over ranks. Counted as a ring's traffic, 2 (world - 1) / world of the tensor's bytes."""
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if is_distributed():
+        received_bytes[purpose] += 2 * (world_size() - 1) * total.nbytes // world_size()
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """A new tensor: the mean over ranks."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def all_reduce_mean_(tensor: Tensor, purpose: str = "negatives") -> Tensor:
+    """As `all_reduce_mean`, in place: for tensors of which there should not be two."""
+    if is_distributed():
+        received_bytes[purpose] += 2 * (world_size() - 1) * tensor.nbytes // world_size()
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+    return tensor
+
+
+def broadcast(tensors: list[Tensor]) -> None:
+    """Overwrite `tensors` in place with rank 0's."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def broadcast_objects(objects: list[Any]) -> None:
+    """Overwrite the elements of `objects` with rank 0's; anything that pickle takes."""
+    if is_distributed():
+        dist.broadcast_object_list(objects, 0)
+
+
+def synchronize() -> None:
+    """Wait until all ranks are here."""
+    if is_distributed():
+        dist.barrier()
+
+
+def replicate(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """`module` under DDP: equal state on all ranks at the start, averaged gradients, no buffers sent in a step.
+
+    Sources of negatives are buffers: to synchronise them every step would broadcast whole queues.
+    """
+    options: dict[str, Any] = {"device_ids": [device.index] if device.type == "cuda" else None}
+    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renames the option
+    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the run's processes, known through `find_place`; an exception on any rank ends all of them."""
+    place = find_place()
+    if place.world_size == 1:
+        yield
+        return
+    place.export()
+    store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the processes it restarts
+    store = dist.PrefixStore(f"negbench/{attempt}", store)  # type: ignore[attr-defined]
+    client = client_of(place.master_addr, place.master_port)
+    watched = dist.PrefixStore(f"negbench/{attempt}", client)  # type: ignore[attr-defined]
+    with end_together(watched, rank, size):
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+        )
+        yield
+        dist.barrier()  # the process that holds the store leaves last
+        dist.destroy_process_group()

@@ -1,0 +1,78 @@
+"""Where a run happens: machine, versions, the checkout's commit."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import negbench
+from negbench.runtime.device import cpu_info
+from negbench.runtime.nvml import Gpu
+
+
+def describe(device: torch.device, world_size: int, precision: torch.dtype | None) -> dict[str, Any]:
+    """What `environment.json` holds of this machine and its software. `load_average` is the last minute's, in cores."""
+    gpu = Gpu(device)
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": ["negbench", *sys.argv[1:]],
+        "negbench_version": negbench.__version__,
+        "git_revision": git_revision(),
+        "python_version": platform.python_version(),
+        "torch_version": torch.__version__,
+        "torchvision_version": version("torchvision"),
+        "cuda_version": torch.version.cuda if device.type == "cuda" else None,
+        "cudnn_version": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "nccl_version": ".".join(map(str, torch.cuda.nccl.version())) if device.type == "cuda" else None,
+        "driver_version": gpu.driver_version(),
+        "power_limit_watts": gpu.power_limit_watts(),
+        "device": device_name(device),
+        "device_type": device.type,
+        "world_size": world_size,
+        "precision": str(precision or torch.float32).removeprefix("torch."),
+        "cpu": cpu_info("model name"),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "hostname": platform.node(),
+        "platform": platform.platform(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_info('model name') or platform.processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout.
+
+    A job's snapshot of the code has the commit in a file.
+    """
+    folder = Path(negbench.__file__).resolve().parent
+    noted = folder.parent / "revision"
+    if noted.exists():
+        return noted.read_text() or None
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return result.stdout.strip()
+
+    revision = git("rev-parse", "HEAD")
+    tracked = git("ls-files", "--", Path(negbench.__file__).name) if revision else None
+    if not tracked:
+        return None
+    return f"{revision}+changes" if git("status", "--porcelain", "--untracked-files=no") else revision

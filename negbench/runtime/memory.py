@@ -1,0 +1,92 @@
+"""Memory of the process and its device: the most that training takes, and what is kept for reuse."""
+
+import ctypes
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from negbench.runtime.distributed import gather_objects
+
+_KIBI = 1024
+_GLIBC, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = "libc.so.6", -1, -3  # malloc.h
+
+
+class PeakMemory:
+    """Bytes at the highest point of training until now, evaluations left out.
+
+    `allocated` is what tensors took on a GPU, and what the process took on a CPU (VmHWM); `reserved` is what the
+    caching allocator held on a GPU. None where that is unknown, as `allocated` is with CUDA graphs, whose activations
+    no one allocates when they are replayed.
+    """
+
+    def __init__(self, device: torch.device, graphs: bool = False) -> None:
+        self.device, self.graphs = device, graphs
+        self.allocated: int | None = None
+        self.reserved: int | None = None
+
+    def start(self) -> None:
+        """Forget what the device has seen since the last `update`, on a CPU also what is free but kept."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            release_free_memory()
+            with suppress(OSError):  # where it fails, the peak counts from the process's start
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def update(self) -> None:
+        """Take in what the device has seen since `start`."""
+        if self.device.type == "cuda":
+            if not self.graphs:
+                self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
+            self.reserved = _larger(self.reserved, torch.cuda.max_memory_reserved(self.device))
+        else:
+            self.allocated = _larger(self.allocated, process_bytes("VmHWM"))
+
+    def over_ranks(self) -> dict[str, int | None]:
+        """`peak_memory_bytes` and `peak_reserved_bytes`, the largest of any rank. All ranks call it."""
+        self.update()
+        for allocated, reserved in gather_objects((self.allocated, self.reserved)):
+            self.allocated, self.reserved = _larger(self.allocated, allocated), _larger(self.reserved, reserved)
+        return {"peak_memory_bytes": self.allocated, "peak_reserved_bytes": self.reserved}
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return max((value for value in (a, b) if value is not None), default=None)
+
+
+def process_bytes(field: str) -> int | None:
+    """A field of /proc/self/status, as VmRSS; None where there is none."""
+    try:
+        match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(match[1]) * _KIBI if match else None
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of any size, where by itself it returns those above 32 MiB to the system.
+
+    Each step of a network on a CPU would otherwise have the same gigabytes of pages mapped and cleared again.
+    """
+    _set_thresholds(1 << 30, -1)
+
+
+def return_freed_memory() -> None:
+    """Let glibc return blocks of 128 KiB and more as soon as they are free, so that the process holds what is used."""
+    _set_thresholds(128 * _KIBI, 128 * _KIBI)
+
+
+def release_free_memory() -> None:
+    """Return what is free now."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(_GLIBC).malloc_trim(0)
+
+
+def _set_thresholds(mmap: int, trim: int) -> None:
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(_GLIBC)
+        if not libc.mallopt(_M_MMAP_THRESHOLD, mmap):  # earlier versions have a limit
+            libc.mallopt(_M_MMAP_THRESHOLD, 32 * _KIBI**2)
+        libc.mallopt(_M_TRIM_THRESHOLD, trim)

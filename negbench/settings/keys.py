@@ -1,0 +1,147 @@
+"""Settings by their dotted keys: flat and nested, read, written and checked."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from negbench.settings.plugins import nearest
+from negbench.settings.schema import RunConfig
+
+Flat = dict[str, Any]
+CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
+S = TypeVar("S", bound=BaseModel)
+
+
+def flatten(config: BaseModel) -> Flat:
+    """Dotted keys to plain values (tuples as lists), in the order of declaration."""
+    return flatten_raw(config.model_dump(mode="json"))
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and field of every setting below `model`."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def is_scientific(field: Any) -> bool:
+    """Whether a setting can change a result."""
+    return field.json_schema_extra is None or bool(field.json_schema_extra["scientific"])
+
+
+def scientific_differences(config: RunConfig[Any]) -> Flat:
+    """The settings that can change a result and are not at their default."""
+    flat = flatten(config)
+    differences = {}
+    for key, field in leaves(type(config)):
+        if is_scientific(field) and flat[key] != plain(field.default):
+            differences[key] = flat[key]
+    return differences
+
+
+def plain(value: Any) -> Any:
+    """A value as `flatten` has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def is_own(key: str) -> bool:
+    """Whether methods may differ in the setting `key`."""
+    return key.startswith(CONTROLLED_BLOCK_KEYS)
+
+
+def to_yaml(config: RunConfig[Any]) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a file. ValueError if it cannot be read or holds anything else."""
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold keys and values, not a {type(raw).__name__}")
+    return raw
+
+
+def flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
+    """Nested settings with dotted keys; `views: NAME` and `method: NAME` in their long form."""
+    flat: Flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten_raw(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" == "views":
+            flat["views.policy"] = value
+        elif f"{prefix}{key}" == "method":
+            flat["method.name"] = value
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: Flat) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{key} is set below {parent}, which has a value of its own")
+        node[leaf] = value
+    return tree
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of one `--set KEY=VALUE`. ValueError if it has another form."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {text} must have the form key.path=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {text}: {value!r} is not a YAML value") from None
+    if isinstance(parsed, dict):
+        raise ValueError(f"--set {text}: set one value at a time, as key.path=value")
+    return {"views": "views.policy", "method": "method.name"}.get(key, key), parsed
+
+
+def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> S:
+    """`values` as `schema`; the first mistake as a ValueError that names the key, with `prefix`, and its origin."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # settings that contradict each other
+            raise ValueError(message) from None
+        related = (  # a group's mistake, or one inside of a list: the one who set it
+            name for name in origins if name.startswith(f"{key}.") or key.startswith(f"{name}.")
+        )
+        origin = origins.get(key) or origins.get(next(related, ""), "default")
+        if first["type"] == "extra_forbidden":
+            known = [prefix + name for name in schema.model_fields]
+            raise ValueError(f"unknown key {key} ({origin}){nearest_key(key, known)}") from None
+        got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        raise ValueError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str:
+    """As `nearest`, also by a key's last part alone: `warmup` is near `schedule.warmup_epochs`."""
+    by_last_part = {full.rpartition(".")[2]: full for full in reversed(known)}
+    last_part = difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
+    return nearest(key, known) or (f", did you mean {by_last_part[last_part[0]]!r}?" if last_part else "")
+
+
+def name_of(method: str) -> str:
+    """Of a method's name or FILE.py."""
+    return Path(method).stem if method.endswith(".py") else method

@@ -1,0 +1,174 @@
+"""From layers of settings to one run: defaults < study file < the study's block for the method < `--set`.
+
+Imports no torch itself; importing a method file does.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from negbench.settings.keys import (
+    CONTROLLED_BLOCK_KEYS,
+    Flat,
+    flatten,
+    flatten_raw,
+    leaves,
+    nearest_key,
+    parse_override,
+    read_yaml,
+    scientific_differences,
+    unflatten,
+    validate,
+)
+from negbench.settings.plugins import (
+    MethodFile,
+    find_method,
+    find_study,
+    import_method,
+    list_studies,
+)
+from negbench.settings.schema import RunConfig
+from negbench.settings.study import block_of, check_blocks, read_study
+
+CLUSTER = "cluster."
+
+
+@dataclass(frozen=True)
+class Resolved:
+    config: RunConfig[Any]
+    origins: dict[str, str]  # dotted key -> the layer that set it; keys at their default are absent
+    method_file: MethodFile
+    module: ModuleType
+    study_file: Path
+    cluster_of_study: Flat = dataclasses.field(default_factory=dict)  # the study's `cluster:` block
+    cluster_overrides: Flat = dataclasses.field(default_factory=dict)  # `--set cluster.KEY`
+
+    @functools.cached_property  # once: the user may edit the method's file while a job is submitted and waited for
+    def run_id(self) -> str:
+        """Study, method, seed, and a hash of what can change a result, the seed aside: seeds of one row share it."""
+        content: Flat = {key: value for key, value in scientific_differences(self.config).items() if key != "seed"}
+        if self.method_file.module is None:
+            content["method file"] = hashlib.sha256(self.method_file.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.config.study}-{self.config.method.name}-s{self.config.seed}-{digest}"
+
+    @property
+    def label(self) -> str:
+        """The method and what the user set on top of the study, for people."""
+        flat = flatten(self.config)
+        skip = ("seed", "method.name", "data.root")
+        changed = [
+            f"{key.removeprefix('method.')}={flat[key]}"
+            for key, origin in self.origins.items()
+            if origin == "--set" and key not in skip and key in scientific_differences(self.config)
+        ]
+        return f"{self.config.method.name} ({', '.join(changed)})" if changed else self.config.method.name
+
+    @property
+    def command(self) -> list[str]:
+        """The command that makes this run again, with a study or method of this package by its name."""
+        flat = flatten(self.config)
+        skip = ("seed", "method.name")
+        changed = [key for key, origin in self.origins.items() if origin == "--set" and key not in skip]
+        method = self.method_file.name if self.method_file.module else str(self.method_file.path)
+        study = str(self.study_file)
+        for name, path in list_studies().items():
+            if path.stem == self.study_file.stem and path.read_bytes() == self.study_file.read_bytes():
+                study = name
+        settings = [part for key in changed for part in ("--set", f"{key}={_yaml_value(flat[key])}")]
+        return ["negbench", "run", "--method", method, "--config", study, "--seed", str(flat["seed"]), *settings]
+
+    def origin(self, key: str) -> str:
+        if key in self.origins:
+            return self.origins[key]
+        if key.startswith("views.") and flatten(self.config)[key] != dict(leaves(RunConfig))[key].default:
+            return f"view policy {self.config.views.policy}"
+        return "default"
+
+
+def resolve(
+    method: str | None = None,
+    study: str = "quickstart",
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    otherwise: str | None = None,
+) -> Resolved:
+    """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence.
+
+    `otherwise` is the method where neither the user nor the study names one.
+    """
+    path = find_study(study)
+    base, blocks, cluster, _ = read_study(path)
+    check_blocks(blocks, f"{path}: per_method", [method or ""])
+    given = dict(parse_override(text) for text in overrides)
+    cluster_overrides = {key.removeprefix(CLUSTER): value for key, value in given.items() if key.startswith(CLUSTER)}
+    chosen = {key: value for key, value in given.items() if not key.startswith(CLUSTER)}
+    if seed is not None:
+        chosen["seed"] = seed
+    name = method or chosen.get("method.name") or base.get("method.name")
+    if name is None and len(blocks) == 1:
+        (name,) = blocks
+    name = name or otherwise
+    if name is None:
+        raise ValueError(f"study {study} names no single method; add --method, one of: {', '.join(blocks) or 'any'}")
+    if chosen.get("method.name", name) != name:
+        raise ValueError(f"--method {name} and --set method.name={chosen['method.name']} contradict each other")
+    file = find_method(str(name))
+    module = import_method(file)
+
+    block_of_method = block_of(blocks, file.name)
+    values: Flat = {"study": path.stem} | base | block_of_method | chosen
+    if values.get("track", "controlled") == "controlled":
+        for key in block_of_method:
+            if not key.startswith(CONTROLLED_BLOCK_KEYS):
+                raise ValueError(
+                    f"{path}: per_method.{file.name} sets {key}, but in a controlled study it may set only method.* "
+                    "and optimizer.lr; move it out of per_method, or set track: recipe"
+                )
+    origins = dict.fromkeys(base, f"study {path.stem}")
+    origins |= dict.fromkeys(block_of_method, f"study {path.stem}, block of {file.name}")
+    origins |= dict.fromkeys(chosen, "--set")
+    values["method.name"] = file.name
+    config = _validate_run(values, origins, module, path)
+    return Resolved(config, origins, file, module, path, cluster, cluster_overrides)
+
+
+def restore(folder: Path) -> Resolved:
+    """The settings of an existing run folder. ValueError if they cannot be read."""
+    path = folder / "config.yaml"
+    values = flatten_raw(read_yaml(path))
+    if "method.name" not in values:
+        raise ValueError(f"{path} names no method")
+    copied = folder / "method.py"
+    file = find_method(str(copied if copied.exists() else values["method.name"]))
+    file = MethodFile(values["method.name"], file.path, file.module)
+    module = import_method(file)
+    return Resolved(_validate_run(values, {}, module, path), {}, file, module, path)
+
+
+def size_of(resolved: Resolved) -> int | None:
+    """K; None for a method without."""
+    size: int | None = getattr(resolved.config.method, "num_negatives", None)
+    return size
+
+
+def _validate_run(values: Flat, origins: dict[str, str], module: ModuleType, path: Path) -> RunConfig[Any]:
+    schema = RunConfig[module.Config]  # type: ignore[name-defined]
+    known = [key for key, _ in leaves(schema)]
+    for key in values:
+        if key not in known:
+            where = origins.get(key, str(path))
+            if key == "method" or any(k.startswith(f"{key}.") for k in known):
+                raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
+            raise ValueError(f"unknown key {key} ({where}){nearest_key(key, known)}; `negbench config` lists all keys")
+    return validate(schema, unflatten(values), origins)
+
+
+def _yaml_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

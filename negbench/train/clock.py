@@ -1,0 +1,97 @@
+"""Where the time goes: separate clocks for training, evaluation, checkpoints and waiting for data.
+
+On a GPU the host runs ahead of the device: the training clock is read after a synchronisation, and single steps are
+timed by CUDA events that are read only when a record is written. The GPU's energy is counted beside the training clock.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from negbench.runtime.nvml import Gpu
+from negbench.runtime.span import Mark, mark, seconds_between
+
+WARMUP_STEPS = 20
+KINDS = ("train", "device", "eval", "checkpoint", "data_wait")
+
+
+class Clock:
+    """Seconds by kind. Training runs from `start()`; `paused(kind)` hands the time inside to another kind.
+
+    `device` is training times the devices that share it, `num_devices`; `joules` is what this process's GPU took
+    during training, None where that is unknown.
+    """
+
+    def __init__(self, device: torch.device, num_devices: int = 1) -> None:
+        self.device, self.num_devices = device, num_devices
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.joules: float | None = None
+        self._gpu = Gpu(device)
+        self._joules_at_start: float | None = None
+        self._running_since: float | None = None
+        self._marks: list[Mark] = []
+        self._durations: list[float] = []
+        self._warmup_left = WARMUP_STEPS
+
+    def start(self) -> None:
+        self._running_since = time.perf_counter()
+        self._joules_at_start = self._gpu.energy_joules()
+        self._marks = [mark(self.device)]
+
+    def read(self) -> float:
+        """Training seconds until now."""
+        self._collect()
+        if self._running_since is not None:
+            now, joules = time.perf_counter(), self._gpu.energy_joules()
+            self.seconds["train"] += now - self._running_since
+            self.seconds["device"] += (now - self._running_since) * self.num_devices
+            if joules is not None and self._joules_at_start is not None:
+                self.joules = (self.joules or 0.0) + joules - self._joules_at_start
+            self._running_since, self._joules_at_start = now, joules
+        return self.seconds["train"]
+
+    @contextmanager
+    def paused(self, kind: str) -> Iterator[None]:
+        running = self._running_since is not None
+        self.read()
+        self._running_since = None
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self.seconds[kind] += time.perf_counter() - begin
+            if running:
+                self.start()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Host time inside counts as training and is counted as waiting too."""
+        begin = time.perf_counter()
+        yield
+        self.seconds["data_wait"] += time.perf_counter() - begin
+
+    def step_done(self) -> None:
+        self._marks.append(mark(self.device))
+
+    def step_seconds(self) -> float | None:
+        """Median seconds of the steps since the last call, the process's first 20 left out; None if there are none."""
+        self._collect()
+        durations, self._durations = self._durations, []
+        return statistics.median(durations) if durations else None
+
+    def _collect(self) -> None:
+        """Turn the marks between steps into durations."""
+        self._synchronize()
+        durations = [seconds_between(a, b) for a, b in itertools.pairwise(self._marks)]
+        self._marks = self._marks[-1:]
+        self._durations += durations[self._warmup_left :]
+        self._warmup_left = max(0, self._warmup_left - len(durations))
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,210 @@
+"""One run from settings to summary: set up, resume, train, evaluate, record."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from negbench.data.files.decode import BadImageError
+from negbench.evaluate.curve import Curve
+from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
+from negbench.records import checkpoint
+from negbench.records.files import filesystem, write_atomically, write_json
+from negbench.records.outcome import outcome_of
+from negbench.records.run_folder import RunFolder
+from negbench.runtime import environment
+from negbench.runtime.distributed import broadcast_objects, gather_objects, is_distributed, rank, world_size
+from negbench.runtime.failure import LAUNCHER_VARIABLE, Ending, Interrupted, end_requested, ending_of, recorded_by
+from negbench.settings.keys import to_yaml
+from negbench.settings.resolve import Resolved
+from negbench.settings.steps import check_batch
+from negbench.train.loggers.base import Display
+from negbench.train.optim import build_optimizer
+from negbench.train.setup import Setup, set_up
+from negbench.train.stopping import Agreement
+from negbench.train.summarize import summarize
+from negbench.train.trainer import Trainer
+
+
+def execute(
+    resolved: Resolved,
+    output: Path,
+    device: torch.device,
+    display: Display,
+    fresh: bool = False,
+    stop_after: int | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
+
+    ValueError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
+    checkpoint written. From the first write on any exception is recorded in `summary.json`, and raised.
+    """
+    folder = RunFolder(output / resolved.run_id)
+    if _by_rank_0(lambda: folder.is_done() and not fresh):
+        return _report_finished(folder, display)
+    check_batch(resolved.config, world_size())
+    _by_rank_0(folder.check_writable)
+    setup = set_up(resolved, device)
+    trainer = None
+
+    def record(ending: Ending) -> None:
+        if rank() == 0 and folder.is_ours():
+            with suppress(OSError):  # the error itself matters more than its record
+                write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome_of(ending))
+
+    try:
+        with recorded_by(record):
+            if _by_rank_0(lambda: _open(folder, setup, fresh)):
+                return _report_finished(folder, display)
+            trainer = _trainer(setup, folder, display)
+            trainer.stop_after = stop_after
+            return _train_and_evaluate(setup, trainer, display)
+    except BaseException as error:
+        record(ending_of(error))
+        raise
+    finally:
+        folder.close()
+
+
+def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]]:
+    """The records that protocols of every epoch have left."""
+    return [row for row in folder.read_metrics() if row["kind"] in protocols]
+
+
+def _by_rank_0(function: Callable[[], Any]) -> Any:
+    """What `function` returns on rank 0, on all ranks; its ValueError is raised on all of them."""
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = function()
+        except ValueError as error:
+            answer[1] = str(error)
+    broadcast_objects(answer)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    return answer[0]
+
+
+def _report_finished(folder: RunFolder, display: Display) -> dict[str, Any]:
+    summary = folder.read_summary()
+    if "knn_top1" not in summary:
+        raise ValueError(f"{folder.path} is marked done, but its summary.json is damaged; --fresh runs it again")
+    display.note(f"{folder.path} is finished; --fresh runs it again")
+    return summary
+
+
+def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
+    """Take the folder and write what is known at the start; True if another process has finished the run meanwhile."""
+    folder.open(fresh)
+    if folder.is_done():
+        return True
+    folder.summary.unlink(missing_ok=True)  # an earlier attempt's: without one, this attempt has not ended well
+    write_atomically(folder.config, to_yaml(setup.config))
+    if setup.resolved.method_file.module is None:
+        write_atomically(folder.method, setup.resolved.method_file.path.read_bytes())
+    this = environment.describe(setup.device, world_size(), setup.dtype)
+    root = setup.config.data.root
+    this |= {"attempt": folder.attempt, "data_filesystem": filesystem(Path(root).expanduser()) if root else None}
+    this["reproduce"] = setup.resolved.command
+    attempts = [*folder.read_environment().get("attempts", []), this]
+    write_json(folder.environment, {**this, "attempts": attempts})
+    return False
+
+
+def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
+    """A trainer at the newest whole checkpoint, or at the start."""
+    config, splits, method = setup.config, setup.splits, setup.method
+    optimizer = build_optimizer(method, config.optimizer)
+    trainer = Trainer(
+        config, method, optimizer, splits.train, folder, setup.device, display, Curve(setup), setup.skipped
+    )
+    newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
+    if newest is None:
+        trainer.discard_records(0)
+    else:
+        _load(trainer, newest, folder, display)
+    return trainer
+
+
+def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> None:
+    try:
+        state = checkpoint.load(path)
+        trainer.load_state(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"checkpoint {path} does not fit this version of the method ({str(error).splitlines()[0]}); "
+            "--fresh starts the run again"
+        ) from None
+    note = f"resumed {folder.path} at step {trainer.step} of {trainer.num_steps}"
+    if state["world_size"] != world_size():
+        note += f"; {world_size()} processes instead of {state['world_size']}, so not bitwise as undisturbed"
+    if state["precision"] != str(trainer.method.autocast_dtype):
+        note += f"; precision {trainer.method.autocast_dtype} instead of {state['precision']}"
+    display.note(note)
+
+
+def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
+    config, folder = setup.config, trainer.folder
+    protocols = protocols_of(config)
+    with _signals(trainer), trainer.monitor.running():
+        title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
+        display.start(title, trainer.num_steps, config.epochs, trainer.step)
+        try:
+            trainer.train()
+            if protocols:
+                display.note("training is done; evaluating on the test set")
+            with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
+                trainer.synchronize_statistics()
+                rows = _by_rank_0(lambda: _rows_of(folder, protocols))
+                evaluations = evaluate_on_test(setup, protocols, config.epochs, rows)
+                setup.skipped.update(*gather_objects(setup.skipped))
+        except BadImageError:
+            raise
+        except ValueError as error:
+            raise RuntimeError("a defect of negbench or of the method, not of the settings") from error
+    summary = summarize(setup, folder, trainer, evaluations) | {"status": "done", "error": None}
+    if rank() == 0:
+        folder.check_still_ours()
+        write_evaluations(folder, evaluations)
+        write_json(folder.summary, summary)
+        write_atomically(folder.done, "")
+    return summary
+
+
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
+
+    A second SIGINT or SIGTERM ends at once.
+    """
+    in_slurm_job = os.environ.get(LAUNCHER_VARIABLE) == "slurm"
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM and in_slurm_job:  # scancel, requeue and preemption alike; SIGUSR2 asks for an end
+            trainer.request = max(trainer.request, Agreement.SAVE)
+        elif trainer.stops_at_once:
+            raise Interrupted(signum)
+        elif trainer.request < Agreement.STOP:
+            trainer.request = Agreement.STOP + signum
+        elif signum != signal.SIGUSR2:
+            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    except BaseException:
+        if is_distributed() and before[signal.SIGTERM] == signal.SIG_DFL:
+            before[signal.SIGTERM] = lambda *_: end_requested.set()
+        raise
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

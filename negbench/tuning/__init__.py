@@ -1,1 +1,0 @@
-"""Choosing settings: an equal number of random trials for each method, on held-out training images."""
