@@ -17,7 +17,7 @@ from negbench.evaluate.protocols import classifier
 from negbench.evaluate.protocols.classifier import decay, make_head, top1, training_config
 from negbench.evaluate.protocols.datasets import image_folder
 from negbench.evaluate.protocols.labels import choose_labels
-from negbench.evaluate.request import Request, make_requests
+from negbench.evaluate.request import Request, make_record, make_requests
 from negbench.evaluate.subject import Subject
 from negbench.settings.protocol_settings import ClassifierSettings, LinearAdco, LinearMoco, Semi1, Semi10
 from negbench.settings.protocols import PROTOCOLS
@@ -108,11 +108,11 @@ def test_the_linear_classifier_leaves_the_encoder_bit_for_bit() -> None:
     assert isinstance(encoder, nn.Module)
     encoder.train()
     before = copy.deepcopy(encoder.state_dict())
-    made = PROTOCOLS["linear-adco"].record(setting, request("linear-adco", "epochs=2", "batch_size=32"))
+    made = make_record(PROTOCOLS["linear-adco"], setting, request("linear-adco", "epochs=2", "batch_size=32"))
     assert_same(dict(before), dict(encoder.state_dict()))
     assert all(module.training for module in encoder.modules())
     assert 0 < made["top1"] < 1 and made["train"] == 70 + 500
-    again = PROTOCOLS["linear-adco"].record(subject(), request("linear-adco", "epochs=2", "batch_size=32"))
+    again = make_record(PROTOCOLS["linear-adco"], subject(), request("linear-adco", "epochs=2", "batch_size=32"))
     assert again == made
 
 
@@ -122,7 +122,7 @@ def test_what_can_be_learned_is_learned(name: str, tmp_path: Path) -> None:
     setting = subject("moco", "data.workers=0")
     moved = setting.on(image_folder(layouts.image_folder(tmp_path), setting.config))
     rates = {"finetune": ["lr=0.2"]}.get(name, ["lr=1"])
-    made = PROTOCOLS[name].record(moved, request(name, "epochs=10", "batch_size=10", *rates))
+    made = make_record(PROTOCOLS[name], moved, request(name, "epochs=10", "batch_size=10", *rates))
     assert made["top1"] > 0.75
 
 
@@ -139,7 +139,7 @@ def test_fine_tuning_moves_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
         return extract(backbone, *rest)
 
     monkeypatch.setattr(setting, "extract", kept)
-    made = PROTOCOLS["semi-10"].record(setting, request("semi-10", "epochs=2", "batch_size=19"))
+    made = make_record(PROTOCOLS["semi-10"], setting, request("semi-10", "epochs=2", "batch_size=19"))
     assert_same(dict(before), dict(encoder.state_dict()))
     (backbone,) = tuned
     old, new = encoder.backbone.state_dict(), backbone.state_dict()
@@ -184,7 +184,7 @@ def test_labels_by_a_published_list(folder: Setup, tmp_path: Path) -> None:
     names = {Path(images.path(i)).name for i in index.tolist()}
     assert names == {"n00000001_3.JPEG", "n00000000_9.JPEG", "n00000002_0.JPEG"}
     assert sorted(images.labels_N[index].tolist()) == [0, 1, 2]
-    made = PROTOCOLS["semi-1"].record(Subject(folder, folder.method.query_encoder), asked)
+    made = make_record(PROTOCOLS["semi-1"], Subject(folder, folder.method.query_encoder), asked)
     assert (made["train"], made["labels_per_class"], made["labels_file"]) == (3, [1, 1], str(file))
     other = tmp_path / "other.txt"
     other.write_text("n00000001_4.JPEG\nn00000000_9.JPEG\n")
@@ -221,7 +221,7 @@ def test_a_list_needs_files(tmp_path: Path) -> None:
 
 def test_divergence_is_told() -> None:
     with pytest.raises(ValueError, match="linear-moco diverged in epoch 1; try a smaller rate, as --set lr=1e\\+37"):
-        PROTOCOLS["linear-moco"].record(subject(), request("linear-moco", "epochs=2", "batch_size=32", "lr=1e38"))
+        make_record(PROTOCOLS["linear-moco"], subject(), request("linear-moco", "epochs=2", "batch_size=32", "lr=1e38"))
 
 
 def test_accuracy_of_a_head() -> None:

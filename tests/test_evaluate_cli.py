@@ -19,7 +19,7 @@ from negbench.data.sets import FolderSet
 from negbench.data.workers import EvaluationDataset
 from negbench.evaluate.protocols import classifier, logistic
 from negbench.evaluate.protocols.datasets import digest_of, image_folder, voc07_folder
-from negbench.evaluate.request import make_requests
+from negbench.evaluate.request import make_record, make_requests
 from negbench.evaluate.subject import Subject
 from negbench.records.run_folder import RunFolder
 from negbench.settings.protocols import NAMED, PROTOCOLS
@@ -161,7 +161,7 @@ def test_transfer_is_refit_on_all_training_images(finished: RunFolder, tmp_path:
     asked = make_requests(["transfer"], ["num_strengths=3", "highest=1e-3"], root)["transfer"]
     setup = set_up(restore(finished.path), runs.CPU)
     subject = Subject(setup, setup.method.query_encoder)
-    made = PROTOCOLS["transfer"].record(subject, asked)
+    made = make_record(PROTOCOLS["transfer"], subject, asked)
     moved = subject.on(image_folder(root, setup.config))
     (train, labels), (test, test_labels) = (logistic.arrays(moved.features(part)) for part in ("train", "test"))
     by_hand = LogisticRegression(C=1 / made["strength"], max_iter=100).fit(train, labels)
@@ -296,10 +296,10 @@ def test_an_encoder_without_a_run_and_without_a_projector(data: dict[str, Path])
     requests = make_requests(["linear-moco", "semi-1"], ["epochs=1"]) | make_requests(
         ["transfer"], data=data["transfer"]
     )
-    made = {name: PROTOCOLS[name].record(subject, requests.get(name)) for name in ("knn", "linear", *requests)}
+    made = {name: make_record(PROTOCOLS[name], subject, requests.get(name)) for name in ("knn", "linear", *requests)}
     assert made["transfer"]["test"] == 12 and all(made[name]["top1"] for name in made)
     with pytest.raises(ValueError, match="the encoder has no projector"):
-        PROTOCOLS["knn-moco-demo"].record(subject)
+        make_record(PROTOCOLS["knn-moco-demo"], subject)
 
 
 def test_published_settings_have_the_plain_name() -> None:

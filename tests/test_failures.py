@@ -20,9 +20,9 @@ from negbench.report.read.runs import find, load
 from negbench.runtime import failure
 from negbench.settings.grid import Planned
 from negbench.settings.resolve import Resolved
-from negbench.train import run
 from negbench.train.loggers.console import Quiet
 from negbench.train.monitor import Monitor
+from negbench.train.stopping import signals
 from tests import runs
 from tests.processes import ARGUMENTS, finished
 from tests.ranks import on_ranks
@@ -167,7 +167,7 @@ def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFix
 
 def told_to_end_while_it_fails() -> str:
     trainer = SimpleNamespace(request=0, stops_at_once=False)
-    with pytest.raises(KeyError), run._signals(trainer):  # type: ignore[arg-type]
+    with pytest.raises(KeyError), signals(trainer):
         raise KeyError("a rank is gone")
     os.kill(os.getpid(), signal.SIGTERM)
     return "says why it ends"

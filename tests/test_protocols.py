@@ -20,6 +20,7 @@ from negbench.evaluate.curve import highest
 from negbench.evaluate.final import evaluate_on_test, evaluate_run
 from negbench.evaluate.protocols import knn_anchors
 from negbench.evaluate.protocols.knn_anchors import knn_lightly
+from negbench.evaluate.request import make_record
 from negbench.evaluate.subject import Subject
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
@@ -111,13 +112,13 @@ def test_an_epoch_of_lightlys_is_on_the_backbone(tmp_path: Path) -> None:
 def test_mocos_demo_sees_the_projector_and_no_predictor(name: str) -> None:
     setup = set_up(runs.short(name, *LIGHTLY), runs.CPU)
     encoder, method = setup.method.query_encoder, setup.method
-    before = {protocol: PROTOCOLS[protocol].record(Subject(setup, encoder))["top1"] for protocol in NAMED}
+    before = {protocol: make_record(PROTOCOLS[protocol], Subject(setup, encoder))["top1"] for protocol in NAMED}
     if method.predictor is not None:
         method.predictor = nn.Linear(8, 8)
-        assert PROTOCOLS["knn-moco-demo"].record(Subject(setup, encoder))["top1"] == before["knn-moco-demo"]
+        assert make_record(PROTOCOLS["knn-moco-demo"], Subject(setup, encoder))["top1"] == before["knn-moco-demo"]
     for parameter in encoder.projector.parameters():
         nn.init.constant_(parameter, 0.0 if parameter.ndim > 1 else 1.0)  # one embedding for all images
-    after = {protocol: PROTOCOLS[protocol].record(Subject(setup, encoder))["top1"] for protocol in NAMED}
+    after = {protocol: make_record(PROTOCOLS[protocol], Subject(setup, encoder))["top1"] for protocol in NAMED}
     of_a_class = (setup.splits.test.labels_N.bincount() / len(setup.splits.test)).tolist()  # all vote for the same one
     assert after["knn-moco-demo"] == pytest.approx(of_a_class[0]) != before["knn-moco-demo"]
     assert after["knn-lightly"] == before["knn-lightly"]
@@ -310,7 +311,7 @@ def evaluate_on_ranks(output: str) -> dict[str, Any]:
     summary = runs.start(resolved, Path(output))
     setup = restored(runs.folder(resolved, Path(output)))
     rows = runs.folder(resolved, Path(output)).read_metrics()
-    return {"summary": summary, "again": evaluate_on_test(setup, list(NAMED), 3, rows)}
+    return {"summary": summary, "again": evaluate_on_test(setup, setup.method.query_encoder, list(NAMED), 3, rows)}
 
 
 def test_two_ranks_agree_and_have_the_figures_of_one_process(tmp_path: Path) -> None:

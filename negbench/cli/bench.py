@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice
+from negbench.cli.tables import show_and_write
 
 if TYPE_CHECKING:
     from negbench.cost.bench.groups import Plan
@@ -40,8 +42,6 @@ def bench(
     output: Annotated[Path, typer.Option(help="Parent folder of the bench's folder.")] = Path("results"),
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.runtime.place import find_place
 
@@ -107,6 +107,4 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
 
 def _show(folder: Path) -> None:
     """The tables, and the page in `report/`."""
-    from negbench.cli.tables import show_and_write
-
     show_and_write([], [folder], folder / "report")

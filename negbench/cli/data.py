@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
+
 if TYPE_CHECKING:
     from negbench.data.files.packing import Tell
 
@@ -24,8 +26,6 @@ def pack(
     shard_size: Annotated[int, typer.Option(metavar="MIB", min=1, help="Largest size of a shard, MiB.")] = 1024,
 ) -> None:
     """Copy an image folder's files into a few large ones; runs on either are the same, bit for bit."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.data.files.packing import make_pack
 
@@ -36,8 +36,6 @@ def pack(
 
 def verify(root: Annotated[Path, typer.Argument(help="Folder of the pack.", show_default=False)]) -> None:
     """Read all of a pack and compare its checksums."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.data.files.packing import verify_pack
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, check_choice
 from negbench.settings.protocols import PROTOCOLS, STANDARD, find_protocol, keys_of_protocols, of_every_epoch
 
@@ -50,8 +51,6 @@ def evaluate(
 
     Writes evaluations/PROTOCOL.json.
     """
-    from negbench.cli.errors import mistakes_of_the_user
-
     protocols = list(dict.fromkeys(protocol or STANDARD))
     with mistakes_of_the_user():
         for name in protocols:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import check_choice
 
 FORMATS = ("torchvision", "timm", "safetensors", "detectron2", "onnx")
@@ -21,8 +22,6 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a run's newest encoder, its backbone, for other libraries (docs/encoders.md)."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         check_choice("--format", format, FORMATS)
         from negbench.models.files.export import export as write

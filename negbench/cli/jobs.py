@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import Output
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ def status(
     from rich.console import Console
     from rich.live import Live
 
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         statuses = _look(output, study)
         if as_json:
@@ -63,8 +62,6 @@ def logs(
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
 ) -> None:
     """Print the log of a run's job, or of its process in a sweep."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.launch.jobs.logs import follow_log, log_of
 
@@ -80,8 +77,6 @@ def logs(
 
 def cancel(runs: Runs) -> None:
     """End runs' jobs. Submitting a run again goes on from its checkpoint."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     mistakes = 0
     for run in runs:
         try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, with_size_options
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Tell the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.runtime.place import find_place
         from negbench.settings.resolve import resolve

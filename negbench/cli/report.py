@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import show_and_write
 
 RESULTS = Path("results")
@@ -40,8 +41,6 @@ def report(
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
 ) -> None:
     """Compare runs: tables here, and with figures in a page for a browser."""
-    from negbench.cli.errors import mistakes_of_the_user
-
     with mistakes_of_the_user():
         from negbench.report.page import write
         from negbench.report.read.benches import find_benches

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import (
     DEVICES,
     Device,
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
+    context: typer.Context,
     cluster: dict[str, Any],
     methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")],
     seeds: Annotated[str, typer.Option(help="0:3 means 0, 1, 2; or 0,2,5.")] = "0",
@@ -50,9 +52,6 @@ def sweep(
     wait: WaitForAll = False,
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
-    from negbench.cli.errors import mistakes_of_the_user
-    from negbench.cli.main import app
-
     began = time.monotonic()
     with mistakes_of_the_user():
         from negbench.launch.jobs.submit import submit_command, wait_for_all
@@ -62,7 +61,8 @@ def sweep(
         from negbench.settings.grid import parse_seeds, plan
 
         check_choice("--device", device, DEVICES)
-        known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+        group: Any = context.find_root().command
+        known = list(group.commands)
         follow_up = shlex.split(then) if then else []
         if follow_up and follow_up[0] not in known:
             raise ValueError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import (
     DEVICES,
     Device,
@@ -21,6 +22,7 @@ from negbench.cli.options import (
     check_choice,
     with_cluster_options,
 )
+from negbench.cli.tables import print_table, wide_console
 
 if TYPE_CHECKING:
     from negbench.records.tunings import Tuning
@@ -50,8 +52,6 @@ def tune(
     The study's `tuning` block says what is drawn. All trials are kept in OUTPUT/STUDY-tuning, with a study file of the
     best settings; called again, it makes what is missing.
     """
-    from negbench.cli.errors import mistakes_of_the_user
-
     began = time.monotonic()
     with mistakes_of_the_user():
         from negbench.launch.jobs.submit import wait_for_all
@@ -121,7 +121,6 @@ def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> 
 
 
 def _show(tuning: "Tuning") -> None:
-    from negbench.cli.tables import print_table, wide_console
     from negbench.report.tables.tunings import tuning_cautions, tuning_table
 
     console = wide_console()

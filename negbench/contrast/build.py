@@ -1,6 +1,5 @@
 """A run's method as its settings have it, on the device."""
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +13,6 @@ from negbench.settings.resolve import Resolved
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import steps_per_epoch
 
-MethodBuilder = Callable[[Resolved, int, torch.device, torch.dtype | None], Method]
 M = TypeVar("M", bound=nn.Module)
 
 

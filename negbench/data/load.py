@@ -4,6 +4,7 @@ Shape legend: N images of a set, M images chosen.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -12,12 +13,15 @@ from negbench.data.datasets.cifar10 import CLASSES, load_cifar10
 from negbench.data.datasets.imagefolder import load_imagefolder
 from negbench.data.datasets.patterns import load_patterns
 from negbench.data.sets import Loaded, Splits
-from negbench.data.splits import balanced_subset, split_validation
+from negbench.data.splits import balanced_subset, split_for_probe, split_validation
+from negbench.runtime.compiling import check_compiler
+from negbench.runtime.device import autocast_dtype, set_backends
+from negbench.settings.resolve import Resolved
 from negbench.settings.schema import DataConfig
 
 
 class Surroundings(Protocol):
-    """What an encoder is evaluated in; a `Setup` is one. Of `config` data, views, seed and evaluation matter."""
+    """What an encoder is evaluated in; a `RunData` is one. Of `config` data, views, seed and evaluation matter."""
 
     @property
     def config(self) -> Any: ...
@@ -29,6 +33,36 @@ class Surroundings(Protocol):
     def splits(self) -> Splits: ...
     @property
     def skipped(self) -> set[str]: ...
+
+
+@dataclass
+class RunData:
+    """The settings of a run and its data on the device."""
+
+    resolved: Resolved
+    device: torch.device
+    dtype: torch.dtype | None
+    splits: Splits
+    skipped: set[str] = field(default_factory=set)  # undecodable files met so far
+
+    @property
+    def config(self) -> Any:
+        return self.resolved.config
+
+
+def load_data(resolved: Resolved, device: torch.device) -> RunData:
+    """Return the data of a run on `device`, whose arithmetic is set up for it.
+
+    Every mistake of the user is a ValueError.
+    """
+    config = resolved.config
+    dtype = autocast_dtype(config.precision, device)
+    set_backends(config.precision, config.deterministic, device)
+    check_compiler(config.execution, device)
+    splits = load_splits(config.data)
+    if splits.validation is None and config.evaluation.test and config.evaluation.linear:
+        split_for_probe(splits.train.labels_N)
+    return RunData(resolved, device, dtype, splits.to(device))
 
 
 def load_splits(config: DataConfig) -> Splits:

@@ -3,27 +3,29 @@
 from collections.abc import Iterable
 from typing import Any
 
+from negbench.contrast.method import Method
+from negbench.data.load import Surroundings
 from negbench.evaluate.diagnostics.probing import Prober
 from negbench.evaluate.protocols.knn import knn
+from negbench.evaluate.request import make_record
 from negbench.evaluate.subject import Subject
 from negbench.settings.protocols import of_every_epoch
 from negbench.settings.steps import steps_per_epoch
-from negbench.train.setup import Setup
 
 
 class Curve:
     """When to evaluate, and the rows of an evaluation. What it must know of earlier steps is in its state."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        config = setup.config
-        epoch = steps_per_epoch(len(setup.splits.train), config.batch_size)
+    def __init__(self, data: Surroundings, method: Method) -> None:
+        self.data, self.method = data, method
+        config = data.config
+        epoch = steps_per_epoch(len(data.splits.train), config.batch_size)
         last = epoch * config.epochs
-        every = config.evaluate_every_epochs * epoch if setup.splits.validation is not None else 0
+        every = config.evaluate_every_epochs * epoch if data.splits.validation is not None else 0
         self.held_out_steps = {*range(0, last, every), last} if every else set()
         self.protocols = of_every_epoch(config.evaluation.protocols) if config.evaluation.test else []
         self.test_steps = {*range(epoch, last + 1, epoch)} if self.protocols else set()
-        parts = config, setup.method, setup.splits.train, setup.device
+        parts = config, method, data.splits.train, data.device
         self.prober = Prober(*parts) if config.diagnostics and self.held_out_steps else None
 
     def is_due(self, step: int) -> bool:
@@ -31,16 +33,18 @@ class Curve:
 
     def rows(self, step: int) -> dict[str, dict[str, Any]]:
         """Figures by kind of record: those of a protocol of every epoch have its name. All ranks call it."""
-        subject = Subject(self.setup, self.setup.method.query_encoder)
+        subject = Subject(self.data, self.method.query_encoder)
         rows: dict[str, dict[str, Any]] = {}
         if step in self.held_out_steps:
             bank = subject.features("train")
-            top1 = knn(bank, subject.features("validation"), self.setup.config, subject.num_classes)
+            top1 = knn(bank, subject.features("validation"), self.data.config, subject.num_classes)
             rows["evaluation"] = {"knn_top1": top1[20], "knn200_top1": top1[200]}
             if self.prober is not None:
                 rows["diagnostics"] = self.prober.figures(step, bank.features_NF, bank.labels_N)
         if step in self.test_steps:
-            rows |= {protocol.name: {"test_top1": protocol.record(subject)["top1"]} for protocol in self.protocols}
+            rows |= {
+                protocol.name: {"test_top1": make_record(protocol, subject)["top1"]} for protocol in self.protocols
+            }
         return rows
 
     def looks_back_at(self, step: int) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import yaml
 
-from negbench.contrast.build import prepare
-from negbench.contrast.method import Method
+from negbench.contrast.build import build_method, prepare
+from negbench.data.load import Surroundings, load_data
 from negbench.evaluate.curve import highest
 from negbench.evaluate.protocols.baselines import without_network
-from negbench.evaluate.request import Request, make_requests
-from negbench.evaluate.subject import Subject, Tell, silent
+from negbench.evaluate.request import Request, make_record, make_requests
+from negbench.evaluate.subject import Evaluated, Subject, Tell, silent
 from negbench.models.encoder import build_encoder
 from negbench.models.files.layout import FileEncoder, NoProjector, read_encoder, run_of
 from negbench.records import checkpoint
@@ -31,7 +31,6 @@ from negbench.settings.protocols import PROTOCOLS, check_track, of_every_epoch
 from negbench.settings.resolve import Resolved, resolve, restore
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import steps_per_epoch
-from negbench.train.setup import Setup, set_up
 
 DEFAULT_STUDY = "quickstart"
 _SECTIONS = ("study", "track", "seed", "data", "views", "model", "precision", "evaluation")  # that evaluations read
@@ -44,7 +43,8 @@ def protocols_of(config: RunConfig[Any]) -> list[str]:
 
 
 def evaluate_on_test(
-    setup: Setup,
+    data: Surroundings,
+    encoder: Evaluated,
     protocols: Sequence[str],
     epoch: float = 0,
     rows: Sequence[dict[str, Any]] = (),
@@ -52,7 +52,7 @@ def evaluate_on_test(
     tell: Tell = silent,
     done: Callable[[str, dict[str, Any]], None] = lambda name, evaluation: None,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of the trained encoder, of the untrained one, and (for kNN) of features that need no network.
+    """The figures of the trained `encoder`, of the untrained one, and (for kNN) of features that need no network.
 
     Protocols of every epoch are told of the trained encoder, which is that of `epoch`, and of earlier epochs in the
     run's records `rows`. Protocols with settings need their `requests`. `done` is told of each protocol when it is.
@@ -61,20 +61,20 @@ def evaluate_on_test(
     evaluations: dict[str, dict[str, Any]] = {name: {} for name in protocols}
     selecting = [protocol.name for protocol in of_every_epoch(protocols)]
     compared = [name for name in protocols if name not in selecting and PROTOCOLS[name].untrained]
-    compared = compared if setup.config.evaluation.untrained else []
+    compared = compared if data.config.evaluation.untrained else []
     if "knn" in protocols:
-        evaluations["knn"]["without_network"] = without_network(setup.splits, setup.config)
-    trained = Subject(setup, setup.method.query_encoder, tell)
+        evaluations["knn"]["without_network"] = without_network(data.splits, data.config)
+    trained = Subject(data, encoder, tell)
     for name in protocols:
-        record = PROTOCOLS[name].record(trained, requests.get(name))
+        record = make_record(PROTOCOLS[name], trained, requests.get(name))
         evaluations[name]["trained"] = highest(record, epoch, rows) if name in selecting else record
         if name not in compared:
             done(name, evaluations[name])
     del trained  # and its features
     if compared:
-        untrained = Subject(setup, build_encoder(setup.config).to(setup.device), tell)
+        untrained = Subject(data, build_encoder(data.config).to(data.device), tell)
         for name in compared:
-            evaluations[name]["untrained"] = PROTOCOLS[name].record(untrained, requests.get(name))
+            evaluations[name]["untrained"] = make_record(PROTOCOLS[name], untrained, requests.get(name))
             done(name, evaluations[name])
     return evaluations
 
@@ -102,20 +102,22 @@ def evaluate_run(
         raise ValueError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
     with writing(folder):  # before days are spent on what cannot be written
         folder.evaluations.mkdir(exist_ok=True)
-    setup = set_up(resolved, device)
+    data = load_data(resolved, device)
+    method = build_method(resolved, len(data.splits.train), device, data.dtype)
     state = checkpoint.load(newest)
     try:
-        setup.method.load_state_dict(state["method"])
+        method.load_state_dict(state["method"])
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
-    epoch = state["step"] / steps_per_epoch(len(setup.splits.train), setup.config.batch_size)
+    epoch = state["step"] / steps_per_epoch(len(data.splits.train), data.config.batch_size)
     epoch = int(epoch) if epoch.is_integer() else epoch
 
     def done(name: str, evaluation: dict[str, Any]) -> None:
         with writing(folder):
             write_evaluations(folder, {name: evaluation | {"step": state["step"]}}, requests)
 
-    return evaluate_on_test(setup, protocols, epoch, folder.read_metrics(), requests, tell, done)
+    encoder, rows = method.query_encoder, folder.read_metrics()
+    return evaluate_on_test(data, encoder, protocols, epoch, rows, requests, tell, done)
 
 
 def evaluate_file(
@@ -148,11 +150,8 @@ def evaluate_file(
     note(f"{encoder.describe()}; evaluated on {resolved.config.data.name}, as in study {resolved.config.study}")
     for text in _cautions(encoder, resolved):
         note(text)
-
-    def method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
-        return prepare(Method(built, ((0, 1),)), resolved.config, device)
-
-    setup = set_up(resolved, device, method)
+    data = load_data(resolved, device)
+    built = prepare(built, resolved.config, device)
     facts = {"file": str(path.absolute()), "sha256": encoder.file.sha256}
     found = {
         "model": encoder.model.model_dump(),
@@ -165,7 +164,7 @@ def evaluate_file(
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / "encoder.json", facts | {"bytes": path.stat().st_size} | found)
         write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
-        write_json(folder.environment, environment.describe(device, 1, setup.dtype))
+        write_json(folder.environment, environment.describe(device, 1, data.dtype))
     except OSError as error:
         raise ValueError(f"cannot write to {folder.path}: {error.strerror}") from None
 
@@ -173,7 +172,7 @@ def evaluate_file(
         with writing(folder):
             write_evaluations(folder, {name: {"encoder": facts} | evaluation}, requests)
 
-    return folder.path, evaluate_on_test(setup, protocols, requests=requests, tell=tell, done=done)
+    return folder.path, evaluate_on_test(data, built, protocols, requests=requests, tell=tell, done=done)
 
 
 def write_evaluations(

@@ -1,4 +1,4 @@
-"""What `negbench evaluate` is asked for: settings, another data set, a list of labels. Imports no torch."""
+"""What `negbench evaluate` is asked for and how a record is made. Imports no torch."""
 
 import hashlib
 import json
@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negbench.settings.keys import parse_override, validate
 from negbench.settings.plugins import nearest
 from negbench.settings.protocol_settings import ProtocolSettings
 from negbench.settings.protocols import Protocol, find_protocol
+
+if TYPE_CHECKING:
+    from negbench.evaluate.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ def make_requests(
             settings = _validate(protocol, given)
             requests[protocol.name] = Request(protocol, settings, data, labels_file)
     return requests
+
+
+def make_record(protocol: Protocol, subject: "Subject", request: Request | None = None) -> dict[str, Any]:
+    """The protocol's record of one encoder; `request` where the protocol has settings."""
+    function = resolve_name(protocol.function)
+    if request is None:
+        return {"protocol": protocol.name} | function(subject)
+    made: dict[str, Any] = function(subject, request)
+    return {"protocol": protocol.name} | made | subject.described() | request.described()
 
 
 def digest(content: object) -> str:

@@ -50,7 +50,7 @@ def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:
     splits = setup.splits
     validation = _few(splits.validation) if splits.validation is not None else None
     setup.splits = replace(splits, train=_few(splits.train), validation=validation, test=_few(splits.test))
-    evaluate_on_test(setup, protocols_of(resolved.config))
+    evaluate_on_test(setup, setup.method.query_encoder, protocols_of(resolved.config))
 
 
 def _few(part: Dataset) -> Dataset:

@@ -7,14 +7,8 @@ Those with settings of their own take a `Request` too.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
 
 from negbench.settings.plugins import nearest
-
-if TYPE_CHECKING:
-    from negbench.evaluate.request import Request
-    from negbench.evaluate.subject import Subject
-
 
 STANDARD = ("knn", "linear")  # what every run is evaluated by; the others are asked for by name
 
@@ -43,14 +37,6 @@ class Protocol:
     def at_end(self) -> bool:
         """Whether a run may be evaluated by it at its end, on all its ranks."""
         return not self.settings
-
-    def record(self, subject: "Subject", request: "Request | None" = None) -> dict[str, Any]:
-        """The protocol's record of one encoder; `request` where the protocol has settings."""
-        function = resolve_name(self.function)
-        if request is None:
-            return {"protocol": self.name} | function(subject)
-        made: dict[str, Any] = function(subject, request)
-        return {"protocol": self.name} | made | subject.described() | request.described()
 
 
 _SETTINGS = "negbench.settings.protocol_settings:"

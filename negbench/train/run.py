@@ -1,12 +1,8 @@
 """One run from settings to summary: set up, resume, train, evaluate, record."""
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,15 +15,15 @@ from negbench.records.files import filesystem, write_atomically, write_json
 from negbench.records.outcome import outcome_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
-from negbench.runtime.distributed import broadcast_objects, gather_objects, is_distributed, rank, world_size
-from negbench.runtime.failure import LAUNCHER_VARIABLE, Ending, Interrupted, end_requested, ending_of, recorded_by
+from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
+from negbench.runtime.failure import Ending, ending_of, recorded_by
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch
 from negbench.train.loggers.base import Display
 from negbench.train.optim import build_optimizer
 from negbench.train.setup import Setup, set_up
-from negbench.train.stopping import Agreement
+from negbench.train.stopping import signals
 from negbench.train.summarize import summarize
 from negbench.train.trainer import Trainer
 
@@ -122,7 +118,7 @@ def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
     config, splits, method = setup.config, setup.splits, setup.method
     optimizer = build_optimizer(method, config.optimizer)
     trainer = Trainer(
-        config, method, optimizer, splits.train, folder, setup.device, display, Curve(setup), setup.skipped
+        config, method, optimizer, splits.train, folder, setup.device, display, Curve(setup, method), setup.skipped
     )
     newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
     if newest is None:
@@ -152,7 +148,7 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
 def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
     config, folder = setup.config, trainer.folder
     protocols = protocols_of(config)
-    with _signals(trainer), trainer.monitor.running():
+    with signals(trainer), trainer.monitor.running():
         title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
         display.start(title, trainer.num_steps, config.epochs, trainer.step)
         try:
@@ -162,7 +158,7 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
             with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
                 trainer.synchronize_statistics()
                 rows = _by_rank_0(lambda: _rows_of(folder, protocols))
-                evaluations = evaluate_on_test(setup, protocols, config.epochs, rows)
+                evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
                 setup.skipped.update(*gather_objects(setup.skipped))
         except BadImageError:
             raise
@@ -175,36 +171,3 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
         write_json(folder.summary, summary)
         write_atomically(folder.done, "")
     return summary
-
-
-@contextmanager
-def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
-
-    A second SIGINT or SIGTERM ends at once.
-    """
-    in_slurm_job = os.environ.get(LAUNCHER_VARIABLE) == "slurm"
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGTERM and in_slurm_job:  # scancel, requeue and preemption alike; SIGUSR2 asks for an end
-            trainer.request = max(trainer.request, Agreement.SAVE)
-        elif trainer.stops_at_once:
-            raise Interrupted(signum)
-        elif trainer.request < Agreement.STOP:
-            trainer.request = Agreement.STOP + signum
-        elif signum != signal.SIGUSR2:
-            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        yield
-    except BaseException:
-        if is_distributed() and before[signal.SIGTERM] == signal.SIG_DFL:
-            before[signal.SIGTERM] = lambda *_: end_requested.set()
-        raise
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -1,12 +1,19 @@
-"""How all ranks stop at the same step."""
+"""How a run stops: what signals ask for, and how all ranks agree on the step."""
 
-from typing import Any
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from negbench.runtime.distributed import is_distributed
+from negbench.runtime.failure import LAUNCHER_VARIABLE, Interrupted, end_requested
 
 
 class Agreement:
@@ -40,3 +47,43 @@ class Agreement:
             return request
         self.settle(request)
         return self.settle(request)
+
+
+class Stoppable(Protocol):
+    """What a signal's request is put down in."""
+
+    request: int
+    stops_at_once: bool
+
+
+@contextmanager
+def signals(trainer: Stoppable) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
+
+    A second SIGINT or SIGTERM ends at once.
+    """
+    in_slurm_job = os.environ.get(LAUNCHER_VARIABLE) == "slurm"
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM and in_slurm_job:  # scancel, requeue and preemption alike; SIGUSR2 asks for an end
+            trainer.request = max(trainer.request, Agreement.SAVE)
+        elif trainer.stops_at_once:
+            raise Interrupted(signum)
+        elif trainer.request < Agreement.STOP:
+            trainer.request = Agreement.STOP + signum
+        elif signum != signal.SIGUSR2:
+            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    except BaseException:
+        if is_distributed() and before[signal.SIGTERM] == signal.SIG_DFL:
+            before[signal.SIGTERM] = lambda *_: end_requested.set()
+        raise
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
