@@ -12,9 +12,12 @@ MINIMUMS := .venv-minimums
 BENCH ?=
 OPTIONS ?=
 PYTEST := $(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(OPTIONS)
-NUMERICAL := $(addprefix tests/test_, $(addsuffix .py, adco batch_norm classifier classifier_training diagnostics \
-	frozen_features knn knn_beside_lightly linear losses methods models moco multi_crop optim patterns probing reference \
-	report_statistics views)) tests/test_run.py::test_synchronised_ranks_train_as_one_process
+NUMERICAL := $(addprefix tests/, $(addsuffix .py, contrast/test_adco contrast/test_losses contrast/test_methods \
+	contrast/test_moco contrast/test_multi_crop data/test_patterns data/test_views evaluate/test_classifier \
+	evaluate/test_classifier_training evaluate/test_diagnostics evaluate/test_frozen_features evaluate/test_knn \
+	evaluate/test_knn_beside_lightly evaluate/test_linear evaluate/test_probing models/test_batch_norm models/test_models \
+	report/test_reference report/test_report_statistics train/test_optim)) \
+	tests/train/test_run.py::test_synchronised_ranks_train_as_one_process
 
 .PHONY: quickstart test test-fast test-portable test-minimums bench clean
 
@@ -39,9 +42,9 @@ test-minimums: $(MINIMUMS)/installed
 	$(MINIMUMS)/bin/negbench methods
 	$(MINIMUMS)/bin/negbench status --output results/reference/quickstart/runs
 	$(MINIMUMS)/bin/negbench report results/reference/quickstart/runs --output $(MINIMUMS)/report > /dev/null
-	$(MINIMUMS)/bin/python -m pytest --noconftest --disable-warnings tests/test_bench_report.py tests/test_reference.py \
-		tests/test_status.py --deselect tests/test_status.py::test_states_on_a_real_slurm \
-		--deselect tests/test_bench_report.py::test_runs_and_benches_in_one_folder
+	$(MINIMUMS)/bin/python -m pytest --noconftest --disable-warnings tests/report/test_bench_report.py \
+		tests/report/test_reference.py tests/records/test_status.py --deselect tests/records/test_status.py::test_states_on_a_real_slurm \
+		--deselect tests/report/test_bench_report.py::test_runs_and_benches_in_one_folder
 
 bench: $(STAMP) $(PEERS)/installed
 	$(VENV)/bin/python -m benchmarks.peers --peer-python $(PEERS)/bin/python $(BENCH)

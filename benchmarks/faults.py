@@ -24,10 +24,10 @@ from negbench.records.run_folder import RunFolder
 from negbench.settings.resolve import resolve
 from negbench.train.loggers.console import Quiet
 from negbench.train.run import execute
-from tests import runs
-from tests.jobs import negbench
-from tests.ranks import on_ranks
-from tests.slurm import Cluster
+from tests.helpers import runs
+from tests.helpers.jobs import negbench
+from tests.helpers.ranks import on_ranks
+from tests.helpers.slurm import Cluster
 
 METHODS = ("adco", "moco", "simclr", "byol")
 KINDS = ("kill", "requeue", "node down")

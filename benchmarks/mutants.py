@@ -121,7 +121,11 @@ def copied(folder: Path) -> dict[str, str]:
 
 def outcome(room: Room, folder: Path, environment: dict[str, str], seconds: float) -> tuple[str, str]:
     """killed, survived or timeout, and by which test."""
-    files = [f"tests/test_{name}.py" for name in room.killers.split()]
+    files = [
+        str(path.relative_to(ROOT))
+        for name in room.killers.split()
+        for path in Path(ROOT, "tests").rglob(f"test_{name}.py")
+    ]
     command = [
         sys.executable,
         "-m",

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import records
+from tests.helpers import records
 
 METHODS = ("adco", "moco", "simclr", "byol")
 SWEPT = {

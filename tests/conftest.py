@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import records, slurm
+from tests.helpers import records, slurm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -1,0 +1,113 @@
+"""Every kind of image file decodes to the RGB pixels that it shows."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negbench.data.files.decode import BadImageError, decode
+from tests.data.test_folder import RGB, channels
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.webp"])
+def test_lossless_files_keep_their_pixels(tmp_path: Path, name: str) -> None:
+    Image.fromarray(RGB).save(tmp_path / name, lossless=True)
+    assert np.array_equal(channels(decode(str(tmp_path / name))), RGB)
+
+
+JPEGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("RGB", {}),
+    "progressive": ("RGB", {"progressive": True}),
+    "unsampled": ("RGB", {"subsampling": 0}),
+    "coarse": ("RGB", {"quality": 5}),
+    "gray": ("L", {}),
+    "cmyk": ("CMYK", {}),
+    "not YCbCr": ("RGB", {"keep_rgb": True}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_have_the_pixels_that_pillow_gives_them(tmp_path: Path, kind: str) -> None:
+    mode, options = JPEGS[kind]
+    Image.fromarray(RGB).resize((211, 133), Image.Resampling.BICUBIC).convert(mode).save(tmp_path / "a.jpg", **options)
+    expected = np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))
+    assert np.array_equal(channels(decode(str(tmp_path / "a.jpg"))), expected)
+
+
+def test_jpegs_that_end_too_soon_are_bad(tmp_path: Path) -> None:
+    Image.fromarray(RGB).resize((211, 133)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for length in (3, len(whole) // 2, len(whole) - 2):
+        (tmp_path / "a.jpg").write_bytes(whole[:length])
+        with pytest.raises(BadImageError, match=r"cannot decode the image .*a\.jpg: \w+"):
+            decode(str(tmp_path / "a.jpg"))
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_bad(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    frame = data.index(b"\xff\xc0")  # start of frame: length, precision, height, width
+    data[frame + 5 : frame + 9] = b"\xea\x60\xea\x60"  # 60,000 x 60,000
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(BadImageError, match="decompression bomb"):
+        decode(str(tmp_path / "a.jpg"))
+
+
+def test_a_jpeg_by_another_name_is_decoded(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png", format="JPEG")
+    assert decode(str(tmp_path / "a.png")).shape == (3, 20, 30)
+
+
+def test_jpeg_is_close(tmp_path: Path) -> None:
+    smooth = np.broadcast_to(np.linspace(0, 255, 30, dtype=np.uint8)[None, :, None], (20, 30, 3))
+    Image.fromarray(smooth).save(tmp_path / "a.JPG", quality=95)
+    assert np.abs(channels(decode(str(tmp_path / "a.JPG"))).astype(int) - smooth).max() < 8
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_gray_becomes_three_equal_channels(tmp_path: Path, mode: str) -> None:
+    gray = Image.fromarray(RGB).convert(mode)
+    gray.save(tmp_path / "a.png")
+    expected = np.asarray(gray.convert("L"))
+    assert np.array_equal(channels(decode(str(tmp_path / "a.png"))), np.stack([expected] * 3, axis=2))
+
+
+def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert decode(str(tmp_path / "a.png"))[:, 0].tolist() == [[0, 0, 1, 128, 255]] * 3
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    alpha = np.zeros((20, 30, 1), dtype=np.uint8)
+    Image.fromarray(np.concatenate([RGB, alpha], axis=2)).save(tmp_path / "a.png")
+    assert np.array_equal(channels(decode(str(tmp_path / "a.png"))), RGB)
+
+
+@pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80\xff"])
+def test_palette_gives_its_colours(tmp_path: Path, transparency: int | bytes | None) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1])
+    if transparency is not None:
+        image.info["transparency"] = transparency
+    image.save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert channels(decode(str(tmp_path / "a.png"))).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_cmyk_jpeg_has_rgb_colours(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    red, green, blue = decode(str(tmp_path / "a.jpg")).float().mean(dim=(1, 2)).tolist()
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(str(tmp_path / "a.jpg")).shape == (3, 20, 30)

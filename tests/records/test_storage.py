@@ -1,0 +1,149 @@
+"""What a run leaves on a disk: while it writes, after it was killed, and where there is no room."""
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from negbench.records import checkpoint
+from negbench.records.files import storage_error, write_atomically
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.failure import Interrupted, StorageError
+from tests.helpers import runs
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 16 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted, which takes root: {mounted.stderr.splitlines()[0]}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError:
+            pass
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    resolved = runs.short()
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path, runs.StopAt(5))
+    run = runs.folder(resolved, tmp_path)
+    run.evaluations.mkdir()
+    leftovers = [run.evaluations / ".knn.json.1.partial", run.checkpoints / ".step-00000009.pt.1.partial"]
+    leftovers += [run.path / ".summary.json.1.partial", run.checkpoints / "step-00000009.pt.sha256"]
+    for path in leftovers:
+        path.touch()
+    before = checkpoint.find_whole(run.checkpoints, pytest.fail)
+    run.open()
+    run.close()
+    assert not [path for path in leftovers if path.exists()]
+    assert checkpoint.find_whole(run.checkpoints, pytest.fail) == before
+
+
+def test_leftovers_that_vanish_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that has lost the run may rename its file between the listing and the removal."""
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    leftover = run.checkpoints / ".step-00000009.pt.1.partial"
+    glob = Path.glob
+
+    def vanishing(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        for path in found:
+            path.unlink()
+        return found
+
+    leftover.touch()
+    monkeypatch.setattr(Path, "glob", vanishing)
+    run.open()
+    run.close()
+    assert not leftover.exists()
+
+
+def test_all_may_read_a_lock_and_its_owner_alone_may_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "run.lock"
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    mask = os.umask(0)
+    try:
+        for restarts in ("0", "1"):  # the second takes the run over, with a lock of its own
+            monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+            RunFolder(tmp_path).open()
+            assert stat.S_IMODE(lock.stat().st_mode) == 0o644
+    finally:
+        os.umask(mask)
+
+
+def test_a_storage_error_tells_the_room_where_there_is_a_folder(tmp_path: Path) -> None:
+    error = OSError(28, "No space left on device")
+    told = str(storage_error(tmp_path / "x", error, "free some"))
+    assert told.startswith(f"cannot write {tmp_path}/x: No space left on device (") and "MiB free); free some" in told
+    absent = tmp_path / "absent" / "x"
+    assert (
+        str(storage_error(absent, error, "free some")) == f"cannot write {absent}: No space left on device; free some"
+    )
+
+
+def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def write(path: Path, content: str | bytes) -> None:
+        write_atomically(path, content)
+        seen.append([int(checkpoint.load(found)["value"]) for found in checkpoint.find(tmp_path)])
+
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    for value in (1, 2):
+        checkpoint.save(tmp_path, 7, {"value": value}, keep=2)
+    assert seen == [[], [1], [1], [2], [2]]
+
+
+def test_a_checkpoint_without_its_checksum_counts_as_damaged(tmp_path: Path) -> None:
+    earlier, newest = (checkpoint.save(tmp_path, step, {"value": step}, keep=2) for step in (6, 7))
+    newest.with_name(f"{newest.name}.sha256").unlink()
+    with pytest.raises(ValueError, match=rf"checkpoint {newest} is damaged: {newest.name}\.sha256 is missing"):
+        checkpoint.load(newest)
+    assert checkpoint.find_whole(tmp_path, lambda warning: None) == earlier
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    resolved = runs.short()
+    runs.start(resolved, tmp_path / "undisturbed")
+    with pytest.raises(Interrupted):
+        runs.start(resolved, small_disk, runs.StopAt(5))
+    run = runs.folder(resolved, small_disk)
+    kept = checkpoint.find(run.checkpoints)[0]
+    content = kept.read_bytes()
+    fill(small_disk / "filler")
+    with open(small_disk / "filler", "r+b") as file:
+        file.truncate(file.seek(0, 2) - 64 * 1024)  # room for records, not for a checkpoint
+    with pytest.raises(StorageError, match=rf"cannot write .*No space left.*{kept.name} is whole"):
+        runs.start(resolved, small_disk)
+    assert kept.read_bytes() == content
+    assert checkpoint.find_whole(run.checkpoints, pytest.fail) == kept
+    assert not list(run.path.rglob("*.partial"))
+    assert {file.name for file in run.checkpoints.iterdir()} == {
+        name for path in checkpoint.find(run.checkpoints) for name in (path.name, f"{path.name}.sha256")
+    }
+    (small_disk / "filler").unlink()
+    runs.start(resolved, small_disk)
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, tmp_path / "undisturbed")))

@@ -1,0 +1,73 @@
+"""Runs that a report cannot use."""
+
+import json
+import math
+from pathlib import Path
+
+from negbench.report.read.runs import find, load
+from tests.helpers import records, reports
+
+
+def _states(output: Path) -> dict[str, tuple[str, str]]:
+    return {run.name.split("-")[1] + run.name.split("-")[2]: (run.state, run.reason) for run in load(find([], output))}
+
+
+def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    cut = records.write(output, study, "moco", 0, 0.8)
+    cut.metrics.write_text(cut.metrics.read_text()[:-30])
+    records.write(output, study, "moco", 1, 0.8).summary.write_text("{")
+    records.write(output, study, "moco", 2, 0.8).config.write_text("{")
+    records.write(output, study, "moco", 3, 0.8, summary={"schema_version": 99})
+    records.write(output, study, "moco", 4, 0.8).environment.unlink()
+    records.write(output, study, "moco", 5, 0.8).metrics.unlink()
+    lacking = records.write(output, study, "moco", 9, 0.8)
+    kept = json.loads(lacking.summary.read_text())
+    lacking.summary.write_text(json.dumps({key: value for key, value in kept.items() if key != "device_hours"}))
+    records.write(output, study, "moco", 10, 0.8, summary={"train_seconds": None})
+    records.write(output, study, "moco", 11, math.nan)
+    short = records.write(output, study, "moco", 12, 0.8)
+    short.metrics.write_text("".join(short.metrics.read_text().splitlines(keepends=True)[:-2]))
+    records.write(output, study, "moco", 13, 0.8, curve=(0.1, 0.2, 0.3, math.nan, 0.5))
+    records.write(output, study, "moco", 14, 0.8).metrics.write_text("")
+    interrupted = records.write(output, study, "moco", 6, 0.8, summary={"status": "interrupted", "error": "by SIGINT"})
+    interrupted.done.unlink()
+    records.write(output, study, "moco", 7, 0.8).done.unlink()
+    whole = records.write(output, study, "moco", 8, 0.8)
+    states = _states(output)
+    assert states == {
+        "mocos0": ("damaged", "metrics.jsonl is cut or damaged in line 8"),
+        "mocos1": ("damaged", "it is marked done, but summary.json cannot be read"),
+        "mocos2": ("damaged", "config.yaml cannot be read"),
+        "mocos3": ("other version", "its records are of schema 99, this negbench reads 2"),
+        "mocos4": ("damaged", "environment.json cannot be read"),
+        "mocos5": ("damaged", "metrics.jsonl cannot be read"),
+        "mocos6": ("interrupted", "by SIGINT"),
+        "mocos7": ("dead", "ended without a word; the same command goes on"),
+        "mocos8": ("done", ""),
+        "mocos9": ("damaged", "summary.json lacks device_hours"),
+        "mocos10": ("damaged", "summary.json: train_seconds is None"),
+        "mocos11": ("damaged", "summary.json: knn_top1 is nan"),
+        "mocos12": ("damaged", "metrics.jsonl ends at epoch 3 of 4"),
+        "mocos13": ("damaged", "metrics.jsonl: a record holds a number that is not finite"),
+        "mocos14": ("damaged", "metrics.jsonl ends at epoch 0 of 4"),
+    }
+    report = reports.build(output)
+    assert len(report.unused) == 14
+    (row,) = report.sections[0].comparison.rows
+    assert [run.path for run in row.runs] == [whole.path]
+    assert (
+        row.seeds == "1 of 14: 10 damaged, 1 other version, 1 interrupted, 1 dead"
+    )  # one had no settings to place it by
+
+
+def test_the_same_run_twice_counts_once(golden: Path, tmp_path: Path) -> None:
+    study = records.study(tmp_path)
+    for name in ("a", "b"):
+        records.write(tmp_path / name, study, "moco", 0, 0.8)
+    paths = [*find([str(tmp_path / "a")], tmp_path), *find([str(tmp_path / "b")], tmp_path)]
+    loaded = load(paths)
+    assert [run.state for run in loaded] == ["done", "damaged"]
+    assert loaded[1].reason == f"the same run as {paths[0]}, which stands for both"
+    (paths[0] / "metrics.jsonl").write_text('{"kind"')
+    assert [run.state for run in load(paths)] == ["damaged", "done"]  # the whole one

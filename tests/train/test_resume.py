@@ -1,0 +1,116 @@
+"""Runs that are stopped at an awkward moment, and what of a run is the first rank's alone."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from negbench.evaluate.curve import Curve
+from negbench.records import checkpoint
+from negbench.runtime.failure import Interrupted
+from negbench.settings.resolve import Resolved
+from negbench.train import run, trainer
+from negbench.train.loggers.console import Quiet
+from negbench.train.run import execute
+from negbench.train.setup import set_up
+from tests.helpers import runs
+
+LEAN = ("batch_norm=process", "epochs=1", "evaluate_every_epochs=0", "evaluation.test=false")
+
+
+def assert_a_stop_after(step: int, resolved: Resolved, folder: Path) -> checkpoint.State:
+    """Changes nothing of the run's outcome. Returns the state at the stop."""
+    runs.start(resolved, folder / "undisturbed")
+    with pytest.raises(Interrupted):
+        execute(resolved, folder, runs.CPU, Quiet(), stop_after=step)
+    run = runs.folder(resolved, folder)
+    state = checkpoint.load(checkpoint.find(run.checkpoints)[0])
+    assert state["step"] == step
+    runs.start(resolved, folder)
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, folder / "undisturbed")))
+    return state
+
+
+def test_the_means_of_a_log_count_the_steps_before_a_stop(tmp_path: Path) -> None:
+    state = assert_a_stop_after(3, runs.short("simclr", *LEAN, "log_every_steps=4"), tmp_path)
+    assert state["step_meter"]["count"] == state["epoch_meter"]["count"] == 3
+
+
+def test_the_scale_of_the_loss_survives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = torch.amp.GradScaler
+    on_a_cpu_too = lambda device, enabled: scaler(device, init_scale=2.0, growth_interval=2)  # noqa: E731
+    monkeypatch.setattr(torch.amp, "GradScaler", on_a_cpu_too)
+    state = assert_a_stop_after(3, runs.short("simclr", *LEAN), tmp_path)
+    assert (state["scaler"]["scale"], state["scaler"]["_growth_tracker"]) == (4.0, 1)
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once_where_there_is_nothing_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = runs.short("simclr", "batch_norm=process")
+    went_on: list[int] = []
+
+    def rows(curve: Curve, step: int) -> dict[str, dict[str, Any]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        went_on.append(step)
+        return {}
+
+    monkeypatch.setattr(Curve, "rows", rows)
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path)
+    assert went_on == []
+    assert checkpoint.find(runs.folder(resolved, tmp_path).checkpoints) == []
+
+
+def test_a_run_that_was_stopped_in_its_test_repeats_no_evaluation_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    resolved = runs.short("simclr", "batch_norm=process", "epochs=1")
+    monkeypatch.setattr(run, "evaluate_on_test", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            runs.start(resolved, tmp_path)
+    rows = runs.folder(resolved, tmp_path).read_metrics()
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4]
+
+
+def test_what_was_trained_after_the_last_checkpoint_counts_as_lost(tmp_path: Path) -> None:
+    resolved = runs.short("simclr", *LEAN)
+    with pytest.raises(Interrupted):
+        execute(resolved, tmp_path, runs.CPU, Quiet(), stop_after=2)
+    folder = runs.folder(resolved, tmp_path)
+    spent = checkpoint.load(checkpoint.find(folder.checkpoints)[0])["seconds"]["train"]
+    with open(folder.metrics, "a") as file:
+        for further in (8.0, 16.0):
+            file.write(json.dumps({"kind": "train", "step": 3, "train_seconds": spent + further}) + "\n")
+    assert runs.start(resolved, tmp_path)["lost_seconds"] == pytest.approx(16)
+
+
+def test_a_checkpoint_has_the_statistics_that_the_first_rank_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(statistics: list[torch.Tensor]) -> None:
+        for statistic in statistics:
+            statistic.fill_(7)
+
+    monkeypatch.setattr(trainer, "broadcast", sent)
+    resolved = runs.short("simclr", *LEAN)
+    runs.start(resolved, tmp_path)
+    state = checkpoint.load(checkpoint.find(runs.folder(resolved, tmp_path).checkpoints)[0])["method"]
+    sevens = {name for name, value in state.items() if value.is_floating_point() and (value == 7).all()}
+    assert sevens == {name for name in state if name.endswith(("running_mean", "running_var"))} != set()
+
+
+def test_the_first_rank_alone_marks_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = runs.short("simclr", *LEAN)
+    folder = runs.folder(resolved, tmp_path)
+    for number, mark in ((0, folder.path / "stalled"), (1, None)):
+        monkeypatch.setattr(trainer, "rank", lambda number=number: number)
+        assert run._trainer(set_up(resolved, runs.CPU), folder, Quiet()).monitor.mark == mark
