@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import records, slurm
+from tests.helpers import records, slurm, warm_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -53,6 +53,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
+
+
+@pytest.fixture
+def warm_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this machine start with a Python that has PyTorch loaded."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", warm_python.site())
 
 
 @pytest.fixture(scope="session")

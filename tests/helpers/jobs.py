@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
+from tests.helpers import warm_python
 from tests.helpers.slurm import Cluster
 
 Story = Callable[[Cluster, Path], Any]
@@ -55,7 +56,8 @@ def negbench(
     cluster: Cluster, *arguments: str, check: bool = True, env: Mapping[str, str] = MappingProxyType({})
 ) -> Done:
     """The command line in this process, outside every checkout. Threads take turns."""
-    environment = mock.patch.dict(os.environ, {**cluster.env, **env}, clear=True)
+    given = {**cluster.env, "XDG_CONFIG_HOME": warm_python.site(), **env}
+    environment = mock.patch.dict(os.environ, given, clear=True)
     with _ONE_AT_A_TIME, contextlib.chdir(cluster.folder), environment:
         result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

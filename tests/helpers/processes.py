@@ -21,14 +21,22 @@ SECONDS = 300
 
 
 class Command:
-    """A running `negbench ARGUMENTS`, with the methods of subprocess.Popen; its output goes to files."""
+    """A running `negbench ARGUMENTS`, with the methods of subprocess.Popen; its output goes to files.
+
+    `python` is what it starts further processes with.
+    """
 
     def __init__(
-        self, *arguments: str, env: dict[str, str] | None = None, new_group: bool = False, log: Path | None = None
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        new_group: bool = False,
+        log: Path | None = None,
+        python: str = sys.executable,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [log or Path(self._folder.name) / name for name in ("out", "err")]
-        place = (os.environ | (env or {}), os.getcwd(), new_group, self._outputs)
+        place = (os.environ | (env or {}), os.getcwd(), new_group, self._outputs, python)
         self._process = forkserver.context().Process(target=_run, args=(arguments, *place))
         self._process.start()
         assert self._process.pid is not None
@@ -62,13 +70,13 @@ class Command:
         return self._outputs[0].read_text(), self._outputs[1].read_text()
 
 
-def start(*arguments: str, **env: str) -> Command:
-    return Command(*arguments, env=env)
+def start(*arguments: str, python: str = sys.executable, **env: str) -> Command:
+    return Command(*arguments, env=env, python=python)
 
 
-def finished(*arguments: str, **env: str) -> tuple[int, str, str]:
+def finished(*arguments: str, python: str = sys.executable, **env: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
-    with start(*arguments, **env) as process:
+    with start(*arguments, python=python, **env) as process:
         out, err = process.communicate()
         assert process.returncode is not None
     return process.returncode, out, err
@@ -84,7 +92,9 @@ def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
 
 
-def _run(arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_group: bool, outputs: list[Path]) -> None:
+def _run(
+    arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_group: bool, outputs: list[Path], python: str
+) -> None:
     from negbench.cli import main as cli
 
     if new_group:
@@ -92,5 +102,5 @@ def _run(arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_grou
     forkserver.settle(environ, cwd)
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv = [cli.__file__, *arguments]
+    sys.argv, sys.executable = [cli.__file__, *arguments], python
     cli.main()

@@ -29,7 +29,7 @@ LONG = [*ARGUMENTS, "--set", "epochs=2000", "--device", "cpu", "--cluster", "loc
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Iterator[Path]:
+def output(tmp_path: Path, warm_jobs: None) -> Iterator[Path]:
     """A folder for runs; what still runs there at the end is killed."""
     folder = tmp_path / "out"
     yield folder

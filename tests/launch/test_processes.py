@@ -11,7 +11,7 @@ import pytest
 
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.distributed import rank
-from tests.helpers import runs
+from tests.helpers import runs, warm_python
 from tests.helpers.processes import ARGUMENTS, finished, start
 from tests.helpers.ranks import on_ranks
 
@@ -39,7 +39,7 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     arguments = ["run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS]
-    code, _, err = finished(*arguments, TMPDIR=str(temporary))
+    code, _, err = finished(*arguments, python=warm_python.executable(), TMPDIR=str(temporary))
     assert code == 1
     assert not list(temporary.iterdir())
     assert err.count("Traceback") == 1 and "negbench: rank 1: Traceback" in err and "KeyError: 'a defect'" in err
@@ -48,11 +48,11 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'a defect'"
 
 
-LONG = ["epochs=80", "checkpoint_every_min=0.01", "evaluation.linear=false", "evaluate_every_epochs=80"]
+LONG = ["epochs=30", "checkpoint_every_min=0.01", "evaluation.linear=false", "evaluate_every_epochs=30"]
 
 
 def undisturbed(output: str) -> object:
-    resolved = runs.short("moco", *LONG, "log_every_steps=20")
+    resolved = runs.short("moco", *LONG, "log_every_steps=10")
     runs.start(resolved, Path(output))
     return runs.outcome(runs.folder(resolved, Path(output))) if rank() == 0 else None
 
@@ -60,18 +60,18 @@ def undisturbed(output: str) -> object:
 def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     """kill -9 of rank 1, then SIGINT to the launcher, then to the end: as an undisturbed run with as many ranks."""
     arguments = ["run", "--method", "moco", "--processes-per-node", "2", "--device", "cpu", *ARGUMENTS]
-    arguments += [part for text in (*runs.SMALL["moco"], *LONG, "log_every_steps=20") for part in ("--set", text)]
+    arguments += [part for text in (*runs.SMALL["moco"], *LONG, "log_every_steps=10") for part in ("--set", text)]
     output = tmp_path / "disturbed"
     output.mkdir()
-    for signum, ending, step in ((signal.SIGKILL, 137, 60), (signal.SIGINT, 130, 120)):
-        with start(*arguments, "--output", str(output)) as process:
+    for signum, ending, step in ((signal.SIGKILL, 137, 20), (signal.SIGINT, 130, 60)):
+        with start(*arguments, "--output", str(output), python=warm_python.executable()) as process:
             _wait_for_step(output, step)
             os.kill(_ranks(process.pid)[1] if signum == signal.SIGKILL else process.pid, signum)
             _, err = process.communicate()
         assert process.returncode == ending, err
         assert "the same command goes on" in err
         assert not _ranks(process.pid)
-    code, _, err = finished(*arguments, "--output", str(output))
+    code, _, err = finished(*arguments, "--output", str(output), python=warm_python.executable())
     assert code == 0 and "resumed" in err
     (path,) = output.glob("*-s0-*")
     runs.assert_same(runs.outcome(RunFolder(path)), on_ranks(2, undisturbed, str(tmp_path / "undisturbed"))[0])
@@ -93,7 +93,7 @@ def _ranks(launcher: int) -> list[int]:
 
 def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    settings = ["epochs=80", "checkpoint_every_min=0.01", "evaluate_every_epochs=80", "evaluation.test=false"]
+    settings = ["epochs=30", "checkpoint_every_min=0.01", "evaluate_every_epochs=30", "evaluation.test=false"]
     arguments = [*ARGUMENTS, *(part for text in settings for part in ("--set", text))]
     command = [
         sys.executable,
@@ -108,8 +108,10 @@ def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> N
         *arguments,
     ]
     (tmp_path / "out").mkdir()
-    with subprocess.Popen([*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
-        _wait_for_step(tmp_path / "out", 60)
+    env = os.environ | {"PYTHON_EXEC": warm_python.executable()}  # of the processes that torchrun starts
+    command += ["--output", str(tmp_path / "out")]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for_step(tmp_path / "out", 30)
         os.kill(_ranks(process.pid)[1], signal.SIGKILL)
         _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
@@ -117,4 +119,4 @@ def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> N
     summary = RunFolder(path).read_summary()
     assert (summary["status"], summary["world_size"], summary["restarts"]) == ("done", 2, 1)
     steps = [row["step"] for row in RunFolder(path).read_metrics() if row["kind"] == "train"]
-    assert steps == list(range(2, 4 * 80 + 1, 2))
+    assert steps == list(range(2, 4 * 30 + 1, 2))

@@ -135,26 +135,27 @@ def test_other_optimizers_and_precisions_resume_bitwise_too(settings: tuple[str,
     assert all(math.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
 
 
-def run_twice(output: str, step: int | None) -> Any:
-    """On each rank: interrupted by a signal to the last rank alone, then to the end."""
+def run_twice(output: str, steps: tuple[int | None, ...]) -> Any:
+    """On each rank: interrupted at a step by a signal to the last rank alone, then to the end; for each of `steps`."""
     from negbench.runtime.distributed import rank, world_size
 
-    resolved = runs.short("adco", "batch_norm=sync")
+    resolved = runs.short("adco", "batch_norm=sync", "evaluate_every_epochs=3", "evaluation.test=false")
     torch.manual_seed(rank())  # nothing may depend on the global generators
-    if step is not None:
-        stopper = runs.StopAt(step, signal.SIGTERM) if rank() == world_size() - 1 else None
-        with pytest.raises(Interrupted):
-            runs.start(resolved, Path(output), stopper)
-    runs.start(resolved, Path(output))
-    return runs.outcome(runs.folder(resolved, Path(output))) if rank() == 0 else None
+    for step in steps:
+        folder = Path(output) / str(step)
+        if step is not None:
+            stopper = runs.StopAt(step, signal.SIGTERM) if rank() == world_size() - 1 else None
+            with pytest.raises(Interrupted):
+                runs.start(resolved, folder, stopper)
+        runs.start(resolved, folder)
+    return [runs.outcome(runs.folder(resolved, Path(output) / str(step))) for step in steps] if rank() == 0 else None
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
-def test_ranks_stop_together_and_resume_bitwise(num_ranks: int, tmp_path: Path) -> None:
-    undisturbed = on_ranks(num_ranks, run_twice, str(tmp_path / "undisturbed"), None)[0]
-    for step in (2, runs.STEPS) if num_ranks == 2 else (7,):
-        resumed = on_ranks(num_ranks, run_twice, str(tmp_path / str(step)), step)[0]
-        runs.assert_same(resumed, undisturbed)
+@pytest.mark.parametrize(("num_ranks", "steps"), [(2, (2, runs.STEPS)), (4, (7,))])
+def test_ranks_stop_together_and_resume_bitwise(num_ranks: int, steps: tuple[int, ...], tmp_path: Path) -> None:
+    undisturbed, *resumed = on_ranks(num_ranks, run_twice, str(tmp_path), (None, *steps))[0]
+    for outcome in resumed:
+        runs.assert_same(outcome, undisturbed)
 
 
 def start_while_locked(output: str) -> str:
