@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from tests import layouts
+from tests.helpers import layouts
 
 METHODS = ("adco", "moco", "simclr", "byol")
 STUDY = """
