@@ -12,7 +12,7 @@ from tests.helpers import records
 
 LOADED = """
 import sys
-from negbench.cli import app
+from negbench.cli.main import app
 try:
     app(sys.argv[1:])
 finally:
