@@ -10,6 +10,7 @@ import typer
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice
 from negbench.cli.tables import show_and_write
+from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.cost.bench.groups import Plan
@@ -46,7 +47,7 @@ def bench(
         from negbench.runtime.place import find_place
 
         if find_place().world_size > 1:
-            raise ValueError("negbench bench measures one process on one device; start it without torchrun or srun")
+            raise UserError("negbench bench measures one process on one device; start it without torchrun or srun")
         check_choice("--device", device, DEVICES)
         from negbench.cost.bench import groups as plan
         from negbench.cost.bench import run

@@ -8,7 +8,7 @@ import typer
 
 @contextmanager
 def mistakes_of_the_user() -> Iterator[None]:
-    """An exception becomes a message and the exit code of `ending_of`: ValueError is the user's mistake."""
+    """An exception becomes a message and the exit code of `ending_of`: UserError is the user's mistake."""
     try:
         yield
     except Exception as error:

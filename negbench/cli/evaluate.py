@@ -11,6 +11,7 @@ import typer
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, check_choice
+from negbench.runtime.errors import UserError
 from negbench.settings.protocols import PROTOCOLS, STANDARD, find_protocol, keys_of_protocols, of_every_epoch
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def evaluate(
         requests = make_requests(protocols, of_protocol, data, labels_file)
         if path.is_dir() and (config or of_study or output):
             option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
-            raise ValueError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
+            raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
         from negbench.evaluate.final import evaluate_file, evaluate_run, stem_of
         from negbench.records.summary import top1_figures
         from negbench.runtime.device import choose_device

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import Output
+from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.records.status import RunStatus
@@ -72,7 +73,7 @@ def logs(
             with open(path, errors="replace") as file:
                 sys.stdout.writelines(file if lines is None else deque(file, lines))
         else:
-            raise ValueError(f"{path} is not there yet: the job has not started; --follow waits for it")
+            raise UserError(f"{path} is not there yet: the job has not started; --follow waits for it")
 
 
 def cancel(runs: Runs) -> None:
@@ -98,14 +99,14 @@ def _look(output: Path, study: str | None) -> "list[RunStatus]":
 
 
 def _cancel(run: Path) -> str:
-    """What was done. ValueError if there is nothing to end."""
+    """What was done. UserError if there is nothing to end."""
     from negbench.records import jobs
     from negbench.records.files import read_json, write_json
     from negbench.records.status import is_locked, status_of
 
     note, lock = read_json(run / "job.json"), read_json(run / "run.lock")
     if not note and not lock:
-        raise ValueError(f"{run} is not a run folder")
+        raise UserError(f"{run} is not a run folder")
     known = jobs.jobs_of([note])
     if jobs.is_active(note, known):
         write_json(run / "job.json", note | {"cancelled": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -117,7 +118,7 @@ def _cancel(run: Path) -> str:
     if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
         os.kill(lock["pid"], signal.SIGTERM)
         return f"process {lock['pid']} is told to save and end"
-    raise ValueError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")
+    raise UserError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")
 
 
 def table(statuses: "Sequence[RunStatus]") -> Table:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from negbench.runtime.errors import UserError
+
 Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -29,9 +31,9 @@ Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """ValueError if `value` is none of `choices`."""
+    """UserError if `value` is none of `choices`."""
     if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
+        raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:

@@ -10,6 +10,7 @@ import typer
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, with_size_options
+from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.cost.plan.steps import Tell
@@ -46,7 +47,7 @@ def plan(
         from negbench.settings.resolve import resolve
 
         if find_place().world_size > 1:
-            raise ValueError("negbench plan measures one process on one device; start it without torchrun or srun")
+            raise UserError("negbench plan measures one process on one device; start it without torchrun or srun")
         check_choice("--device", device, DEVICES)
         resolved = resolve(method, config, settings or [])
         shape = _shape(resolved, cluster)

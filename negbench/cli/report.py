@@ -7,6 +7,7 @@ import typer
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import show_and_write
+from negbench.runtime.errors import UserError
 
 RESULTS = Path("results")
 Arguments = Annotated[
@@ -49,7 +50,7 @@ def report(
 
         for value in target or []:
             if not 0 < value <= 1:
-                raise ValueError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
+                raise UserError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
         paths, benches = find(runs or [], RESULTS), find_benches(runs or [], RESULTS)
         tunings = find_tunings(runs or [], RESULTS)
         folder = output or _beside(paths, [*benches, *tunings], runs or []) / "report"

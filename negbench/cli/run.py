@@ -20,6 +20,7 @@ from negbench.cli.options import (
     check_choice,
     with_cluster_options,
 )
+from negbench.runtime.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -55,12 +56,12 @@ def run(
 
             if quiet or as_json:
                 option = "--json" if as_json else "--quiet"
-                raise ValueError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
+                raise UserError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
             runs = [(resolved, settings or [])]
             submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
             return
         if dry_run or wait:
-            raise ValueError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
+            raise UserError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
         if where.num_processes > 1 and not was_launched():
             from negbench.launch.processes import check_gpus, launch
 

@@ -25,6 +25,7 @@ from negbench.cli.options import (
     check_choice,
     with_cluster_options,
 )
+from negbench.runtime.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -65,16 +66,16 @@ def sweep(
         known = list(group.commands)
         follow_up = shlex.split(then) if then else []
         if follow_up and follow_up[0] not in known:
-            raise ValueError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
+            raise UserError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
         names = [name for name in methods.split(",") if name]
         runs = plan(names, config, settings or [], grid or [], parse_seeds(seeds))
         first = runs[0].resolved
         where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
         is_here = where.launcher == "none"
         if follow_up and where.launcher == "local":
-            raise ValueError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
+            raise UserError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
         if wait and is_here:
-            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
+            raise UserError("--wait belongs to jobs; add --cluster slurm or local")
         code = make_missing(
             runs,
             where,

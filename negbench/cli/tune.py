@@ -23,6 +23,7 @@ from negbench.cli.options import (
     with_cluster_options,
 )
 from negbench.cli.tables import print_table, wide_console
+from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.records.tunings import Tuning
@@ -64,12 +65,12 @@ def tune(
         check_choice("--device", device, DEVICES)
         names = [name for name in methods.split(",") if name]
         if not names:
-            raise ValueError("--methods names no method")
+            raise UserError("--methods names no method")
         planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
         first = runs[0].resolved
         where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
         if wait and where.launcher == "none":
-            raise ValueError("--wait belongs to jobs; add --cluster slurm or local")
+            raise UserError("--wait belongs to jobs; add --cluster slurm or local")
         folder = output / f"{planned.study}-tuning"
         RunFolder(folder).check_writable()
         trial_runs.joined(folder, planned)

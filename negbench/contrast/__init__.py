@@ -18,6 +18,7 @@ from negbench.runtime.distributed import (
     rank,
     world_size,
 )
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 from negbench.runtime.span import span
 from negbench.settings.schema import MethodConfig
@@ -36,6 +37,7 @@ __all__ = [
     "NegativeSource",
     "Probe",
     "StepOutput",
+    "UserError",
     "all_gather",
     "all_gather_with_gradient",
     "all_reduce_mean",

@@ -9,6 +9,7 @@ from negbench.contrast.method import Facts, Method
 from negbench.models.batch_norm import convert
 from negbench.models.encoder import build_encoder
 from negbench.runtime.compiling import compile_encoder
+from negbench.runtime.errors import UserError
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import steps_per_epoch
@@ -23,7 +24,7 @@ def build_method(resolved: Resolved, num_images: int, device: torch.device, dtyp
     facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed, num_views)
     method: Method = resolved.module.build(config.method, build_encoder(config), facts)
     if len({view for pair in method.pairs for view in pair}) < num_views:
-        raise ValueError(f"method {config.method.name} contrasts only two views; leave views.crops empty for it")
+        raise UserError(f"method {config.method.name} contrasts only two views; leave views.crops empty for it")
     method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
     for encoder in (method.query_encoder, method.key_encoder):
         compile_encoder(encoder, config.execution)

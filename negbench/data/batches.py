@@ -40,7 +40,7 @@ def training_batches(
     Each batch depends on the seed and its step only. The positions are those of the images shown, which differ from the
     epoch's order where an undecodable file was replaced; the paths of such files are added to `skipped`.
     `waiting()` is entered while workers are waited for; resident sets never wait.
-    Raises BadImageError for such a file with on_bad_image "error", ValueError if batches cannot be formed.
+    Raises BadImageError for such a file with on_bad_image "error", UserError if batches cannot be formed.
     """
     maker, rows = ViewMaker(config), config.batch_size // world_size
 

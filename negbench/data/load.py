@@ -16,6 +16,7 @@ from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
+from negbench.runtime.errors import UserError
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import DataConfig
 
@@ -53,7 +54,7 @@ class RunData:
 def load_data(resolved: Resolved, device: torch.device) -> RunData:
     """Return the data of a run on `device`, whose arithmetic is set up for it.
 
-    Every mistake of the user is a ValueError.
+    Every mistake of the user is a UserError.
     """
     config = resolved.config
     dtype = autocast_dtype(config.precision, device)
@@ -72,12 +73,12 @@ def load_splits(config: DataConfig) -> Splits:
     remaining training images, as evenly over the classes as their sizes permit; a smaller choice is contained in a
     larger one. Neither depends on the seed of a run, so all runs see the same images.
 
-    Raises ValueError where the data is absent or malformed, and where it cannot be divided as asked.
+    Raises UserError where the data is absent or malformed, and where it cannot be divided as asked.
     """
     try:
         train, test, classes, skipped = _LOADERS[config.name](config)
     except OSError as error:
-        raise ValueError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
     kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
     if config.num_images is not None:
         kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]

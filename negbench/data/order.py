@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 from negbench.settings.steps import steps_per_epoch
 
@@ -25,7 +26,7 @@ def batch_index(step: int, num_images: int, batch_size: int, seed: int, rank: in
     world_size. The last num_images % batch_size images of an epoch's order are left out of it.
     """
     if batch_size % world_size:
-        raise ValueError(f"batch_size {batch_size} is not divisible by the {world_size} ranks")
+        raise UserError(f"batch_size {batch_size} is not divisible by the {world_size} ranks")
     epoch, within = divmod(step, steps_per_epoch(num_images, batch_size))
     rows = batch_size // world_size
     start = within * batch_size + rank * rows

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from negbench.data.batches import training_batches
 from negbench.data.load import load_splits
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import RunConfig
 from negbench.settings.views import ViewConfig
 
@@ -23,7 +24,7 @@ _LEAST_PIXELS = 64
 def write_view_grid(config: RunConfig[Any], num_images: int, path: Path) -> None:
     """A PNG of the first training images' views, normalisation undone, multi-crop's small ones in their size.
 
-    ValueError if it cannot be written.
+    UserError if it cannot be written.
     """
     train = load_splits(config.data).train
     config = config.model_copy(update={"batch_size": min(num_images, len(train))})
@@ -38,7 +39,7 @@ def write_view_grid(config: RunConfig[Any], num_images: int, path: Path) -> None
         a_row = max(1, _VIEWS_A_ROW // len(sizes))
         save_image(make_grid(grids, nrow=a_row, padding=4, pad_value=1), path, format="png")
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _shown(view_N3SS: Tensor, kind: ViewConfig, size: int, scale: int) -> Tensor:

@@ -6,6 +6,7 @@ Shape legend: N images of a set, M images chosen, C classes.
 import torch
 from torch import Tensor
 
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 
 
@@ -13,13 +14,13 @@ def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor,
     """Positions (ascending) that stay for training and positions held out, `share` of each class, rounded.
 
     The choice depends on the data set's `name` and labels only. Every class keeps at least one training image.
-    Raises ValueError if a positive share of these few images holds out none.
+    Raises UserError if a positive share of these few images holds out none.
     """
     counts_C = labels_N.bincount()
     wanted_C = torch.minimum((share * counts_C.double()).round().long(), (counts_C - 1).clamp(min=0))
     held_out_N = _turns(labels_N, stream("validation", name)) < wanted_C[labels_N]
     if share > 0 and not held_out_N.any():
-        raise ValueError(
+        raise UserError(
             f"data.validation {share} holds out none of {len(labels_N)} images in {_num_classes(labels_N)} classes; "
             "raise it, or set it to 0 for no validation set"
         )
@@ -27,11 +28,11 @@ def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor,
 
 
 def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions to train on and a tenth to choose by. ValueError if the set is too small to hold any out."""
+    """Positions to train on and a tenth to choose by. UserError if the set is too small to hold any out."""
     try:
         return split_validation(labels_N, 0.1, "linear probe")
-    except ValueError:
-        raise ValueError(
+    except UserError:
+        raise UserError(
             f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
             "set evaluation.linear=false, or data.validation"
         ) from None
@@ -41,12 +42,12 @@ def balanced_subset(labels_N: Tensor, num_images: int, name: str) -> Tensor:
     """Positions (ascending) of `num_images` images, class counts as equal as the classes' sizes permit."""
     num_classes = _num_classes(labels_N)
     if num_images > len(labels_N):
-        raise ValueError(
+        raise UserError(
             f"data.num_images {num_images} exceeds the {len(labels_N)} training images of {name} "
             "that are left after the validation share"
         )
     if num_images < num_classes:
-        raise ValueError(
+        raise UserError(
             f"data.num_images {num_images} is fewer than the {num_classes} classes of {name}; at least one each is due"
         )
     generator = stream("subset", name)

@@ -25,6 +25,7 @@ from negbench.records import checkpoint
 from negbench.records.files import write_atomically, write_json
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import read_yaml, scientific_differences
 from negbench.settings.plugins import find_study
 from negbench.settings.protocols import PROTOCOLS, check_track, of_every_epoch
@@ -89,17 +90,17 @@ def evaluate_run(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a run folder's newest checkpoint, and write a file in `evaluations/` for each protocol that is done.
 
-    `requests` are those of `make_requests`, by default with published settings. ValueError if it cannot be done.
+    `requests` are those of `make_requests`, by default with published settings. UserError if it cannot be done.
     """
     folder = RunFolder(path)
     if not folder.config.exists():
-        raise ValueError(f"{path} is no run folder: it holds no config.yaml")
+        raise UserError(f"{path} is no run folder: it holds no config.yaml")
     requests = make_requests(protocols) if requests is None else requests
     resolved = restore(path)
     check_track(protocols, resolved.config.track)
     newest = checkpoint.find_whole(folder.checkpoints, warn)
     if newest is None:
-        raise ValueError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
+        raise UserError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
     with writing(folder):  # before days are spent on what cannot be written
         folder.evaluations.mkdir(exist_ok=True)
     data = load_data(resolved, device)
@@ -108,7 +109,7 @@ def evaluate_run(
     try:
         method.load_state_dict(state["method"])
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
+        raise UserError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
     epoch = state["step"] / steps_per_epoch(len(data.splits.train), data.config.batch_size)
     epoch = int(epoch) if epoch.is_integer() else epoch
 
@@ -134,7 +135,7 @@ def evaluate_file(
     """Evaluate the encoder in a file on the data of a study, and record it in `output`/encoder-NAME-HASH.
 
     Without a study that of the run whose checkpoint it is, else quickstart. The folder has `encoder.json`,
-    `config.yaml`, `environment.json` and `evaluations/PROTOCOL.json` with the file's SHA-256. ValueError if it cannot
+    `config.yaml`, `environment.json` and `evaluations/PROTOCOL.json` with the file's SHA-256. UserError if it cannot
     be done, before time is spent.
     """
     requests = make_requests(protocols) if requests is None else requests
@@ -144,7 +145,7 @@ def evaluate_file(
     built = encoder.build()
     for name in protocols:
         if PROTOCOLS[name].projector and isinstance(built.projector, NoProjector):
-            raise ValueError(f"protocol {name} reads a projector's output, and {encoder.without_projector}")
+            raise UserError(f"protocol {name} reads a projector's output, and {encoder.without_projector}")
     folder = RunFolder(output / _name(encoder, resolved))
     folder.check_writable()
     note(f"{encoder.describe()}; evaluated on {resolved.config.data.name}, as in study {resolved.config.study}")
@@ -166,7 +167,7 @@ def evaluate_file(
         write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
         write_json(folder.environment, environment.describe(device, 1, data.dtype))
     except OSError as error:
-        raise ValueError(f"cannot write to {folder.path}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder.path}: {error.strerror}") from None
 
     def done(name: str, evaluation: dict[str, Any]) -> None:
         with writing(folder):
@@ -193,11 +194,11 @@ def writing(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot write to {folder.evaluations}: {error.strerror}") from None
+        raise UserError(f"cannot write to {folder.evaluations}: {error.strerror}") from None
 
 
 def _resolved(encoder: FileEncoder, study: str | None, settings: Sequence[str]) -> Resolved:
-    """The study with the architecture of the file. ValueError if a setting contradicts it."""
+    """The study with the architecture of the file. UserError if a setting contradicts it."""
     run, method = run_of(encoder.file.path), None
     if study is None and run is not None:
         study = str(run.config)
@@ -208,7 +209,7 @@ def _resolved(encoder: FileEncoder, study: str | None, settings: Sequence[str]) 
     for key in ("name", "stem"):
         found, asked = getattr(encoder.model, key), getattr(resolved.config.model, key)
         if resolved.origins.get(f"model.{key}") == "--set" and asked != found:
-            raise ValueError(f"--set model.{key}={asked} contradicts {encoder.file.path}, whose weights are of {found}")
+            raise UserError(f"--set model.{key}={asked} contradicts {encoder.file.path}, whose weights are of {found}")
     return dataclasses.replace(resolved, config=resolved.config.model_copy(update={"model": encoder.model}))
 
 

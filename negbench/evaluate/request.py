@@ -8,6 +8,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import parse_override, validate
 from negbench.settings.plugins import nearest
 from negbench.settings.protocol_settings import ProtocolSettings
@@ -56,7 +57,7 @@ class Request:
 def make_requests(
     names: Iterable[str], overrides: Sequence[str] = (), data: Path | None = None, labels_file: Path | None = None
 ) -> dict[str, Request]:
-    """A request for each protocol of `names` that has settings. ValueError if one does not take what is given."""
+    """A request for each protocol of `names` that has settings. UserError if one does not take what is given."""
     given = dict(parse_override(text) for text in overrides)
     requests: dict[str, Request] = {}
     for protocol in map(find_protocol, names):
@@ -64,11 +65,11 @@ def make_requests(
         takes = {"--set": protocol.settings, "--data": protocol.data, "--labels-file": protocol.takes_labels}
         for option, value in options.items():
             if value and not takes[option]:
-                raise ValueError(f"protocol {protocol.name} takes no {option}{_why_not(protocol, option)}")
+                raise UserError(f"protocol {protocol.name} takes no {option}{_why_not(protocol, option)}")
         if protocol.data:
             _check_folder(protocol, data)
         if labels_file and not labels_file.is_file():
-            raise ValueError(f"--labels-file {labels_file} is no file")
+            raise UserError(f"--labels-file {labels_file} is no file")
         if protocol.settings:
             settings = _validate(protocol, given)
             requests[protocol.name] = Request(protocol, settings, data, labels_file)
@@ -94,15 +95,15 @@ def _validate(protocol: Protocol, given: dict[str, Any]) -> ProtocolSettings:
     known = list(schema.model_fields)
     for key in given:
         if key not in known:
-            raise ValueError(f"{protocol.name} has no setting {key}{nearest(key, known)}; it has {', '.join(known)}")
+            raise UserError(f"{protocol.name} has no setting {key}{nearest(key, known)}; it has {', '.join(known)}")
     return validate(schema, given, dict.fromkeys(given, "--set"))
 
 
 def _check_folder(protocol: Protocol, data: Path | None) -> None:
     if data is None:
-        raise ValueError(f"protocol {protocol.name} needs --data DIR, which holds {protocol.data}")
+        raise UserError(f"protocol {protocol.name} needs --data DIR, which holds {protocol.data}")
     if not data.is_dir():
-        raise ValueError(f"--data {data} is no folder; {protocol.name} needs one that holds {protocol.data}")
+        raise UserError(f"--data {data} is no folder; {protocol.name} needs one that holds {protocol.data}")
 
 
 def _why_not(protocol: Protocol, option: str) -> str:

@@ -17,6 +17,7 @@ from negbench.data.load import Surroundings
 from negbench.data.sets import FolderSet, ResidentSet, Splits
 from negbench.runtime import environment
 from negbench.runtime.distributed import gather_rows, rank, world_size
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import RunConfig
 
 Dataset = ResidentSet | FolderSet
@@ -117,11 +118,11 @@ class Subject:
     def embedded(self, features: Features) -> Features:
         """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor.
 
-        ValueError if it has none.
+        UserError if it has none.
         """
         projector, device, dtype = self.encoder.projector, self.setup.device, self.setup.dtype
         if projector is None:
-            raise ValueError("the encoder has no projector, whose output this protocol is about")
+            raise UserError("the encoder has no projector, whose output this protocol is about")
         training = projector.training
         projector.eval()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):

@@ -8,19 +8,20 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 
 CHECKPOINT_SECONDS = 600  # a stopped run's processes may take as long to save, then they are killed
 
 
 def check_gpus(cluster: ClusterConfig) -> None:
-    """ValueError if this machine has fewer GPUs than processes are to be started for."""
+    """UserError if this machine has fewer GPUs than processes are to be started for."""
     if not cluster.num_gpus:
         return
     import torch
 
     if (present := torch.cuda.device_count()) < cluster.num_gpus:
-        raise ValueError(
+        raise UserError(
             f"--gpus-per-node {cluster.gpus_per_node}: PyTorch sees {present} GPUs here; "
             "--processes-per-node starts processes on CPUs"
         )

@@ -4,14 +4,15 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import ModelConfig
 
 
 def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
-    """The backbone, images [N, 3, H, W] to features [N, F], and F. Raises ValueError as `build_encoder`."""
+    """The backbone, images [N, 3, H, W] to features [N, F], and F. Raises UserError as `build_encoder`."""
     if config.name == "resnet8":
         if config.stem != "cifar":
-            raise ValueError(f"model.stem of resnet8 must be 'cifar', not {config.stem!r}")
+            raise UserError(f"model.stem of resnet8 must be 'cifar', not {config.stem!r}")
         return _resnet8(), 64
     resnet = getattr(torchvision.models, config.name)()
     feature_dim = resnet.fc.in_features

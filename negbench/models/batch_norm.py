@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from negbench.runtime.device import to_device
 from negbench.runtime.distributed import all_gather, all_gather_with_gradient, is_distributed, rank, world_size
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 
 
@@ -64,7 +65,7 @@ class SplitBatchNorm(_BatchNorm):
 
     Running statistics move towards the mean over groups of the groups' mean and unbiased variance. That leaves out the
     variance of the groups' means, as in MoCo's CIFAR-10 notebook. In evaluation it is plain BatchNorm. Raises
-    ValueError for a batch that num_splits does not divide.
+    UserError for a batch that num_splits does not divide.
     """
 
     def __init__(self, num_features: int, num_splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -81,7 +82,7 @@ class SplitBatchNorm(_BatchNorm):
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         assert self.momentum is not None
         if len(input) % self.num_splits:
-            raise ValueError(
+            raise UserError(
                 f"batch_norm: split needs a batch that {self.num_splits} splits divide, not {len(input)} images"
             )
         # Slices of the batch are contiguous in every memory format; folding groups into channels would copy.
@@ -100,18 +101,18 @@ class SplitBatchNorm(_BatchNorm):
 
 def _check_input_dim(input: Tensor) -> None:
     if input.dim() not in (2, 4):
-        raise ValueError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
+        raise UserError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
 
 
 def convert(module: nn.Module, policy: str, num_splits: int, device_type: str = "cpu") -> nn.Module:
     """`module` with its BatchNorm layers replaced in place as `policy` says; itself where it is such a layer.
 
     `device_type` is where it will run: on GPUs `sync` is torch's own SyncBatchNorm.
-    Parameters, buffers and `state_dict` keys stay, so checkpoints load under any policy. Raises ValueError for an
+    Parameters, buffers and `state_dict` keys stay, so checkpoints load under any policy. Raises UserError for an
     unknown policy.
     """
     if policy not in ("process", "sync", "shuffled", "split"):
-        raise ValueError(f"unknown batch_norm policy {policy!r}; known: process, sync, shuffled, split")
+        raise UserError(f"unknown batch_norm policy {policy!r}; known: process, sync, shuffled, split")
     if policy in ("process", "shuffled"):
         return module
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -141,7 +142,7 @@ def shuffle(
 
     shuffled: images of all ranks permuted and dealt out anew (arXiv:1911.05722, section 3.3). split: this rank's
     images permuted. Other policies: as they are. The permutation is drawn from the stream named by `seed_key`, which
-    must be equal on all ranks; restoring keeps gradients. Raises ValueError for shuffled with one process, where
+    must be equal on all ranks; restoring keeps gradients. Raises UserError for shuffled with one process, where
     shuffling changes no statistics.
     """
     device, num_images = images_NCHW.device, len(images_NCHW)
@@ -152,7 +153,7 @@ def shuffle(
     if policy != "shuffled":
         return images_NCHW, lambda embeddings_ND: embeddings_ND
     if not is_distributed():
-        raise ValueError("batch_norm: shuffled needs two or more processes; with one, use batch_norm: split")
+        raise UserError("batch_norm: shuffled needs two or more processes; with one, use batch_norm: split")
     own = slice(rank() * num_images, (rank() + 1) * num_images)
     order_G = torch.randperm(world_size() * num_images, generator=stream(*seed_key))
     there_N, back_N = to_device(order_G[own], device), to_device(order_G.argsort()[own], device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from negbench.models.backbones import build_backbone
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import derive_seed
 from negbench.settings.schema import RunConfig
 
@@ -34,7 +35,7 @@ def build_encoder(config: RunConfig[Any]) -> Encoder:
     """The untrained encoder of a run, on the CPU, with plain BatchNorm.
 
     The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
-    of a seed starts from the same backbone whatever its projector. Raises ValueError for resnet8 with another stem
+    of a seed starts from the same backbone whatever its projector. Raises UserError for resnet8 with another stem
     than cifar.
     """
     with initial_weights(config.seed, "backbone"):
@@ -59,10 +60,10 @@ def mlp(
 ) -> nn.Sequential:
     """`layers` linear layers with [BatchNorm and] ReLU between them; nothing [or BatchNorm] follows the last.
 
-    Layers before a BatchNorm have no bias, which it would cancel. Raises ValueError for fewer than 1 layer.
+    Layers before a BatchNorm have no bias, which it would cancel. Raises UserError for fewer than 1 layer.
     """
     if layers < 1:
-        raise ValueError(f"an MLP needs at least 1 layer, not {layers}")
+        raise UserError(f"an MLP needs at least 1 layer, not {layers}")
     modules: list[nn.Module] = []
     for _ in range(layers - 1):
         modules.append(nn.Linear(in_dim, hidden, bias=not batch_norm))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from negbench.records.files import storage_error, write_json
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 
 BENCH_SCHEMA_VERSION = 1
 RECORD = "bench.json"
@@ -31,7 +32,7 @@ class BenchFolder:
         self.num_groups = self.num_timed = 0  # on disk
 
     def check_writable(self) -> None:
-        """ValueError if the folder cannot be made, before time is spent on measuring."""
+        """UserError if the folder cannot be made, before time is spent on measuring."""
         RunFolder(self.path).check_writable()
 
     def write(self, facts: dict[str, Any], groups: list[dict[str, Any]], num_timed: int) -> None:
@@ -67,7 +68,7 @@ def study_of(path: Path) -> str:
         return ""
 
 
-class OtherVersionError(ValueError):
+class OtherVersionError(UserError):
     """The record is of another schema."""
 
 
@@ -99,14 +100,14 @@ class SubjectRecord(_Checked):
     @model_validator(mode="after")
     def _is_whole(self) -> "SubjectRecord":
         if self.kind == "matrices" and not self.flops:
-            raise ValueError("matrices without flops")
+            raise UserError("matrices without flops")
         if self.kind != "matrices" and self.batch_size is None:
-            raise ValueError(f"{self.name} without batch_size")
+            raise UserError(f"{self.name} without batch_size")
         if any(len(values) != len(self.seconds) for values in self.parts.values()):
-            raise ValueError(f"{self.name} has parts of other rounds than its seconds")
+            raise UserError(f"{self.name} has parts of other rounds than its seconds")
         sums = np.sum(list(self.parts.values()), axis=0) if self.parts else 0.0
         if not all(self.seconds) or not np.allclose(self.seconds, sums, atol=0.0):
-            raise ValueError(f"the parts of {self.name} do not add up to its seconds")
+            raise UserError(f"the parts of {self.name} do not add up to its seconds")
         return self
 
 
@@ -143,24 +144,24 @@ class BenchRecord(_Checked):
     @model_validator(mode="after")
     def _fits_together(self) -> "BenchRecord":
         if not self.groups or self.groups[0].kind != "study":
-            raise ValueError("its first group is not the study's own setting")
+            raise UserError("its first group is not the study's own setting")
         known = {subject.name for subject in self.groups[0].subjects if subject.kind == "method"}
         if not known:
-            raise ValueError("no method was stepped")
+            raise UserError("no method was stepped")
         for subject in (subject for group in self.groups for subject in group.subjects):
             if subject.kind == "method" and subject.name not in known:
-                raise ValueError(f"{subject.name} is not in the first group")
+                raise UserError(f"{subject.name} is not in the first group")
             expected = 0 if subject.out_of_memory else self.rounds
             awaits_its_turn = not self.complete and not subject.seconds
             if len(subject.seconds) != expected and not awaits_its_turn:
-                raise ValueError(f"{subject.name} has {len(subject.seconds)} rounds, not {expected}")
+                raise UserError(f"{subject.name} has {len(subject.seconds)} rounds, not {expected}")
             if not subject.parts.keys() <= set(self.parts):
-                raise ValueError(f"{subject.name} has parts that the bench does not name")
+                raise UserError(f"{subject.name} has parts that the bench does not name")
         return self
 
 
 def read_record(content: bytes) -> BenchRecord:
-    """ValueError with the reason, in a few words, if it is damaged; `OtherVersionError` if it is of another schema."""
+    """UserError with the reason, in a few words, if it is damaged; `OtherVersionError` if it is of another schema."""
     try:
         version = _Version.model_validate_json(content).schema_version
         if version != BENCH_SCHEMA_VERSION:
@@ -169,4 +170,4 @@ def read_record(content: bytes) -> BenchRecord:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
-        raise ValueError(f"{where}{first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"{where}{first['msg'].removeprefix('Value error, ')}") from None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from negbench.records.files import storage_error, write_atomically
+from negbench.runtime.errors import UserError
 
 State = dict[str, Any]
 
@@ -49,25 +50,25 @@ def find(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> State:
-    """The state on the CPU. ValueError naming the file if it is damaged."""
+    """The state on the CPU. UserError naming the file if it is damaged."""
     content = read_whole(path)
     try:
         return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ValueError(f"checkpoint {path} is damaged: {error}") from None
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
 
 
 def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = False) -> Path | None:
     """The newest whole checkpoint, or None if there is none at all.
 
     Each damaged one is named through `warn`; `set_aside` renames it to `.damaged`, so that it does not count among
-    those kept. ValueError, and nothing renamed, if every one is damaged.
+    those kept. UserError, and nothing renamed, if every one is damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for path in find(folder):
         try:
             read_whole(path)
-        except ValueError as error:
+        except UserError as error:
             damaged.append((path, str(error)))
             continue
         for other, reason in damaged:
@@ -76,7 +77,7 @@ def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = Fals
                 other.rename(other.with_name(f"{other.name}.damaged"))
         return path
     if damaged:
-        raise ValueError(f"every checkpoint in {folder} is damaged; --fresh starts the run again")
+        raise UserError(f"every checkpoint in {folder} is damaged; --fresh starts the run again")
     return None
 
 
@@ -86,15 +87,15 @@ def has_checksum(path: Path) -> bool:
 
 
 def read_whole(path: Path) -> bytes:
-    """The file's content. ValueError naming the file if it is damaged."""
+    """The file's content. UserError naming the file if it is damaged."""
     content = path.read_bytes()
     checksum = _checksum(path)
     if not checksum.exists():
-        raise ValueError(f"checkpoint {path} is damaged: {checksum.name} is missing")
+        raise UserError(f"checkpoint {path} is damaged: {checksum.name} is missing")
     if hashlib.sha256(content).hexdigest() not in {
         line.partition(" ")[0] for line in checksum.read_text().splitlines()
     }:
-        raise ValueError(f"checkpoint {path} is damaged: its checksum does not match")
+        raise UserError(f"checkpoint {path} is damaged: its checksum does not match")
     return content
 
 

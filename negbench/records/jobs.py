@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negbench.runtime.errors import UserError
+
 TIMEOUT_SECONDS = 60
 STARTED = "started"  # in a background job's folder: it has its turn
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
-class SchedulerError(ValueError):
+class SchedulerError(UserError):
     """Slurm cannot be asked; one sentence."""
 
 

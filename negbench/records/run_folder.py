@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from negbench.records.files import read_json, storage_error
+from negbench.runtime.errors import UserError
 
 SCHEMA_VERSION = 2  # of summary.json
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
@@ -38,22 +39,22 @@ class RunFolder:
         self._lock: int | None = None
 
     def is_done(self) -> bool:
-        """Whether the run is finished. ValueError if the folder cannot be read."""
+        """Whether the run is finished. UserError if the folder cannot be read."""
         try:
             return self.done.exists()
         except OSError as error:
-            raise ValueError(f"cannot read {self.path}: {error.strerror}") from None
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from None
 
     def check_writable(self) -> None:
-        """ValueError if the folder can be neither written nor made, before time is spent on loading data."""
+        """UserError if the folder can be neither written nor made, before time is spent on loading data."""
         existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not existing.is_dir():
-            raise ValueError(f"cannot write to {self.path}: {existing} is a file; choose another folder with --output")
+            raise UserError(f"cannot write to {self.path}: {existing} is a file; choose another folder with --output")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise ValueError(f"cannot write to {existing}: no permission; choose another folder with --output")
+            raise UserError(f"cannot write to {existing}: no permission; choose another folder with --output")
 
     def open(self, fresh: bool = False) -> None:
-        """Make the folder and take its lock; `fresh` empties it first. ValueError if it cannot be or is in use."""
+        """Make the folder and take its lock; `fresh` empties it first. UserError if it cannot be or is in use."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -61,7 +62,7 @@ class RunFolder:
                 self._empty()
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"cannot write to {self.path}: {error.strerror}; choose another folder with --output"
             ) from None
         self._remove_leftovers()
@@ -132,7 +133,7 @@ class RunFolder:
         except BlockingIOError:
             self.close()
             if not _is_earlier_incarnation(holder):
-                raise ValueError(
+                raise UserError(
                     f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
                     "wait for it, or end it first"
                 ) from None

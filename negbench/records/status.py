@@ -15,6 +15,7 @@ import yaml
 from negbench.records.files import read_json
 from negbench.records.jobs import Job, is_active, waits_here
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 
 TAIL_BYTES = 1 << 16
 
@@ -57,9 +58,9 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(output: Path) -> list[Path]:
-    """Run folders in `output`, by name. ValueError if it is not a folder."""
+    """Run folders in `output`, by name. UserError if it is not a folder."""
     if not output.is_dir():
-        raise ValueError(f"there is no folder {output}; --output names the parent folder of runs")
+        raise UserError(f"there is no folder {output}; --output names the parent folder of runs")
     return sorted(path for path in output.iterdir() if is_run(path))
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat
 from negbench.settings.space import Space
 
@@ -41,7 +42,7 @@ class PlannedMethod(_Checked):
             if trial.values.keys() != self.space.keys() or any(
                 value not in self.space[key] for key, value in trial.values.items()
             ):
-                raise ValueError(f"the values of {trial.run_id} are not of its space")
+                raise UserError(f"the values of {trial.run_id} are not of its space")
         return self
 
 
@@ -147,24 +148,24 @@ def study_of(path: Path) -> str:
 
 
 def read_record(path: Path) -> TuningRecord:
-    """ValueError with the reason, and what to do, if it is damaged or of another schema."""
+    """UserError with the reason, and what to do, if it is damaged or of another schema."""
     file = path / RECORD
     remedy = "delete it, and the call of `negbench tune` that made it writes it anew from the trials, which are kept"
     try:
         record = TuningRecord.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
-        raise ValueError(f"{file} is damaged ({where}{first['msg'].removeprefix('Value error, ')}); {remedy}") from None
+        raise UserError(f"{file} is damaged ({where}{first['msg'].removeprefix('Value error, ')}); {remedy}") from None
     if record.schema_version != TUNING_SCHEMA_VERSION:
-        raise ValueError(f"{file} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}; {remedy}")
+        raise UserError(f"{file} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}; {remedy}")
     return record
 
 
 def load(path: Path) -> Tuning:
-    """The record, and what came out of each trial. ValueError as `read_record`."""
+    """The record, and what came out of each trial. UserError as `read_record`."""
     record = read_record(path)
     methods = (
         Tuned(name, planned.space, tuple(_trial(path / trial.run_id, trial) for trial in planned.trials))

@@ -17,6 +17,7 @@ from negbench.report.tables.bench import bench_cautions, bench_tables
 from negbench.report.tables.cost import cost, default_target, time_to_target
 from negbench.report.tables.diagnostics import diagnostic_tables
 from negbench.report.tables.tunings import title_of, trials_table, tuning_cautions, tuning_table
+from negbench.runtime.errors import UserError
 
 PREFERRED_BASELINE = "moco"
 
@@ -28,7 +29,7 @@ def build(
     benches: Sequence[Bench] = (),
     tunings: Sequence[Tuning] = (),
 ) -> Report:
-    """Everything but the figures. ValueError if there is no row `baseline`."""
+    """Everything but the figures. UserError if there is no row `baseline`."""
     comparisons = compare(runs)
     chosen = _baseline(comparisons, benches, baseline)
     sections = [
@@ -82,6 +83,6 @@ def _baseline(comparisons: Sequence[Comparison], benches: Sequence[Bench], wante
     names = list(dict.fromkeys([row.method for row in rows] + [row.label for row in rows] + benched))
     if wanted is not None:
         if names and wanted not in names:
-            raise ValueError(f"--baseline {wanted}: there is no such row; there are {', '.join(names[:20])}")
+            raise UserError(f"--baseline {wanted}: there is no such row; there are {', '.join(names[:20])}")
         return wanted
     return PREFERRED_BASELINE if PREFERRED_BASELINE in finished or not finished else min(finished)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from negbench.runtime.errors import UserError
+
 _TORCH_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
 _VARIANTS = 64  # of one function, by shapes and modes; beyond, torch would go on uncompiled without an error
 
@@ -34,7 +36,7 @@ def begin_step(mode: str) -> None:
 
 
 def check_compiler(mode: str, device: torch.device) -> None:
-    """ValueError if nothing can be compiled for `device` here."""
+    """UserError if nothing can be compiled for `device` here."""
     if mode == "eager":
         return
     try:
@@ -43,7 +45,7 @@ def check_compiler(mode: str, device: torch.device) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
         needed = "triton" if device.type == "cuda" else "a C++ compiler (g++ or clang++)"
-        raise ValueError(
+        raise UserError(
             f"execution: {mode} could not compile, for which it needs {needed}; use execution: eager. "
             f"torch.compile says: {reason}"
         ) from error

@@ -7,26 +7,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from negbench.runtime.errors import UserError
 from negbench.runtime.memory import keep_freed_memory
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu or cuda to a device. ValueError if CUDA is asked for and absent."""
+    """auto, cpu or cuda to a device. UserError if CUDA is asked for and absent."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is visible to PyTorch; use --device cpu, or auto")
+        raise UserError("--device cuda: no CUDA device is visible to PyTorch; use --device cpu, or auto")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The encoders' autocast type, None for fp32 and tf32. ValueError for fp16 on a CPU."""
+    """The encoders' autocast type, None for fp32 and tf32. UserError for fp16 on a CPU."""
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
+        raise UserError("precision fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from negbench.runtime.errors import UserError
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
@@ -78,7 +80,7 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(130, "interrupted")
     if isinstance(error, SystemExit):
         return Ending(error.code if isinstance(error.code, int) else 1, "")
-    if isinstance(error, ValueError):
+    if isinstance(error, UserError):
         return Ending(2, str(error))
     if isinstance(error, FloatingPointError | StorageError):
         return Ending(1, str(error))

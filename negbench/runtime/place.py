@@ -10,6 +10,8 @@ import subprocess
 import zlib
 from dataclasses import dataclass
 
+from negbench.runtime.errors import UserError
+
 LOOPBACK = "127.0.0.1"
 _PORTS = range(10_000, 32_768)  # below the range from which the kernel takes ports for outgoing connections
 
@@ -76,5 +78,5 @@ def _address(node: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         match = None
     if match is None:
-        raise ValueError(f"the address of node {node} is unknown; set MASTER_ADDR, or make its name resolve")
+        raise UserError(f"the address of node {node} is unknown; set MASTER_ADDR, or make its name resolve")
     return match[1]

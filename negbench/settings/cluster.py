@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import read_yaml, validate
 from negbench.settings.section import Section, setting
 
@@ -53,14 +54,14 @@ class ClusterConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "ClusterConfig":
         if not GPU.fullmatch(self.gpus_per_node):
-            raise ValueError(f"gpus_per_node must be a number or TYPE:NUMBER, as h100:8, not {self.gpus_per_node!r}")
+            raise UserError(f"gpus_per_node must be a number or TYPE:NUMBER, as h100:8, not {self.gpus_per_node!r}")
         if self.num_gpus and self.processes_per_node not in (None, self.num_gpus):
-            raise ValueError("set gpus_per_node or processes_per_node, not both: each GPU has one process")
+            raise UserError("set gpus_per_node or processes_per_node, not both: each GPU has one process")
         if self.launcher != "slurm" and self.nodes > 1:
-            raise ValueError(f"{self.nodes} nodes need --cluster slurm, or torchrun or srun around the command")
+            raise UserError(f"{self.nodes} nodes need --cluster slurm, or torchrun or srun around the command")
         minutes = self.time_min
         if self.launcher != "none" and 60 * minutes <= self.signal_before_end_s:
-            raise ValueError(
+            raise UserError(
                 f"a time limit of {self.time} leaves nothing: a job saves {self.signal_before_end_s} s before its "
                 "limit (cluster.signal_before_end_s)"
             )
@@ -88,19 +89,19 @@ class ClusterConfig(Section):
 
 
 def seconds_of(time: str) -> float:
-    """Seconds of `90s`, `9m`, `2h`, `1d` or `H:MM:SS`. ValueError for anything else."""
+    """Seconds of `90s`, `9m`, `2h`, `1d` or `H:MM:SS`. UserError for anything else."""
     seconds = 0.0
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", time):
         seconds = float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600}[match[2]]
     elif match := re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", time):
         seconds = 3600.0 * int(match[1]) + 60 * int(match[2]) + int(match[3])
     if not seconds:
-        raise ValueError(f"a time must look like 90s, 9m, 2h, 1d or H:MM:SS, not {time!r}")
+        raise UserError(f"a time must look like 90s, 9m, 2h, 1d or H:MM:SS, not {time!r}")
     return seconds
 
 
 def minutes_of(time: str) -> int:
-    """Minutes of `90m`, `24h`, `2d`, `H:MM:SS`, `D-HH:MM:SS`, rounded up. ValueError for anything else."""
+    """Minutes of `90m`, `24h`, `2d`, `H:MM:SS`, `D-HH:MM:SS`, rounded up. UserError for anything else."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(m|min|h|d)", time):
         factor = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}[match[2]]
         minutes = -(-float(match[1]) * factor // 1)
@@ -110,7 +111,7 @@ def minutes_of(time: str) -> int:
     else:
         minutes = 0
     if minutes < 1:
-        raise ValueError(f"time must look like 90m, 24h, 2d, H:MM:SS or D-HH:MM:SS, not {time!r}")
+        raise UserError(f"time must look like 90m, 24h, 2d, H:MM:SS or D-HH:MM:SS, not {time!r}")
     return int(minutes)
 
 
@@ -120,7 +121,7 @@ def site_file() -> Path:
 
 
 def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dict[str, Any]) -> ClusterConfig:
-    """Join the layers; `flags` that are None were not given. ValueError of one sentence for the user's mistakes.
+    """Join the layers; `flags` that are None were not given. UserError of one sentence for the user's mistakes.
 
     The groups (`slurm`, `environment`) are joined key by key, `setup` lines one layer after another.
     How many nodes and processes a site's jobs have says nothing about a run here and now.
@@ -152,7 +153,7 @@ def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dic
 
 
 def cluster_flags(given: dict[str, Any]) -> dict[str, Any]:
-    """Command-line options as settings. ValueError for a --slurm without a key."""
+    """Command-line options as settings. UserError for a --slurm without a key."""
     flags = dict(given)
     if "cluster" in flags:
         flags["launcher"] = flags.pop("cluster")
@@ -162,11 +163,11 @@ def cluster_flags(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_values(texts: Sequence[str], option: str) -> dict[str, str | bool]:
-    """`key=value` or, for a bare flag, `key`. ValueError if one has no key."""
+    """`key=value` or, for a bare flag, `key`. UserError if one has no key."""
     pairs: dict[str, str | bool] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not key:
-            raise ValueError(f"{option} {text} must have the form key=value")
+            raise UserError(f"{option} {text} must have the form key=value")
         pairs[key.lstrip("-")] = value if equals else True
     return pairs

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved, resolve
 
@@ -37,19 +38,19 @@ class Planned:
 def plan(
     methods: Sequence[str], study: str, settings: Sequence[str], grid: Sequence[str], seeds: Sequence[int]
 ) -> list[Planned]:
-    """Every combination, all methods of a seed before the next seed. ValueError if a run would appear twice."""
+    """Every combination, all methods of a seed before the next seed. UserError if a run would appear twice."""
     planned: dict[str, Planned] = {}
     for combination, seed, method in itertools.product(combinations(grid), seeds, methods):
         overrides = (*settings, *combination)
         run = Planned(resolve(method, study, overrides, seed), method, study, overrides)
         if run.resolved.run_id in planned:
-            raise ValueError(f"the sweep holds {run.resolved.label} with seed {seed} twice; see --methods and --grid")
+            raise UserError(f"the sweep holds {run.resolved.label} with seed {seed} twice; see --methods and --grid")
         planned[run.resolved.run_id] = run
     return list(planned.values())
 
 
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
-    """`key=value` texts of every point of the grid. ValueError if an axis is not KEY=VALUE,VALUE..."""
+    """`key=value` texts of every point of the grid. UserError if an axis is not KEY=VALUE,VALUE..."""
     axes = []
     for text in grid:
         key, _, rest = text.partition("=")
@@ -58,13 +59,13 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
         except yaml.YAMLError:
             values = None
         if not values:
-            raise ValueError(f"--grid {text} must have the form KEY=VALUE,VALUE, as optimizer.lr=0.03,0.06")
+            raise UserError(f"--grid {text} must have the form KEY=VALUE,VALUE, as optimizer.lr=0.03,0.06")
         axes.append([f"{key}={value if isinstance(value, str) else json.dumps(value)}" for value in values])
     return list(itertools.product(*axes))
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0:3` (0, 1, 2), `0,2,5`, or one number. ValueError for anything else, or for none."""
+    """`0:3` (0, 1, 2), `0,2,5`, or one number. UserError for anything else, or for none."""
     seeds: list[int] = []
     try:
         for part in text.split(","):
@@ -73,5 +74,5 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0:
-        raise ValueError(f"--seeds must look like 0:3 (0, 1 and 2) or 0,2,5, not {text!r}")
+        raise UserError(f"--seeds must look like 0:3 (0, 1 and 2) or 0,2,5, not {text!r}")
     return list(dict.fromkeys(seeds))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from negbench.runtime.errors import UserError
 from negbench.settings.plugins import nearest
 from negbench.settings.schema import RunConfig
 
@@ -60,15 +61,15 @@ def to_yaml(config: RunConfig[Any]) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a file. ValueError if it cannot be read or holds anything else."""
+    """Keys and values of a file. UserError if it cannot be read or holds anything else."""
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold keys and values, not a {type(raw).__name__}")
+        raise UserError(f"{path} must hold keys and values, not a {type(raw).__name__}")
     return raw
 
 
@@ -95,27 +96,27 @@ def unflatten(flat: Flat) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{key} is set below {parent}, which has a value of its own")
+                raise UserError(f"{key} is set below {parent}, which has a value of its own")
         node[leaf] = value
     return tree
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of one `--set KEY=VALUE`. ValueError if it has another form."""
+    """Key and value of one `--set KEY=VALUE`. UserError if it has another form."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set {text} must have the form key.path=value")
+        raise UserError(f"--set {text} must have the form key.path=value")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ValueError(f"--set {text}: {value!r} is not a YAML value") from None
+        raise UserError(f"--set {text}: {value!r} is not a YAML value") from None
     if isinstance(parsed, dict):
-        raise ValueError(f"--set {text}: set one value at a time, as key.path=value")
+        raise UserError(f"--set {text}: set one value at a time, as key.path=value")
     return {"views": "views.policy", "method": "method.name"}.get(key, key), parsed
 
 
 def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> S:
-    """`values` as `schema`; the first mistake as a ValueError that names the key, with `prefix`, and its origin."""
+    """`values` as `schema`; the first mistake as a UserError that names the key, with `prefix`, and its origin."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -123,16 +124,16 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
         key = prefix + ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # settings that contradict each other
-            raise ValueError(message) from None
+            raise UserError(message) from None
         related = (  # a group's mistake, or one inside of a list: the one who set it
             name for name in origins if name.startswith(f"{key}.") or key.startswith(f"{name}.")
         )
         origin = origins.get(key) or origins.get(next(related, ""), "default")
         if first["type"] == "extra_forbidden":
             known = [prefix + name for name in schema.model_fields]
-            raise ValueError(f"unknown key {key} ({origin}){nearest_key(key, known)}") from None
+            raise UserError(f"unknown key {key} ({origin}){nearest_key(key, known)}") from None
         got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        raise ValueError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
+        raise UserError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str:

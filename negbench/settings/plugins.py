@@ -12,6 +12,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 
+from negbench.runtime.errors import UserError
+
 ENTRY_POINT_GROUP = "negbench.methods"
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
@@ -50,20 +52,20 @@ def list_methods() -> dict[str, MethodFile]:
 
 
 def find_method(name: str) -> MethodFile:
-    """The method called `name`, or the file that `name` is a path of. ValueError if there is neither."""
+    """The method called `name`, or the file that `name` is a path of. UserError if there is neither."""
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
-            raise ValueError(f"there is no method file {name}")
+            raise UserError(f"there is no method file {name}")
         return MethodFile(path.stem, path, None)
     methods = list_methods()
     if name not in methods:
-        raise ValueError(f"unknown method {name!r}{nearest(name, methods)}; known: {', '.join(methods)}, or a FILE.py")
+        raise UserError(f"unknown method {name!r}{nearest(name, methods)}; known: {', '.join(methods)}, or a FILE.py")
     return methods[name]
 
 
 def import_method(file: MethodFile) -> ModuleType:
-    """Import a method file and check that it holds `Config` and `build`. ValueError if the user's cannot be used."""
+    """Import a method file and check that it holds `Config` and `build`. UserError if the user's cannot be used."""
     resolve_name(OLD_NAMES)()
     if file.module is not None:
         module = importlib.import_module(file.module)
@@ -77,10 +79,10 @@ def import_method(file: MethodFile) -> ModuleType:
             spec.loader.exec_module(module)
         except (SyntaxError, ImportError, NameError) as error:
             line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise ValueError(f"method file {file.path} cannot be imported:{line} {error}") from None
+            raise UserError(f"method file {file.path} cannot be imported:{line} {error}") from None
     missing = [part for part in ("Config", "build") if not hasattr(module, part)]
     if missing:
-        raise ValueError(f"method file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")
+        raise UserError(f"method file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")
     return module
 
 
@@ -92,15 +94,15 @@ def list_studies() -> dict[str, Path]:
 
 
 def find_study(name: str) -> Path:
-    """The study called `name` in `configs/`, or the YAML file at the path `name`. ValueError if there is neither."""
+    """The study called `name` in `configs/`, or the YAML file at the path `name`. UserError if there is neither."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise ValueError(f"there is no study file {name}")
+            raise UserError(f"there is no study file {name}")
         return path
     studies = list_studies()
     if name not in studies:
-        raise ValueError(f"unknown study {name!r}{nearest(name, studies)}; known: {', '.join(studies)}, or a FILE.yaml")
+        raise UserError(f"unknown study {name!r}{nearest(name, studies)}; known: {', '.join(studies)}, or a FILE.yaml")
     return studies[name]
 
 

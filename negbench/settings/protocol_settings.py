@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from negbench.runtime.errors import UserError
 from negbench.settings.section import Range, Section, setting
 
 
@@ -31,9 +32,9 @@ class ClassifierSettings(ProtocolSettings):
     @model_validator(mode="after")
     def _ordered(self) -> "ClassifierSettings":
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale must be two numbers in (0, 1], low then high, not {list(self.crop_scale)}")
+            raise UserError(f"crop_scale must be two numbers in (0, 1], low then high, not {list(self.crop_scale)}")
         if self.final_lr > self.lr:
-            raise ValueError(f"final_lr {self.final_lr} exceeds lr {self.lr}")
+            raise UserError(f"final_lr {self.final_lr} exceeds lr {self.lr}")
         return self
 
 
@@ -89,7 +90,7 @@ class Transfer(ProtocolSettings):
     @model_validator(mode="after")
     def _ordered(self) -> "Transfer":
         if self.lowest > self.highest:
-            raise ValueError(f"lowest {self.lowest} exceeds highest {self.highest}")
+            raise UserError(f"lowest {self.lowest} exceeds highest {self.highest}")
         return self
 
 
@@ -108,7 +109,7 @@ class Voc07(ProtocolSettings):
     @model_validator(mode="after")
     def _positive(self) -> "Voc07":
         if not self.costs or min(self.costs) <= 0:
-            raise ValueError(f"costs must be one or more positive numbers, not {list(self.costs)}")
+            raise UserError(f"costs must be one or more positive numbers, not {list(self.costs)}")
         return self
 
 

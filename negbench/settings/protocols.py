@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
+from negbench.runtime.errors import UserError
 from negbench.settings.plugins import nearest
 
 STANDARD = ("knn", "linear")  # what every run is evaluated by; the others are asked for by name
@@ -133,9 +134,9 @@ NAMED = {name: protocol for name, protocol in PROTOCOLS.items() if name not in S
 
 
 def find_protocol(name: str, known: Iterable[str] = PROTOCOLS) -> Protocol:
-    """The protocol called `name`. ValueError if none of the `known` ones is."""
+    """The protocol called `name`. UserError if none of the `known` ones is."""
     if name not in known:
-        raise ValueError(f"unknown protocol {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        raise UserError(f"unknown protocol {name!r}{nearest(name, known)}; known: {', '.join(known)}")
     return PROTOCOLS[name]
 
 
@@ -155,10 +156,10 @@ def of_every_epoch(names: Iterable[str]) -> list[Protocol]:
 
 
 def check_track(names: Iterable[str], track: str) -> None:
-    """ValueError if a protocol selects on the test set, and the track is not that of recipes."""
+    """UserError if a protocol selects on the test set, and the track is not that of recipes."""
     for protocol in of_every_epoch(names):
         if track != "recipe":
-            raise ValueError(
+            raise UserError(
                 f"protocol {protocol.name} takes the highest of all epochs on the test set, as published figures do; "
                 f"only a recipe may, and this study has track: {track}"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import (
     CONTROLLED_BLOCK_KEYS,
     Flat,
@@ -99,7 +100,7 @@ def resolve(
     seed: int | None = None,
     otherwise: str | None = None,
 ) -> Resolved:
-    """Read the layers and validate them. Every mistake of the user is a ValueError of one sentence.
+    """Read the layers and validate them. Every mistake of the user is a UserError of one sentence.
 
     `otherwise` is the method where neither the user nor the study names one.
     """
@@ -116,9 +117,9 @@ def resolve(
         (name,) = blocks
     name = name or otherwise
     if name is None:
-        raise ValueError(f"study {study} names no single method; add --method, one of: {', '.join(blocks) or 'any'}")
+        raise UserError(f"study {study} names no single method; add --method, one of: {', '.join(blocks) or 'any'}")
     if chosen.get("method.name", name) != name:
-        raise ValueError(f"--method {name} and --set method.name={chosen['method.name']} contradict each other")
+        raise UserError(f"--method {name} and --set method.name={chosen['method.name']} contradict each other")
     file = find_method(str(name))
     module = import_method(file)
 
@@ -127,7 +128,7 @@ def resolve(
     if values.get("track", "controlled") == "controlled":
         for key in block_of_method:
             if not key.startswith(CONTROLLED_BLOCK_KEYS):
-                raise ValueError(
+                raise UserError(
                     f"{path}: per_method.{file.name} sets {key}, but in a controlled study it may set only method.* "
                     "and optimizer.lr; move it out of per_method, or set track: recipe"
                 )
@@ -140,11 +141,11 @@ def resolve(
 
 
 def restore(folder: Path) -> Resolved:
-    """The settings of an existing run folder. ValueError if they cannot be read."""
+    """The settings of an existing run folder. UserError if they cannot be read."""
     path = folder / "config.yaml"
     values = flatten_raw(read_yaml(path))
     if "method.name" not in values:
-        raise ValueError(f"{path} names no method")
+        raise UserError(f"{path} names no method")
     copied = folder / "method.py"
     file = find_method(str(copied if copied.exists() else values["method.name"]))
     file = MethodFile(values["method.name"], file.path, file.module)
@@ -165,8 +166,8 @@ def _validate_run(values: Flat, origins: dict[str, str], module: ModuleType, pat
         if key not in known:
             where = origins.get(key, str(path))
             if key == "method" or any(k.startswith(f"{key}.") for k in known):
-                raise ValueError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
-            raise ValueError(f"unknown key {key} ({where}){nearest_key(key, known)}; `negbench config` lists all keys")
+                raise UserError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
+            raise UserError(f"unknown key {key} ({where}){nearest_key(key, known)}; `negbench config` lists all keys")
     return validate(schema, unflatten(values), origins)
 
 

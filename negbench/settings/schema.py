@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import field_validator, model_validator
 
+from negbench.runtime.errors import UserError
 from negbench.settings.protocols import NAMED, PROTOCOLS, STANDARD, check_track, find_protocol
 from negbench.settings.section import Range, Section, setting
 from negbench.settings.views import ViewsConfig
@@ -88,10 +89,10 @@ class EvaluationConfig(Section):
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in STANDARD:
             if name in names:
-                raise ValueError(f"{name} is no further protocol: evaluation.test and evaluation.linear ask for it")
+                raise UserError(f"{name} is no further protocol: evaluation.test and evaluation.linear ask for it")
         for name in names:
             if name in PROTOCOLS and not PROTOCOLS[name].at_end:
-                raise ValueError(
+                raise UserError(
                     f"{name} is not made at the end of a run; `negbench evaluate RUN --protocol {name}` makes it after"
                 )
         found = {find_protocol(name, NAMED).name for name in names}

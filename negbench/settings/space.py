@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import CONTROLLED_BLOCK_KEYS, Flat, flatten, flatten_raw, is_scientific, leaves
 from negbench.settings.plugins import nearest
 from negbench.settings.resolve import Resolved
@@ -20,7 +21,7 @@ NOT_DRAWN = ("seed", "study", "track", "note", "epochs", "data.", "evaluation.")
 def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
     """What the study's `tuning` block offers for the run's method, one of `methods`: keys for all, then its own.
 
-    ValueError if it offers nothing, or what cannot be tuned.
+    UserError if it offers nothing, or what cannot be tuned.
     """
     path = resolved.study_file
     where = f"{path}: tuning"
@@ -30,7 +31,7 @@ def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
     check_blocks(blocks, f"{where}.per_method", methods)
     space = flatten_raw(raw) | block_of(blocks, method)
     if not space:
-        raise ValueError(
+        raise UserError(
             f"{path} says nothing of what may be tuned for {method}; write, as configs/quickstart.yaml does, "
             "tuning: {optimizer.lr: [0.1, 0.2, 0.4]}"
         )
@@ -38,20 +39,20 @@ def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
     for key, values in space.items():
         if key not in known or key.startswith(NOT_DRAWN):
             unknown = "names the unknown key" if key not in flatten(resolved.config) else "must not draw"
-            raise ValueError(f"{where} {unknown} {key}{nearest(key, known)}")
+            raise UserError(f"{where} {unknown} {key}{nearest(key, known)}")
         if resolved.config.track == "controlled" and not key.startswith(CONTROLLED_BLOCK_KEYS):
-            raise ValueError(
+            raise UserError(
                 f"{where} draws {key}, but in a controlled study a method may have only method.* and optimizer.lr of "
                 "its own; leave it out, or set track: recipe"
             )
         if not isinstance(values, list) or not values:
-            raise ValueError(f"{where}.{key} must be a list of values to draw from, not {values!r}")
+            raise UserError(f"{where}.{key} must be a list of values to draw from, not {values!r}")
         if not all(isinstance(value, str | int | float | list | None) for value in values):
-            raise ValueError(f"{where}.{key} holds something else than numbers and words: {values!r}")
+            raise UserError(f"{where}.{key} holds something else than numbers and words: {values!r}")
         if len({repr(value) for value in values}) < len(values):
-            raise ValueError(f"{where}.{key} holds a value twice: {values!r}")
+            raise UserError(f"{where}.{key} holds a value twice: {values!r}")
         if resolved.origins.get(key) == "--set":
-            raise ValueError(f"--set {key} fixes what the study's tuning draws; leave one of them out")
+            raise UserError(f"--set {key} fixes what the study's tuning draws; leave one of them out")
     return space
 
 
@@ -59,11 +60,11 @@ def draw(space: Space, num_trials: int, *names: object) -> list[Flat]:
     """`num_trials` different combinations, random by `names` alone; those of fewer trials come first.
 
     Each key goes through all of its values, in random order, before it has one of them again (a Latin hypercube on a
-    grid: McKay et al. 1979), so that few trials cover each key evenly. ValueError if there are too few combinations.
+    grid: McKay et al. 1979), so that few trials cover each key evenly. UserError if there are too few combinations.
     """
     size = math.prod(len(values) for values in space.values())
     if num_trials > size:
-        raise ValueError(f"{num_trials} trials are more than the {size} combinations that there are for {names[-1]}")
+        raise UserError(f"{num_trials} trials are more than the {size} combinations that there are for {names[-1]}")
     columns = [_endless(values, "tune", *names, key) for key, values in space.items()]
     chosen: dict[str, Flat] = {}
     for combination in zip(*columns, strict=True):

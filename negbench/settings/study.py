@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten_raw, name_of, read_yaml
 from negbench.settings.plugins import list_methods, nearest
 
@@ -16,24 +17,24 @@ class StudyFile(NamedTuple):
 
 
 def read_study(path: Path) -> StudyFile:
-    """ValueError if the file cannot be read, or a block has another form."""
+    """UserError if the file cannot be read, or a block has another form."""
     raw = read_yaml(path)
     cluster = raw.pop("cluster", None) or {}
     if not isinstance(cluster, dict):
-        raise ValueError(f"{path}: cluster must hold keys and values")
+        raise UserError(f"{path}: cluster must hold keys and values")
     tuning = raw.pop("tuning", None) or {}
     if not isinstance(tuning, dict):
-        raise ValueError(f"{path}: tuning must hold keys and lists of values")
+        raise UserError(f"{path}: tuning must hold keys and lists of values")
     blocks = pop_blocks(raw, path)
     return StudyFile(flatten_raw(raw), blocks, cluster, tuning)
 
 
 def check_blocks(blocks: Iterable[str], where: str, methods: Iterable[str]) -> None:
-    """ValueError if one is neither of a known method, nor of one of `methods`, nor of a FILE.py."""
+    """UserError if one is neither of a known method, nor of one of `methods`, nor of a FILE.py."""
     known = list_methods()
     for block in blocks:
         if block not in known and block not in set(map(name_of, methods)) and not block.endswith(".py"):
-            raise ValueError(f"{where} names the unknown method {block!r}{nearest(block, known)}")
+            raise UserError(f"{where} names the unknown method {block!r}{nearest(block, known)}")
 
 
 def block_of(blocks: dict[str, Flat], method: str) -> Flat:
@@ -42,8 +43,8 @@ def block_of(blocks: dict[str, Flat], method: str) -> Flat:
 
 
 def pop_blocks(raw: dict[str, Any], where: object) -> dict[str, Flat]:
-    """The flat settings of each method in `per_method`, which is taken out of `raw`. ValueError names `where`."""
+    """The flat settings of each method in `per_method`, which is taken out of `raw`. UserError names `where`."""
     blocks = raw.pop("per_method", None) or {}
     if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
-        raise ValueError(f"{where}: per_method must map method names to settings")
+        raise UserError(f"{where}: per_method must map method names to settings")
     return {str(name): flatten_raw(block or {}) for name, block in blocks.items()}

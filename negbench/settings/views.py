@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from negbench.runtime.errors import UserError
 from negbench.settings.section import Probability, Range, Section, Triple, setting
 
 
@@ -34,11 +35,11 @@ class ViewConfig(Section):
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be two positive numbers, low then high, not [{low}, {high}]")
+                raise UserError(f"{name} must be two positive numbers, low then high, not [{low}, {high}]")
         if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale must not exceed the whole image (1.0), not {self.crop_scale[1]}")
+            raise UserError(f"crop_scale must not exceed the whole image (1.0), not {self.crop_scale[1]}")
         if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, not {list(self.std)}")
+            raise UserError(f"std must be positive, not {list(self.std)}")
         return self
 
 
@@ -81,7 +82,7 @@ class CropConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> "CropConfig":
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be two numbers in (0, 1], low then high, not {list(self.scale)}")
+            raise UserError(f"scale must be two numbers in (0, 1], low then high, not {list(self.scale)}")
         return self
 
 
@@ -104,7 +105,7 @@ class ViewsConfig(Section):
         raw = dict(raw) if isinstance(raw, dict) else {"policy": raw}
         policy = raw.get("policy", "moco-v2")
         if not isinstance(policy, str) or policy not in VIEW_POLICIES:
-            raise ValueError(f"unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
+            raise UserError(f"unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
         given = {name: raw.get(name) or {} for name in ("first", "second")}
         given = {name: view.model_dump() if isinstance(view, ViewConfig) else view for name, view in given.items()}
         first = VIEW_POLICIES[policy]["first"] | given["first"]

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import OptimizerConfig, ScheduleConfig
 
 
@@ -20,7 +21,7 @@ class LARS(torch.optim.Optimizer):
 
     The learning rate enters the velocity, as in the paper; torch.optim.SGD applies it outside. The denominator is |u|,
     as in SimCLR's code, where the paper has |g| + weight_decay * |w|. With `clip` a layer's rate lr * trust is
-    min(lr, trust) instead (LARC). Groups with `adapt=False` have trust 1 and no weight decay. Raises ValueError for
+    min(lr, trust) instead (LARC). Groups with `adapt=False` have trust 1 and no weight decay. Raises UserError for
     settings out of range.
     """
 
@@ -35,7 +36,7 @@ class LARS(torch.optim.Optimizer):
         adapt: bool = True,
     ) -> None:
         if lr < 0 or weight_decay < 0 or trust_coefficient <= 0 or not 0 <= momentum < 1:
-            raise ValueError(
+            raise UserError(
                 f"LARS needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0 and trust_coefficient > 0, "
                 f"not {lr}, {momentum}, {weight_decay} and {trust_coefficient}"
             )

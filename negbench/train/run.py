@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from negbench.data.files.decode import BadImageError
 from negbench.evaluate.curve import Curve
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
@@ -16,6 +15,7 @@ from negbench.records.outcome import outcome_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Ending, ending_of, recorded_by
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
@@ -38,7 +38,7 @@ def execute(
 ) -> dict[str, Any]:
     """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
 
-    ValueError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
+    UserError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
     checkpoint written. From the first write on any exception is recorded in `summary.json`, and raised.
     """
     folder = RunFolder(output / resolved.run_id)
@@ -74,23 +74,23 @@ def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]
 
 
 def _by_rank_0(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on all ranks; its ValueError is raised on all of them."""
+    """What `function` returns on rank 0, on all ranks; its UserError is raised on all of them."""
     answer: list[Any] = [None, None]
     if rank() == 0:
         try:
             answer[0] = function()
-        except ValueError as error:
+        except UserError as error:
             answer[1] = str(error)
     broadcast_objects(answer)
     if answer[1] is not None:
-        raise ValueError(answer[1])
+        raise UserError(answer[1])
     return answer[0]
 
 
 def _report_finished(folder: RunFolder, display: Display) -> dict[str, Any]:
     summary = folder.read_summary()
     if "knn_top1" not in summary:
-        raise ValueError(f"{folder.path} is marked done, but its summary.json is damaged; --fresh runs it again")
+        raise UserError(f"{folder.path} is marked done, but its summary.json is damaged; --fresh runs it again")
     display.note(f"{folder.path} is finished; --fresh runs it again")
     return summary
 
@@ -133,7 +133,7 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
         state = checkpoint.load(path)
         trainer.load_state(state)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path} does not fit this version of the method ({str(error).splitlines()[0]}); "
             "--fresh starts the run again"
         ) from None
@@ -151,19 +151,14 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
     with signals(trainer), trainer.monitor.running():
         title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
         display.start(title, trainer.num_steps, config.epochs, trainer.step)
-        try:
-            trainer.train()
-            if protocols:
-                display.note("training is done; evaluating on the test set")
-            with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
-                trainer.synchronize_statistics()
-                rows = _by_rank_0(lambda: _rows_of(folder, protocols))
-                evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
-                setup.skipped.update(*gather_objects(setup.skipped))
-        except BadImageError:
-            raise
-        except ValueError as error:
-            raise RuntimeError("a defect of negbench or of the method, not of the settings") from error
+        trainer.train()
+        if protocols:
+            display.note("training is done; evaluating on the test set")
+        with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
+            trainer.synchronize_statistics()
+            rows = _by_rank_0(lambda: _rows_of(folder, protocols))
+            evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
+            setup.skipped.update(*gather_objects(setup.skipped))
     summary = summarize(setup, folder, trainer, evaluations) | {"status": "done", "error": None}
     if rank() == 0:
         folder.check_still_ours()

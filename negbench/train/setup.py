@@ -18,7 +18,7 @@ class Setup(RunData):
 
 
 def set_up(resolved: Resolved, device: torch.device) -> Setup:
-    """Return data and method on the device. Every mistake of the user is a ValueError."""
+    """Return data and method on the device. Every mistake of the user is a UserError."""
     data = load_data(resolved, device)
     method = build_method(resolved, len(data.splits.train), device, data.dtype)
     return Setup(resolved, device, data.dtype, data.splits, data.skipped, method=method)

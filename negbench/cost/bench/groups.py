@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten, is_own
 from negbench.settings.plugins import find_method, list_methods
 from negbench.settings.resolve import Resolved, resolve, size_of
@@ -59,7 +60,7 @@ def parse_methods(text: str | None) -> list[str]:
         return list(list_methods())
     names = [name for name in text.split(",") if name]
     if not names:
-        raise ValueError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
+        raise UserError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
     return names
 
 
@@ -77,13 +78,13 @@ def parse_batch_size(text: str | None) -> Sizes | None:
 
 
 def parse_sizes(option: str, text: str, factor: int) -> Sizes:
-    """`N`, or `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH. ValueError for anything else."""
+    """`N`, or `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH. UserError for anything else."""
     parts = text.split(":")
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(numbers) != len(parts) or len(parts) > 2 or not 1 <= numbers[0] <= numbers[-1]:
-        raise ValueError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
+        raise UserError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
     if numbers[-1] > LARGEST_SIZE:
-        raise ValueError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
+        raise UserError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
     if len(numbers) == 1:
         return Sizes(single=numbers[0])
     low, high = numbers
@@ -108,7 +109,7 @@ def make_plan(
 ) -> Plan:
     """The groups; without `batch_size` the batch is swept from half the study's to four times it.
 
-    A size that all methods have in the study's own setting is not stepped twice. ValueError for the user's mistakes.
+    A size that all methods have in the study's own setting is not stepped twice. UserError for the user's mistakes.
     """
 
     def at(name: str, num_negatives: int | None, batch_size: int | None) -> Resolved:
@@ -128,7 +129,7 @@ def make_plan(
     groups = [Group("study", None, tuple(main))]
     sized = [(name, size_of(resolved)) for name, resolved in zip(names, main, strict=True) if size_of(resolved)]
     if not sized and num_negatives.asked:
-        raise ValueError(
+        raise UserError(
             f"--num-negatives: none of the methods ({', '.join(names)}) has the setting method.num_negatives; "
             "leave the option out, or add a method that has it"
         )
@@ -144,11 +145,11 @@ def make_plan(
 
 
 def _check_different(names: Sequence[str]) -> None:
-    """ValueError for a method that is named twice: its rows could not be told apart."""
+    """UserError for a method that is named twice: its rows could not be told apart."""
     called = [find_method(name).name for name in names]
     for name in called:
         if called.count(name) > 1:
-            raise ValueError(f"--methods names {name} twice; name each method once")
+            raise UserError(f"--methods names {name} twice; name each method once")
 
 
 def _check_equal_settings(methods: Sequence[Resolved]) -> None:
@@ -156,7 +157,7 @@ def _check_equal_settings(methods: Sequence[Resolved]) -> None:
     for other in others:
         for key, value in first.items():
             if not is_own(key) and other[key] != value:
-                raise ValueError(
+                raise UserError(
                     f"{key} is {value} for {first['method.name']} and {other[key]} for {other['method.name']}; a bench "
                     "compares methods that share all but their own settings, as in a study of track: controlled"
                 )
@@ -166,7 +167,7 @@ def _around(config: RunConfig[Any]) -> list[int]:
     """Half the batch size to four times it, where BatchNorm's groups permit."""
     sizes = []
     for size in (config.batch_size // 2, config.batch_size, 2 * config.batch_size, 4 * config.batch_size):
-        with suppress(ValueError):
+        with suppress(UserError):
             check_batch(config.model_copy(update={"batch_size": size}), 1)
             sizes.append(size)
     return sizes

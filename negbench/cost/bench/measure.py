@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from negbench.cost.bench.groups import Group
 from negbench.cost.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
 from negbench.cost.bench.subjects import BareSubject, MatrixSubject, MethodSubject, Subject
+from negbench.runtime.errors import UserError
 from negbench.runtime.span import Spans
 from negbench.settings.keys import flatten, is_own
 from negbench.settings.resolve import size_of
@@ -121,8 +122,8 @@ def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
     except Exception as error:
         sizes = (f"{key} {entry.facts[key]}" for key in ("num_negatives", "batch_size") if entry.facts.get(key))
         who = ", ".join([entry.facts["name"], *sizes])
-        if isinstance(error, ValueError):
-            raise ValueError(f"{who}: {error}") from error
+        if isinstance(error, UserError):
+            raise UserError(f"{who}: {error}") from error
         error.add_note(f"in the bench: {who}")
         raise
 

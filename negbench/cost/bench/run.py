@@ -28,7 +28,7 @@ def execute(
     """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
     At last, if `traced`, profiles of the study's own setting.
 
-    ValueError for the user's mistakes; KeyboardInterrupt leaves what is written.
+    UserError for the user's mistakes; KeyboardInterrupt leaves what is written.
     """
     config = plan.config
     dtype = autocast_dtype(config.precision, device)

@@ -8,6 +8,7 @@ from torch import Tensor
 from negbench.data.load import load_splits
 from negbench.data.sets import FolderSet
 from negbench.data.splits import balanced_subset, split_validation
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import DataConfig
 
 IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES = 1_281_167, 50_000, 1000
@@ -35,10 +36,10 @@ class Extent:
 
 
 def extent_of(config: DataConfig, num_images: int | None) -> Extent:
-    """After `data.validation` and `data.num_images`. ValueError for the user's mistakes, as `load_splits` has them."""
+    """After `data.validation` and `data.num_images`. UserError for the user's mistakes, as `load_splits` has them."""
     known = config.name != "imagefolder" or config.root is not None
     if num_images is not None and known:
-        raise ValueError(
+        raise UserError(
             f"--num-images {num_images} is for an image folder that is not here, and {config.root or config.name} has "
             "a number of its own; --set data.num_images=N uses a part of it"
         )

@@ -19,6 +19,7 @@ from negbench.cost.plan.steps import Steps, Tell, count_received, gradient_bytes
 from negbench.runtime import environment
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.keys import scientific_differences
 from negbench.settings.protocols import of_every_epoch
@@ -40,7 +41,7 @@ def forecast(
     seconds: float,
     tell: Tell,
 ) -> Facts:
-    """Everything that `negbench plan --json` prints; units are in the keys. ValueError for the user's mistakes."""
+    """Everything that `negbench plan --json` prints; units are in the keys. UserError for the user's mistakes."""
     config, processes = resolved.config, shape.world_size
     check_batch(config, processes)
     steps = steps_of_record(bench, resolved, processes) if bench else None
@@ -88,7 +89,7 @@ def _measure(
         found, reason = unless_out_of_memory(work)
     release(device)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"out of memory: {config.batch_size // processes} images of {config.data.image_size} pixels a process "
             f"(batch_size {config.batch_size} over {processes}) do not fit on {environment.device_name(device)} "
             f"({reason}); plan more devices, or a smaller batch_size"

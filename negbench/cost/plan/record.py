@@ -6,6 +6,7 @@ from typing import Any
 
 from negbench.cost.plan.steps import Steps
 from negbench.records.benches import RECORD, BenchRecord, SubjectRecord, read_record
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten, is_own, leaves, plain
 from negbench.settings.resolve import Resolved, size_of
 
@@ -19,16 +20,16 @@ COSTS = (
 def steps_of_record(folder: Path, resolved: Resolved, num_processes: int) -> Steps:
     """The entry of the method whose batch is a process's share and whose settings are the run's.
 
-    ValueError if the record cannot be read, or holds no such entry.
+    UserError if the record cannot be read, or holds no such entry.
     """
     record = _read(folder)
     images = resolved.config.batch_size // num_processes
     subject = _entry(record, folder, resolved, images)
     _check_settings(record, subject, folder, resolved, images)
     if subject.out_of_memory:
-        raise ValueError(f"--bench {folder}: {subject.name} with {images} images ran out of memory there")
+        raise UserError(f"--bench {folder}: {subject.name} with {images} images ran out of memory there")
     if not subject.seconds:
-        raise ValueError(f"--bench {folder}: {subject.name} with {images} images was not timed; finish the bench")
+        raise UserError(f"--bench {folder}: {subject.name} with {images} images was not timed; finish the bench")
     memory = "over what the process held before" if record.environment.device_type == "cpu" else "of tensors"
     return Steps(
         source=f"median of {record.rounds} rounds of {record.steps_per_turn} steps in {folder}",
@@ -46,11 +47,11 @@ def _read(folder: Path) -> BenchRecord:
     try:
         return read_record((folder / RECORD).read_bytes())
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--bench {folder}: {RECORD} cannot be read ({error.strerror}); `negbench bench` writes one"
         ) from None
-    except ValueError as error:
-        raise ValueError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
+    except UserError as error:
+        raise UserError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
 
 
 def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> SubjectRecord:
@@ -60,7 +61,7 @@ def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -
         if (subject.name, subject.batch_size, subject.num_negatives) == (name, images, number):
             return subject
     held = "; ".join(dict.fromkeys(_named(s.name, s.batch_size, s.num_negatives) for s in methods))
-    raise ValueError(
+    raise UserError(
         f"--bench {folder} has no {_named(name, images, number)}, which is what a process would step; it has {held}; "
         f"{_advice(resolved, images)}"
     )
@@ -76,7 +77,7 @@ def _check_settings(record: BenchRecord, subject: SubjectRecord, folder: Path, r
     for key, value in _wanted(resolved).items():
         found = held.get(key, plain(defaults[key]))  # an earlier version had no such setting, and did the same
         if found != value:
-            raise ValueError(
+            raise UserError(
                 f"--bench {folder} was made with {key}={found}, and the plan has {value}; {_advice(resolved, images)}"
             )
 

@@ -23,6 +23,7 @@ from torchvision.datasets.utils import check_integrity
 from negbench.data.files.decode import BadImageError, decode
 from negbench.data.files.listing import list_images
 from negbench.data.sets import ResidentSet
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import DataConfig
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,11 +37,11 @@ def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:
     `data.root` (default ~/.cache/negbench/cifar10) holds cifar-10-batches-py, cifar-10-python.tar.gz, or
     train/CLASS/*.png and test/CLASS/*.png. Otherwise `data.download` fetches the archive there.
     A `data.root` that is not there is not made: it is rather a mistyped one.
-    Raises ValueError if there is neither data nor a way to get it.
+    Raises UserError if there is neither data nor a way to get it.
     """
     root = Path(config.root or _HOME / "cifar10").expanduser()
     if config.root and config.download and not root.is_dir():
-        raise ValueError(f"there is no folder data.root {root}; make it, and CIFAR-10 is fetched there")
+        raise UserError(f"there is no folder data.root {root}; make it, and CIFAR-10 is fetched there")
     with _locked(root, make=config.download):
         if (root / "train").is_dir() and not (root / CIFAR10.base_folder).is_dir():
             train, skipped_train = _from_folders(root, "train", config.on_bad_image)
@@ -55,7 +56,7 @@ def _from_archive(root: Path, train: bool, download: bool) -> ResidentSet:
         dataset = CIFAR10(str(root), train=train, download=download or has_archive)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
+        raise UserError(
             f"CIFAR-10 is not usable in {root} and was not {'fetched' if download else 'to be fetched'} ({reason}): "
             f"put {CIFAR10.filename} (md5 {CIFAR10.tgz_md5}) there, as {root / CIFAR10.filename}"
         ) from error
@@ -67,7 +68,7 @@ def _from_folders(root: Path, split: str, on_bad_image: str) -> tuple[ResidentSe
     paths_by_class = [list_images(root / split / name) for name in CLASSES]
     for name, paths in zip(CLASSES, paths_by_class, strict=True):
         if not paths:
-            raise ValueError(
+            raise UserError(
                 f"{root / split / name} holds no PNG; a CIFAR-10 folder needs {split}/CLASS/*.png of each class"
             )
     labelled = [(path, label) for label, paths in enumerate(paths_by_class) for path in paths]
@@ -90,7 +91,7 @@ def _from_folders(root: Path, split: str, on_bad_image: str) -> tuple[ResidentSe
             continue
         if image_3HW.shape != (3, _SIZE, _SIZE):
             height, width = image_3HW.shape[1:]
-            raise ValueError(f"{path} has {height} x {width} pixels; CIFAR-10 has {_SIZE} x {_SIZE}")
+            raise UserError(f"{path} has {height} x {width} pixels; CIFAR-10 has {_SIZE} x {_SIZE}")
         images.append(image_3HW)
         labels.append(label)
     if not images:

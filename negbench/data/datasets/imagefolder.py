@@ -6,6 +6,7 @@ import torch
 
 from negbench.data.files.pack import open_files
 from negbench.data.sets import Files, FolderSet, Loaded
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import DataConfig
 
 
@@ -18,10 +19,10 @@ def load_imagefolder(config: DataConfig) -> Loaded:
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
     """Training set, test set and class names (sorted) of the image folder `data.root`. Nothing is decoded yet.
 
-    Raises ValueError if the layout is not the one above.
+    Raises UserError if the layout is not the one above.
     """
     if config.root is None:
-        raise ValueError("data.root is not set; for imagefolder it is the folder that holds train/CLASS and val/CLASS")
+        raise UserError("data.root is not set; for imagefolder it is the folder that holds train/CLASS and val/CLASS")
     train, test = open_files(Path(config.root).expanduser())
     return (
         FolderSet.all_of(train, train.class_N, config),
@@ -31,8 +32,8 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
 
 
 def labelled(files: Files, classes: tuple[str, ...], config: DataConfig) -> FolderSet:
-    """All of `files`, by the numbers of `classes`. ValueError for a class that is none of them."""
+    """All of `files`, by the numbers of `classes`. UserError for a class that is none of them."""
     number_of = {name: number for number, name in enumerate(classes)}
     if unknown := sorted(set(files.classes) - set(classes)):
-        raise ValueError(f"{files.path(0)} and others are of class {unknown[0]}, which the training images have not")
+        raise UserError(f"{files.path(0)} and others are of class {unknown[0]}, which the training images have not")
     return FolderSet.all_of(files, torch.tensor([number_of[name] for name in files.classes])[files.class_N], config)

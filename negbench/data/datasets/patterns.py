@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from negbench.data.sets import Loaded, ResidentSet
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import DataConfig
 
 __all__ = ["FAMILIES", "load_patterns", "make_patterns"]
@@ -183,14 +184,14 @@ def make_patterns(num_images: int, seed: int, split: str, image_size: int = 32) 
         Images, uint8 [N, 3, S, S] in 0..255 (RGB), and labels, int64 [N].
 
     Raises:
-        ValueError: if ``split`` is unknown, or ``num_images`` or ``image_size`` is below 1.
+        UserError: if ``split`` is unknown, or ``num_images`` or ``image_size`` is below 1.
     """
     if split not in _SPLITS:
-        raise ValueError(f"split must be one of {_SPLITS}, got {split!r}")
+        raise UserError(f"split must be one of {_SPLITS}, got {split!r}")
     if num_images < 1:
-        raise ValueError(f"num_images must be at least 1, got {num_images}")
+        raise UserError(f"num_images must be at least 1, got {num_images}")
     if image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
+        raise UserError(f"image_size must be at least 1, got {image_size}")
     digest = hashlib.blake2b(repr(("patterns", seed, split)).encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     labels = torch.arange(num_images)[torch.randperm(num_images, generator=generator)] % len(FAMILIES)
@@ -209,7 +210,7 @@ def make_patterns(num_images: int, seed: int, split: str, image_size: int = 32) 
 
 def load_patterns(config: DataConfig) -> Loaded:
     if config.image_size > _PATTERNS_LARGEST:
-        raise ValueError(f"data.image_size of patterns is at most {_PATTERNS_LARGEST}, not {config.image_size}")
+        raise UserError(f"data.image_size of patterns is at most {_PATTERNS_LARGEST}, not {config.image_size}")
     train = ResidentSet(*make_patterns(_PATTERNS_TRAIN, 0, "train", config.image_size))
     test = ResidentSet(*make_patterns(_PATTERNS_TEST, 0, "test", config.image_size))
     return train, test, FAMILIES, 0

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from negbench.runtime.errors import UserError
+
 _JPEG = b"\xff\xd8\xff"
 _LARGEST = 1 << 26  # pixels; Pillow is careful with larger ones
 Image_HWC = npt.NDArray[np.uint8]
 
 
-class BadImageError(ValueError):
+class BadImageError(UserError):
     """A file that cannot be decoded; the message names its path and the reason."""
 
 

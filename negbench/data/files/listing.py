@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from negbench.data.files.decode import decode
+from negbench.runtime.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 Arrays = dict[str, Any]  # of numpy
@@ -122,25 +123,25 @@ class Listing:
 
 
 def list_folder(root: Path) -> tuple[Listing, Listing]:
-    """The files for training and for testing. ValueError if the layout is not the one above."""
+    """The files for training and for testing. UserError if the layout is not the one above."""
     train_folder = root / "train"
     test_folder = root / "val" if (root / "val").is_dir() else root / "test"
     for folder, wanted in ((train_folder, "train/CLASS"), (test_folder, "val/CLASS or test/CLASS")):
         if not folder.is_dir():
-            raise ValueError(f"data.root {root} has no folders {wanted} with images")
+            raise UserError(f"data.root {root} has no folders {wanted} with images")
     train, test = list_classes(train_folder), list_classes(test_folder)
     unknown = sorted(set(test.classes) - set(train.classes))
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{test_folder / unknown[0]} is a class that {train_folder} has not; both need the same classes"
         )
     kinds = ", ".join(EXTENSIONS)
     empty = (train.class_N.bincount(minlength=len(train.classes)) == 0).nonzero()
     if len(empty):
-        raise ValueError(f"{train_folder / train.classes[int(empty[0])]} holds no image ({kinds})")
+        raise UserError(f"{train_folder / train.classes[int(empty[0])]} holds no image ({kinds})")
     for files in (train, test):
         if not len(files):
-            raise ValueError(f"{files.root} holds no images ({kinds}) in folders of classes")
+            raise UserError(f"{files.root} holds no images ({kinds}) in folders of classes")
     return train, test
 
 
@@ -149,7 +150,7 @@ def list_classes(root: Path) -> Listing:
 
     Every rank lists for itself: where the cache is good that takes a look at each folder, and where it is not, the
     ranks of a node read the same folders at the same time, most of them from the node's memory.
-    Raises OSError where a folder cannot be read, ValueError for a link to a folder above itself.
+    Raises OSError where a folder cannot be read, UserError for a link to a folder above itself.
     """
     resolved = os.path.realpath(root)
     cache = _cache(resolved)
@@ -183,7 +184,7 @@ def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Folder]:
     folder = _read_folder(path)
     identity = (folder.status.st_dev, folder.status.st_ino)
     if identity in above:
-        raise ValueError(f"{path} is a link to a folder that it lies in, so its images have no end; remove the link")
+        raise UserError(f"{path} is a link to a folder that it lies in, so its images have no end; remove the link")
     yield folder
     for name in folder.folders:
         yield from _walk(os.path.join(path, name), (*above, identity))

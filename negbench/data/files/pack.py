@@ -25,6 +25,7 @@ from torch import Tensor
 from negbench.data.files.decode import BadImageError, decode_bytes
 from negbench.data.files.listing import Arrays, Listing, list_folder
 from negbench.data.sets import Files
+from negbench.runtime.errors import UserError
 
 MANIFEST, INDEX = "manifest.json", "index.npz"
 FORMAT: Literal["negbench pack"] = "negbench pack"
@@ -126,7 +127,7 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _two_splits(self) -> "Manifest":
         if set(self.splits) not in ({"train", "val"}, {"train", "test"}):
-            raise ValueError(f"splits must be train, and val or test, not {', '.join(self.splits)}")
+            raise UserError(f"splits must be train, and val or test, not {', '.join(self.splits)}")
         return self
 
     @property
@@ -150,16 +151,16 @@ def shard_name(number: int) -> str:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """ValueError if there is no pack, or none that this version reads."""
+    """UserError if there is no pack, or none that this version reads."""
     path = root / MANIFEST
     if not is_pack(root):
-        raise ValueError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
+        raise UserError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
-        raise ValueError(f"{path} is missing or damaged: {AGAIN}") from None
+        raise UserError(f"{path} is missing or damaged: {AGAIN}") from None
     if manifest.version != VERSION:
-        raise ValueError(f"{root} is a pack of version {manifest.version}, and this negbench reads version {VERSION}")
+        raise UserError(f"{root} is a pack of version {manifest.version}, and this negbench reads version {VERSION}")
     return manifest
 
 
@@ -169,29 +170,29 @@ def open_files(root: Path) -> tuple[Files, Files]:
 
 
 def open_pack(root: Path) -> tuple[Pack, Pack]:
-    """The images for training and for testing. ValueError as of `open_split`."""
+    """The images for training and for testing. UserError as of `open_split`."""
     manifest = read_manifest(root)
     train, test = (open_split(root, name, manifest.splits[name]) for name in manifest.names)
     return train, test
 
 
 def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
-    """ValueError if a file is missing, a shard has not the size that was written, or index or manifest are damaged."""
+    """UserError if a file is missing, a shard has not the size that was written, or index or manifest are damaged."""
     for file in (*split.shards, split.index):
         _check_size(root / file.name, file.bytes)
     path = root / split.index.name
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != split.index.sha256:
-        raise ValueError(f"{path} is damaged: {AGAIN}")
+        raise UserError(f"{path} is damaged: {AGAIN}")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         listing, extents = Listing.from_arrays(name, arrays), Extents.from_arrays(arrays)
     if (listing.classes, len(listing)) != (tuple(split.classes), split.images):
-        raise ValueError(f"{root / MANIFEST} is damaged, it does not fit {path}: {AGAIN}")
+        raise UserError(f"{root / MANIFEST} is damaged, it does not fit {path}: {AGAIN}")
     return Pack(listing, extents, [root / shard.name for shard in split.shards])
 
 
 def _check_size(path: Path, size: int) -> None:
     if not path.exists():
-        raise ValueError(f"{path} is missing: {AGAIN}")
+        raise UserError(f"{path} is missing: {AGAIN}")
     if (found := path.stat().st_size) != size:
-        raise ValueError(f"{path} has {found:,} bytes and not the {size:,} that were written: {AGAIN}")
+        raise UserError(f"{path} has {found:,} bytes and not the {size:,} that were written: {AGAIN}")

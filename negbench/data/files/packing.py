@@ -29,6 +29,7 @@ from negbench.data.files.pack import (
     read_manifest,
     shard_name,
 )
+from negbench.runtime.errors import UserError
 
 Tell = Callable[[int, int], None]  # images and bytes that are done since the last time
 _READERS = 16  # files under way at once: on a network file system a small one is mostly waited for
@@ -39,42 +40,42 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Te
     """Pack the image folder `root` into the new folder `out`, in shards of at most `shard_bytes` (or of one file).
 
     It is written beside `out`, as OUT.partial, and renamed when all of it is on disk; an exception removes it.
-    `begin` is told the number of images. Raises ValueError where it cannot be done, and for a file that cannot be read.
+    `begin` is told the number of images. Raises UserError where it cannot be done, and for a file that cannot be read.
     """
     out = out.resolve()
     if is_pack(root):
-        raise ValueError(f"{root} is a pack already; data.root={root} reads it")
+        raise UserError(f"{root} is a pack already; data.root={root} reads it")
     if os.path.lexists(out):
-        raise ValueError(f"{out} exists already, and a pack overwrites nothing; choose another folder")
+        raise UserError(f"{out} exists already, and a pack overwrites nothing; choose another folder")
     with _reading(root):
         listings = list_folder(root)
     for listing in listings:
         if Path(listing.root).resolve() in out.parents:
-            raise ValueError(f"{out} would be taken for a class of {listing.root}; choose a folder outside")
+            raise UserError(f"{out} would be taken for a class of {listing.root}; choose a folder outside")
     partial = out.with_name(f"{out.name}.partial")
     try:
         partial.mkdir(parents=True)
     except FileExistsError:
-        raise ValueError(
+        raise UserError(
             f"{partial} is of a pack that was killed, or that is being written; if nothing writes it, delete it"
         ) from None
     except OSError as error:
-        raise ValueError(f"cannot write {partial}: {error.strerror}") from None
+        raise UserError(f"cannot write {partial}: {error.strerror}") from None
     try:
         _write(listings, partial, shard_bytes, begin(sum(map(len, listings))))
         if os.path.lexists(out):
-            raise ValueError(f"{out} has been made meanwhile, and a pack overwrites nothing; choose another folder")
+            raise UserError(f"{out} has been made meanwhile, and a pack overwrites nothing; choose another folder")
         partial.rename(out)
         _onto_disk(out.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            raise ValueError(f"cannot write {partial}: {error.strerror or error}; nothing is kept") from None
+            raise UserError(f"cannot write {partial}: {error.strerror or error}; nothing is kept") from None
         raise
 
 
 def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
-    """Read all of a pack. ValueError if any byte is not as it was packed; it names shards and images."""
+    """Read all of a pack. UserError if any byte is not as it was packed; it names shards and images."""
     splits = read_manifest(root).splits
     with _reading(root):
         packs = {name: open_split(root, name, split) for name, split in splits.items()}
@@ -86,7 +87,7 @@ def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
         if (damage := _damage(pack, number, shard.sha256, tell))
     ]
     if damages:
-        raise ValueError(f"not as packed: {', '.join(damages)}: {AGAIN}")
+        raise UserError(f"not as packed: {', '.join(damages)}: {AGAIN}")
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def _reading(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
 
 def _onto_disk(folder: Path) -> None:
@@ -167,7 +168,7 @@ def _read(listing: Listing) -> Iterator[list[bytes]]:
         try:
             return Path(path).read_bytes()
         except OSError as error:
-            raise ValueError(f"cannot read {path}: {error.strerror}; mend or delete it, and pack again") from None
+            raise UserError(f"cannot read {path}: {error.strerror}; mend or delete it, and pack again") from None
 
     with ThreadPoolExecutor(_READERS) as readers:
         for positions in torch.arange(len(listing)).split(_AT_ONCE):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from negbench.data.views.colors import NUM_PLACES, Appearance, recolor, recolor_all
 from negbench.runtime.device import to_device
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 from negbench.settings.views import ViewConfig
 
@@ -157,4 +158,4 @@ def _between(span: tuple[float, float], uniforms: Tensor) -> Tensor:
 
 def check_uint8(images_BCHW: Tensor) -> None:
     if images_BCHW.dtype != torch.uint8 or images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3:
-        raise ValueError(f"images must be uint8 [B, 3, H, W], not {images_BCHW.dtype} {list(images_BCHW.shape)}")
+        raise UserError(f"images must be uint8 [B, 3, H, W], not {images_BCHW.dtype} {list(images_BCHW.shape)}")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from negbench.runtime.errors import UserError
+
 Array = npt.NDArray[Any]
 
 
@@ -18,13 +20,13 @@ def average_precisions(scores_N: Array, shown_N: Array) -> tuple[float, float]:
     devkit) is the mean over the recalls 0, 0.1 ... 1 of the highest precision at that recall or more. VOC2010's, which
     VISSL reports for VOC2007 too, is the area under the same interpolated precision.
 
-    ValueError if the class is shown nowhere.
+    UserError if the class is shown nowhere.
     """
     known_N = shown_N != 0
     scores_N, shown_N = scores_N[known_N], shown_N[known_N]
     num_positive = int((shown_N > 0).sum())
     if not num_positive:
-        raise ValueError("average precision needs at least one positive image")
+        raise UserError("average precision needs at least one positive image")
     found_N = np.cumsum(shown_N[np.argsort(-scores_N, kind="stable")] > 0)
     precision_N = found_N / np.arange(1, len(found_N) + 1)
     highest_N = np.maximum.accumulate(precision_N[::-1])[::-1]  # at this rank or a later one

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from negbench.data.sets import ResidentSet, Splits
 from negbench.evaluate.protocols.knn import knn_top1
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import RunConfig
 
 _NUM_BINS = 16
@@ -34,12 +35,12 @@ def without_network(splits: Splits, config: RunConfig[Any]) -> dict[str, float]:
 def pixels(bank_MCHW: Tensor, queries_QCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Pixel values of uint8 images in [0, 1], less the bank's mean image: [M, D] and [Q, D] in float32.
 
-    Raises ValueError for images that are not uint8 [N, C, H, W] or differ in size.
+    Raises UserError for images that are not uint8 [N, C, H, W] or differ in size.
     """
     _check_images(bank_MCHW)
     _check_images(queries_QCHW)
     if bank_MCHW.shape[1:] != queries_QCHW.shape[1:]:
-        raise ValueError(f"images must be of one size, not {list(bank_MCHW.shape)} and {list(queries_QCHW.shape)}")
+        raise UserError(f"images must be of one size, not {list(bank_MCHW.shape)} and {list(queries_QCHW.shape)}")
     bank_MD, queries_QD = (images.flatten(1).float().div_(255) for images in (bank_MCHW, queries_QCHW))
     mean_D = bank_MD.mean(0)
     return bank_MD.sub_(mean_D), queries_QD.sub_(mean_D.to(queries_QD.device))
@@ -48,7 +49,7 @@ def pixels(bank_MCHW: Tensor, queries_QCHW: Tensor) -> tuple[Tensor, Tensor]:
 def histograms(images_NCHW: Tensor) -> Tensor:
     """Colour histograms of uint8 images, 16 equal bins a channel, unit Euclidean norm: float32 [N, F], F = 48 for RGB.
 
-    Columns run through the bins of the first channel, then of the next. Raises ValueError for images that are not
+    Columns run through the bins of the first channel, then of the next. Raises UserError for images that are not
     uint8 [N, C, H, W].
     """
     _check_images(images_NCHW)
@@ -67,7 +68,7 @@ def baseline_knn(
 ) -> dict[str, float]:
     """kNN top-1 accuracy (fraction, k = 20) of uint8 images [N, C, H, W] by `pixels` and by `histogram`.
 
-    Raises ValueError as `pixels` and `knn_top1`.
+    Raises UserError as `pixels` and `knn_top1`.
     """
     features = {
         "pixels": pixels(bank_images, query_images),
@@ -81,4 +82,4 @@ def baseline_knn(
 
 def _check_images(images_NCHW: Tensor) -> None:
     if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
-        raise ValueError(f"images must be uint8 [N, C, H, W], not {images_NCHW.dtype} {list(images_NCHW.shape)}")
+        raise UserError(f"images must be uint8 [N, C, H, W], not {images_NCHW.dtype} {list(images_NCHW.shape)}")

@@ -18,6 +18,7 @@ from negbench.evaluate.subject import Dataset, Features, Subject
 from negbench.models.batch_norm import SplitBatchNorm
 from negbench.models.encoder import initial_weights
 from negbench.models.step import descend
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import derive_seed
 from negbench.settings.protocol_settings import ClassifierSettings, Finetune
 from negbench.settings.schema import RunConfig
@@ -96,7 +97,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
     """Train `head`, and `backbone` where the settings have a rate for it; what the record says of it.
 
     The backbone runs in the run's precision, in the mode that it is in; the classifier and the loss in fp32. Epochs are
-    as many whole batches as fit. ValueError if training diverges.
+    as many whole batches as fit. UserError if training diverges.
     """
     settings: ClassifierSettings = request.settings
     name = request.protocol.name
@@ -122,7 +123,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         subject.tell(f"{name}, steps", step + 1, steps * settings.epochs)
         if within == steps - 1 and not all(parameter.isfinite().all() for parameter in head.parameters()):
             smaller = f"--set lr={settings.lr / 10:g}"
-            raise ValueError(f"{name} diverged in epoch {epoch + 1}; try a smaller rate, as {smaller}")
+            raise UserError(f"{name} diverged in epoch {epoch + 1}; try a smaller rate, as {smaller}")
     return {
         "selection": _SELECTION,
         "train": len(images),

@@ -12,6 +12,7 @@ from negbench.data.datasets.imagefolder import labelled, load_folder
 from negbench.data.files.listing import Listing, list_classes
 from negbench.data.sets import FolderSet, Splits
 from negbench.evaluate.request import digest
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import DataConfig, RunConfig
 
 PLACES205_LISTS = "trainvalsplit_places205"
@@ -23,7 +24,7 @@ VOC07_NUM_CLASSES = 20
 def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
     """train/CLASS and val/CLASS or test/CLASS; with both, `val` is held out and `test` tested on.
 
-    ValueError if the layout is another one.
+    UserError if the layout is another one.
     """
     data = config.data
     wanted = DataConfig(
@@ -38,14 +39,14 @@ def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
         if (root / "val").is_dir() and (root / "test").is_dir():
             return Splits(train, test, labelled(list_classes(root / "test"), classes, wanted), classes)
     except OSError as error:
-        raise ValueError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(str(error).replace("data.root", "--data")) from None
+        raise UserError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "--data")) from None
     return Splits(train, None, test, classes)
 
 
 def places205_folder(root: Path, config: RunConfig[Any]) -> Splits:
-    """Places205's training images, and its validation images as test set. ValueError if the layout is another one.
+    """Places205's training images, and its validation images as test set. UserError if the layout is another one.
 
     The lists have a line an image: its path below `PLACES205_IMAGES`, as a/abbey/gsun_0003.jpg, and the class's number.
     """
@@ -56,7 +57,7 @@ def places205_folder(root: Path, config: RunConfig[Any]) -> Splits:
         for number, line in enumerate(_lines(file, root), 1):
             fields = line.replace(",", " ").split()
             if len(fields) != 2 or not fields[1].isdigit():
-                raise ValueError(f"{file}, line {number} must be a path and a class's number, not {line!r}")
+                raise UserError(f"{file}, line {number} must be a path and a class's number, not {line!r}")
             names.append(os.path.join(images, fields[0].lstrip("/")))
             labels.append(int(fields[1]))
             folders.setdefault(labels[-1], os.path.dirname(fields[0]))
@@ -65,7 +66,7 @@ def places205_folder(root: Path, config: RunConfig[Any]) -> Splits:
     classes = tuple(folders.get(label, "") for label in range(max(folders) + 1))
     missing = sorted(set(range(len(classes))) - set(parts["train"].labels_N.tolist()))
     if missing:
-        raise ValueError(f"{root / PLACES205_LISTS}: no training image is of class {missing[0]} of {len(classes)}")
+        raise UserError(f"{root / PLACES205_LISTS}: no training image is of class {missing[0]} of {len(classes)}")
     return Splits(parts["train"], None, parts["val"], classes)
 
 
@@ -73,7 +74,7 @@ def voc07_folder(root: Path, config: RunConfig[Any]) -> tuple[Splits, dict[str, 
     """VOC2007's trainval and test images, and by `train` and `test` what they show: int64 [N, 20], 1 the class, -1 not,
     0 only `difficult` objects of it.
 
-    An image's label is its position in its set, and its evaluation view the whole image. ValueError if the layout is
+    An image's label is its position in its set, and its evaluation view the whole image. UserError if the layout is
     another one.
     """
     base = next(
@@ -81,18 +82,18 @@ def voc07_folder(root: Path, config: RunConfig[Any]) -> tuple[Splits, dict[str, 
         None,
     )
     if base is None:
-        raise ValueError(f"--data {root} has no VOCdevkit/VOC2007/{VOC07_IMAGE_SETS}, nor has it VOC2007 or is it")
+        raise UserError(f"--data {root} has no VOCdevkit/VOC2007/{VOC07_IMAGE_SETS}, nor has it VOC2007 or is it")
     lists = base / VOC07_IMAGE_SETS
     classes = tuple(sorted(path.name.removesuffix("_trainval.txt") for path in lists.glob("*_trainval.txt")))
     if len(classes) != VOC07_NUM_CLASSES:
-        raise ValueError(f"{lists} has CLASS_trainval.txt of {len(classes)} classes, and VOC2007 {VOC07_NUM_CLASSES}")
+        raise UserError(f"{lists} has CLASS_trainval.txt of {len(classes)} classes, and VOC2007 {VOC07_NUM_CLASSES}")
     parts, shown = {}, {}
     for part, name in (("train", "trainval"), ("test", "test")):
         columns = [_voc07_list(lists / f"{of_class}_{name}.txt", root) for of_class in classes]
         images = list(columns[0])
         for of_class, column in zip(classes, columns, strict=True):
             if list(column) != images:
-                raise ValueError(f"{lists / f'{of_class}_{name}.txt'} lists other images than that of {classes[0]}")
+                raise UserError(f"{lists / f'{of_class}_{name}.txt'} lists other images than that of {classes[0]}")
         names = [str(base / "JPEGImages" / f"{image}.jpg") for image in images]
         _check_first(names, lists / f"{classes[0]}_{name}.txt")
         parts[part] = listed_images(names, range(len(names)), config, whole=True)
@@ -123,7 +124,7 @@ def _voc07_list(file: Path, root: Path) -> dict[str, int]:
     for number, line in enumerate(_lines(file, root), 1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in ("1", "-1", "0"):
-            raise ValueError(f"{file}, line {number} must be an image and 1, 0 or -1, not {line!r}")
+            raise UserError(f"{file}, line {number} must be an image and 1, 0 or -1, not {line!r}")
         shown[fields[0]] = int(fields[1])
     return shown
 
@@ -132,14 +133,14 @@ def _lines(file: Path, root: Path) -> list[str]:
     try:
         lines = [line for line in file.read_text().splitlines() if line.strip()]
     except FileNotFoundError:
-        raise ValueError(f"--data {root} has no {file.relative_to(root)}") from None
+        raise UserError(f"--data {root} has no {file.relative_to(root)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise UserError(f"{file} cannot be read: {error}") from None
     if not lines:
-        raise ValueError(f"{file} lists no images")
+        raise UserError(f"{file} lists no images")
     return lines
 
 
 def _check_first(names: list[str], file: Path) -> None:
     if not os.path.exists(names[0]):
-        raise ValueError(f"{file} names {names[0]}, which does not exist")
+        raise UserError(f"{file} names {names[0]}, which does not exist")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from negbench.evaluate.subject import Features, Subject
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import RunConfig
 
 _QUERY_CHUNK = 512
@@ -57,7 +58,7 @@ def knn_top1(
     query_chunk: int = _QUERY_CHUNK,
     bank_chunk: int = _BANK_CHUNK,
 ) -> dict[int, float]:
-    """Top-1 accuracy of `knn_predict`, a fraction in [0, 1], by k as asked for. Raises ValueError as `knn_predict`."""
+    """Top-1 accuracy of `knn_predict`, a fraction in [0, 1], by k as asked for. Raises UserError as `knn_predict`."""
     check_labelled("queries", queries_QD, query_labels_Q, num_classes)
     predictions = knn_predict(
         bank_MD,
@@ -96,19 +97,19 @@ def knn_predict(
     the lower class wins. A zero feature has cosine 0 with everything. Arithmetic is float32, or float64 for float64
     features; the chunks (images at a time) bound the memory and have no other effect beyond rounding.
 
-    Raises ValueError for empty or non-finite features, labels outside [0, num_classes), shapes that do not match,
+    Raises UserError for empty or non-finite features, labels outside [0, num_classes), shapes that do not match,
     a k or a chunk below 1, or a temperature that is not positive.
     """
     check_labelled("bank", bank_MD, bank_labels_M, num_classes)
     check_features("queries", queries_QD)
     if queries_QD.shape[1] != bank_MD.shape[1]:
-        raise ValueError(f"queries have {queries_QD.shape[1]} dimensions, the bank has {bank_MD.shape[1]}")
+        raise UserError(f"queries have {queries_QD.shape[1]} dimensions, the bank has {bank_MD.shape[1]}")
     if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be one or more positive numbers, not {list(ks)}")
+        raise UserError(f"ks must be one or more positive numbers, not {list(ks)}")
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+        raise UserError(f"temperature must be positive, not {temperature}")
     if min(query_chunk, bank_chunk) < 1:
-        raise ValueError(f"chunks must be positive, not {query_chunk} queries and {bank_chunk} bank images")
+        raise UserError(f"chunks must be positive, not {query_chunk} queries and {bank_chunk} bank images")
 
     bank_MD = F.normalize(full_precision(bank_MD), dim=1)
     bank_labels_M = bank_labels_M.to(bank_MD.device)
@@ -130,23 +131,23 @@ def knn_predict(
 
 
 def check_features(name: str, features_ND: Tensor) -> None:
-    """Raise ValueError unless the features are a finite matrix with at least one row; `name` says whose they are."""
+    """Raise UserError unless the features are a finite matrix with at least one row; `name` says whose they are."""
     if features_ND.ndim != 2 or not features_ND.numel():
-        raise ValueError(f"{name}: features must be a matrix with at least one row, not {list(features_ND.shape)}")
+        raise UserError(f"{name}: features must be a matrix with at least one row, not {list(features_ND.shape)}")
     if num_bad := int((~features_ND.isfinite().all(1)).sum()):
-        raise ValueError(f"{name}: the features of {num_bad} of {len(features_ND)} images are not finite")
+        raise UserError(f"{name}: the features of {num_bad} of {len(features_ND)} images are not finite")
 
 
 def check_labelled(name: str, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> None:
-    """`check_features`, and ValueError unless there is one label in [0, num_classes) for each row."""
+    """`check_features`, and UserError unless there is one label in [0, num_classes) for each row."""
     check_features(name, features_ND)
     if labels_N.shape != features_ND.shape[:1]:
-        raise ValueError(f"{name}: labels must have shape [{len(features_ND)}], not {list(labels_N.shape)}")
+        raise UserError(f"{name}: labels must have shape [{len(features_ND)}], not {list(labels_N.shape)}")
     if labels_N.dtype != torch.int64:
-        raise ValueError(f"{name}: labels must be int64, not {labels_N.dtype}")
+        raise UserError(f"{name}: labels must be int64, not {labels_N.dtype}")
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(f"{name}: labels must lie in [0, {num_classes}), not [{low}, {high}]")
+        raise UserError(f"{name}: labels must lie in [0, {num_classes}), not [{low}, {high}]")
 
 
 def full_precision(features_ND: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 from negbench.data.sets import FolderSet, ResidentSet
 from negbench.data.splits import balanced_subset
 from negbench.evaluate.request import Request
+from negbench.runtime.errors import UserError
 
 
 def choose_labels(images: ResidentSet | FolderSet, num_classes: int, request: Request) -> tuple[Tensor, dict[str, Any]]:
     """Positions (ascending) of the images whose labels are used, and what the record says of the choice.
 
     Our own choice depends on the images' labels only, so all runs on the same images share it, and a smaller share's is
-    contained in a larger one's. It has at least one image of each class. ValueError if a list cannot be used.
+    contained in a larger one's. It has at least one image of each class. UserError if a list cannot be used.
     """
     labels_N = images.labels_N.cpu()
     if request.labels_file is not None:
@@ -37,10 +38,10 @@ def choose_labels(images: ResidentSet | FolderSet, num_classes: int, request: Re
 def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
     """Positions (ascending) of the images that the lines of `file` name: `NAME`, or `CLASS/NAME` where names repeat.
 
-    ValueError for a name that none or several of the images have, or that stands there twice.
+    UserError for a name that none or several of the images have, or that stands there twice.
     """
     if not isinstance(images, FolderSet):
-        raise ValueError(f"--labels-file {file} lists names of files, and only image folders have these")
+        raise UserError(f"--labels-file {file} lists names of files, and only image folders have these")
     positions = defaultdict(list)
     for position in range(len(images)):
         parts = PurePath(images.path(position)).parts
@@ -49,7 +50,7 @@ def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--labels-file {file} cannot be read: {error}") from None
+        raise UserError(f"--labels-file {file} cannot be read: {error}") from None
     chosen: dict[int, str] = {}
     for number, name in enumerate(map(str.strip, lines), 1):
         if not name:
@@ -58,12 +59,12 @@ def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
         if len(found) != 1:
             what = f"is the name of {len(found)}" if found else "is none"
             rest = f"; write CLASS/{name}" if found else ""
-            raise ValueError(
+            raise UserError(
                 f"--labels-file {file}, line {number}: {name} {what} of the {len(images):,} training images{rest}"
             )
         if found[0] in chosen:
-            raise ValueError(f"--labels-file {file}, line {number}: {name} stands there twice")
+            raise UserError(f"--labels-file {file}, line {number}: {name} stands there twice")
         chosen[found[0]] = name
     if len(chosen) < 2:
-        raise ValueError(f"--labels-file {file} names {len(chosen)} images; at least two are needed")
+        raise UserError(f"--labels-file {file} names {len(chosen)} images; at least two are needed")
     return torch.tensor(sorted(chosen), dtype=torch.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 from negbench.data.splits import split_for_probe
 from negbench.evaluate.protocols.knn import check_labelled, full_precision
 from negbench.evaluate.subject import Features, Subject
+from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 
 GRID = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)  # DINOv2's, arXiv:2304.07193
@@ -124,13 +125,13 @@ def train_probes(
     standardised one by one with the training images' mean and standard deviation, so that the same learning rates
     fit methods whose features differ in scale. Dimensions that are constant in training are only centred, and never
     get a weight. Arithmetic is float32, or float64 for float64 features; nothing of the size of the features is
-    copied unless they are stored in lower precision. Raises ValueError as `linear_probe`.
+    copied unless they are stored in lower precision. Raises UserError as `linear_probe`.
     """
     check_labelled("train", train_ND, train_labels_N, num_classes)
     if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+        raise UserError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
     if not lrs or not all(0 < lr < math.inf for lr in lrs) or len(set(lrs)) < len(lrs):
-        raise ValueError(f"lrs must be different positive numbers, not {list(lrs)}")
+        raise UserError(f"lrs must be different positive numbers, not {list(lrs)}")
 
     std_D, mean_D = torch.std_mean(full_precision(train_ND), dim=0, correction=0)
     scale_D = torch.where(std_D > 0, std_D, 1.0)
@@ -185,7 +186,7 @@ def linear_probe(
     thirteen learning rates is DINOv2's (arXiv:2304.07193); unlike there, they are not scaled by the batch size,
     features are standardised, and the choice is made on images held out from training.
 
-    Raises ValueError for a set without images (as the validation set, if none was held out), non-finite features,
+    Raises UserError for a set without images (as the validation set, if none was held out), non-finite features,
     labels outside [0, num_classes), shapes that do not match, fewer than one epoch or image a batch, or learning
     rates that are not positive and different.
     """
@@ -193,7 +194,7 @@ def linear_probe(
     check_labelled("test", test_ND, test_labels, num_classes)
     if not train_ND.shape[1:] == validation_ND.shape[1:] == test_ND.shape[1:]:
         shapes = [list(features.shape) for features in (train_ND, validation_ND, test_ND)]
-        raise ValueError(f"train, validation and test features must have equal dimensions, not {shapes}")
+        raise UserError(f"train, validation and test features must have equal dimensions, not {shapes}")
     probes = train_probes(train_ND, train_labels, num_classes, epochs, batch_size, seed, lrs)
     by_lr = dict(zip(lrs, probes.top1(validation_ND, validation_labels), strict=True))
     best = [lr for lr in lrs if by_lr[lr] == max(by_lr.values())]

@@ -17,6 +17,7 @@ from negbench.data.splits import split_validation
 from negbench.evaluate.protocols.datasets import digest_of, image_folder
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Features, Subject
+from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -31,7 +32,7 @@ def transfer(subject: Subject, request: Request) -> dict[str, Any]:
     settings = request.settings
     splits = image_folder(request.data, subject.config)
     if len(splits.classes) < 2:
-        raise ValueError(f"--data {request.data} has one class; there must be two or more to tell apart")
+        raise UserError(f"--data {request.data} has one class; there must be two or more to tell apart")
     moved = subject.on(splits)
     (train_NF, labels_N), (test_NF, test_labels_N) = (arrays(moved.features(part)) for part in ("train", "test"))
     if moved.holds_out:
@@ -70,11 +71,11 @@ def transfer(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def _held_out(labels_N: Array, share: float) -> tuple[Array, Array]:
-    """Positions to fit on and to choose by. ValueError if there are too few."""
+    """Positions to fit on and to choose by. UserError if there are too few."""
     try:
         kept_N, held_out_N = split_validation(torch.from_numpy(labels_N), share, "transfer")
-    except ValueError:
-        raise ValueError(
+    except UserError:
+        raise UserError(
             f"{len(labels_N)} training images are too few to hold {share:g} of each class out; "
             "choose another share with --set holdout=SHARE"
         ) from None

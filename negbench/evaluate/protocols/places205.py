@@ -8,6 +8,7 @@ from negbench.evaluate.protocols.datasets import digest_of, places205_folder
 from negbench.evaluate.protocols.linear import linear_on
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
+from negbench.runtime.errors import UserError
 
 _HOLDOUT = 0.1  # of the training images, to choose the learning rate by
 
@@ -19,15 +20,15 @@ def places205(subject: Subject, request: Request) -> dict[str, Any]:
     splits = places205_folder(request.data, subject.config)
     train, num_images, num_classes = splits.train, settings.num_images, len(splits.classes)
     if num_images is not None and not num_classes <= num_images <= len(train):
-        raise ValueError(
+        raise UserError(
             f"num_images (--set) must be from {num_classes:,}, one a class, to {len(train):,}, not {num_images}"
         )
     if num_images is not None:
         train = train.subset(balanced_subset(train.labels_N, num_images, "places205"))
     try:
         kept_N, held_out_N = split_validation(train.labels_N, _HOLDOUT, "places205")
-    except ValueError:
-        raise ValueError(f"{len(train)} training images are too few to hold a tenth of each class out") from None
+    except UserError:
+        raise UserError(f"{len(train)} training images are too few to hold a tenth of each class out") from None
     moved = subject.on(replace(splits, train=train.subset(kept_N), validation=train.subset(held_out_N)))
     return linear_on(moved, settings.epochs, settings.batch_size) | {
         "num_classes": num_classes,

@@ -15,6 +15,7 @@ from negbench.evaluate.protocols.average_precision import average_precisions
 from negbench.evaluate.protocols.datasets import digest_of, voc07_folder
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
+from negbench.runtime.errors import UserError
 from negbench.settings.protocol_settings import Voc07
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def voc07(subject: Subject, request: Request) -> dict[str, Any]:
         shows[part] = shown[part][made.labels_N.cpu()].numpy()  # of the images that could be decoded
     for name, test_N in zip(splits.classes, shows["test"].T, strict=True):
         if not (test_N > 0).any():
-            raise ValueError(f"--data {request.data}: no test image shows {name}, so it has no average precision")
+            raise UserError(f"--data {request.data}: no test image shows {name}, so it has no average precision")
     by_class = {}
     for number, name in enumerate(splits.classes):
         train_N, test_N = (shows[part][:, number] for part in ("train", "test"))
@@ -71,7 +72,7 @@ def voc07(subject: Subject, request: Request) -> dict[str, Any]:
 def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, name: str) -> tuple[float, float]:
     """The cost with the highest mean average precision over the folds, the first of equals, and that precision.
 
-    Folds are stratified blocks in the images' order. ValueError if a fold would lack positive or negative images.
+    Folds are stratified blocks in the images' order. UserError if a fold would lack positive or negative images.
     """
     from sklearn.model_selection import cross_val_score
 
@@ -79,7 +80,7 @@ def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, 
     features_NF, shown_N = features_NF[known_N], shown_N[known_N]
     fewest = min(int((shown_N > 0).sum()), int((shown_N < 0).sum()))
     if fewest < settings.folds:
-        raise ValueError(
+        raise UserError(
             f"{name} has {fewest} positive (or negative) training images; {settings.folds} folds need as many"
         )
     with _without_warnings():

@@ -13,6 +13,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from negbench.records.files import read_json
 from negbench.records.outcome import recorded
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
 
 
@@ -64,7 +65,7 @@ class RunJob:
     def _run(self) -> None:
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         if restarts > self.max_requeues:
-            raise ValueError(f"requeued {restarts} times, more than cluster.max_requeues {self.max_requeues}")
+            raise UserError(f"requeued {restarts} times, more than cluster.max_requeues {self.max_requeues}")
         from negbench.launch.here import run_here
         from negbench.settings.resolve import resolve
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from negbench.records.files import read_json
 from negbench.records.jobs import is_active, jobs_if_asked
 from negbench.records.status import is_locked, status_of
+from negbench.runtime.errors import UserError
 
 POLL_SECONDS = 0.5
 JOB_POLL_SECONDS = 5.0
@@ -15,16 +16,16 @@ RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
 
 
 def log_of(run: Path, rank: int = 0) -> Path:
-    """Where the newest job of `run`, or its process, writes. ValueError if it has none."""
+    """Where the newest job of `run`, or its process, writes. UserError if it has none."""
     note = read_json(run / "job.json")
     if note:
         if rank >= note.get("num_ranks", 1):
-            raise ValueError(f"{run} has {note.get('num_ranks', 1)} ranks, numbered from 0; there is no rank {rank}")
+            raise UserError(f"{run} has {note.get('num_ranks', 1)} ranks, numbered from 0; there is no rank {rank}")
         job_id = note["job_id"]
         return Path(note["folder"]) / job_id / f"{job_id}_{rank}_log.out"
     if (run / RUN_LOG).exists():
         return run / RUN_LOG
-    raise ValueError(f"{run} has no log: it is not a run of a job or a sweep" if run.is_dir() else f"no run {run}")
+    raise UserError(f"{run} has no log: it is not a run of a job or a sweep" if run.is_dir() else f"no run {run}")
 
 
 def follow_log(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from negbench.records.files import filesystem
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import GPU, ClusterConfig, minutes_of
 from negbench.settings.resolve import Resolved
 
@@ -33,7 +34,7 @@ class Node:
 
 
 def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -> None:
-    """ValueError if a run's output cannot be written, its data is missing, or its processes cannot share the batch."""
+    """UserError if a run's output cannot be written, its data is missing, or its processes cannot share the batch."""
     from negbench.data.load import load_splits
     from negbench.settings.steps import check_batch, steps_per_epoch
 
@@ -49,13 +50,13 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
 
 
 def _check_writable(output: Path) -> None:
-    """ValueError if nothing can be made there. Tried: for root, permissions alone say nothing."""
+    """UserError if nothing can be made there. Tried: for root, permissions alone say nothing."""
     existing = _existing(output)
     try:
         with tempfile.TemporaryDirectory(dir=existing):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
+        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
 
 
 def _existing(output: Path) -> Path:
@@ -63,10 +64,10 @@ def _existing(output: Path) -> Path:
 
 
 def check_cluster(cluster: ClusterConfig, output: Path) -> None:
-    """ValueError if Slurm cannot be reached or can never run such a job."""
+    """UserError if Slurm cannot be reached or can never run such a job."""
     for program in ("sbatch", "srun", "scontrol", "squeue", "scancel"):
         if shutil.which(program) is None:
-            raise ValueError(
+            raise UserError(
                 f"--cluster slurm: {program} is not on PATH; submit from a login node, or use --cluster local"
             )
     limits = {entry["PartitionName"]: entry for entry in _show("partition")}
@@ -74,24 +75,24 @@ def check_cluster(cluster: ClusterConfig, output: Path) -> None:
     nodes = [node for node in _nodes() if node.partitions & wanted]
     where = f"partition {','.join(sorted(wanted))}"
     if cluster.nodes > len(nodes):
-        raise ValueError(f"--nodes {cluster.nodes}: {where} has {len(nodes)}")
+        raise UserError(f"--nodes {cluster.nodes}: {where} has {len(nodes)}")
     _check_gpus(cluster, nodes, where)
     longest = max(_limit_min(limits[name]["MaxTime"]) for name in wanted)
     if cluster.time_min > longest:
-        raise ValueError(f"--time {cluster.time}: {where} allows at most {longest:.0f} minutes")
+        raise UserError(f"--time {cluster.time}: {where} allows at most {longest:.0f} minutes")
     if not cluster.output_is_shared and not all(node.is_here for node in nodes):
         _check_shared(output)
 
 
 def check_script(script: str) -> None:
-    """ValueError with Slurm's own words if sbatch would refuse the script. Submits nothing."""
+    """UserError with Slurm's own words if sbatch would refuse the script. Submits nothing."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
         done = _run("sbatch", "--test-only", file.name)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["sbatch gave no reason"]
-        raise ValueError(f"Slurm refuses the job: {said[-1].removeprefix('allocation failure: ')}")
+        raise UserError(f"Slurm refuses the job: {said[-1].removeprefix('allocation failure: ')}")
 
 
 def _partitions(cluster: ClusterConfig, limits: dict[str, dict[str, str]]) -> set[str]:
@@ -99,11 +100,11 @@ def _partitions(cluster: ClusterConfig, limits: dict[str, dict[str, str]]) -> se
     if cluster.partition is None:
         default = {name for name, entry in limits.items() if entry.get("Default") == "YES"}
         if not default:
-            raise ValueError(f"this cluster has no default partition; choose one with --partition: {known}")
+            raise UserError(f"this cluster has no default partition; choose one with --partition: {known}")
         return default
     wanted = set(cluster.partition.split(","))
     if unknown := wanted - limits.keys():
-        raise ValueError(f"--partition {cluster.partition}: there is no {min(unknown)!r}; known: {known}")
+        raise UserError(f"--partition {cluster.partition}: there is no {min(unknown)!r}; known: {known}")
     return wanted
 
 
@@ -115,7 +116,7 @@ def _check_gpus(cluster: ClusterConfig, nodes: Sequence[Node], where: str) -> No
     if len(fitting) >= cluster.nodes:
         return
     present = {f"{kind}:{number}" if kind else str(number) for node in nodes for kind, number in node.gpus.items()}
-    raise ValueError(
+    raise UserError(
         f"--gpus-per-node {cluster.gpus_per_node}: {len(fitting)} of {where}'s {len(nodes)} nodes have as many, "
         f"{cluster.nodes} needed; GPUs a node: {', '.join(sorted(present)) or 'none'}"
     )
@@ -125,7 +126,7 @@ def _check_shared(output: Path) -> None:
     existing = _existing(output)
     kind = filesystem(existing) or "unknown"
     if not SHARED_FILESYSTEMS.match(kind):
-        raise ValueError(
+        raise UserError(
             f"--output {output}: {existing} is on a local filesystem ({kind}) that the other nodes do not see; choose "
             "a shared folder, or --set cluster.output_is_shared=true if they do see it"
         )
@@ -152,7 +153,7 @@ def _show(what: str) -> list[dict[str, str]]:
     done = _run("scontrol", "show", what, "-o")
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise ValueError(f"--cluster slurm: scontrol does not reach Slurm's controller ({said[0]})")
+        raise UserError(f"--cluster slurm: scontrol does not reach Slurm's controller ({said[0]})")
     return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in done.stdout.splitlines() if "=" in line]
 
 
@@ -160,4 +161,4 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"--cluster slurm: {command[0]} has not answered for {TIMEOUT_SECONDS} s") from None
+        raise UserError(f"--cluster slurm: {command[0]} has not answered for {TIMEOUT_SECONDS} s") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 import negbench
 from negbench.records.files import write_atomically
 from negbench.runtime.environment import git_revision
+from negbench.runtime.errors import UserError
 from negbench.settings.plugins import package_folder
 from negbench.settings.resolve import Resolved
 
@@ -15,14 +16,14 @@ _NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "methods", "configs")
 def take_snapshot(folder: Path) -> None:
     """The package into `folder/negbench` in its installed layout: `methods` and `configs` lie inside.
 
-    A checkout has them beside the package, and a copy without them would import the live ones. ValueError if the
+    A checkout has them beside the package, and a copy without them would import the live ones. UserError if the
     folder cannot be made.
     """
     package = folder / "negbench"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
     shutil.copytree(Path(negbench.__file__).parent, package, ignore=_NOT_CODE)
     for name in ("methods", "configs"):
         shutil.copytree(

@@ -20,6 +20,7 @@ from negbench.launch.jobs.background import BackgroundExecutor
 from negbench.launch.jobs.job import RunJob
 from negbench.launch.jobs.snapshot import copy_request, take_snapshot
 from negbench.records.files import write_json
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
@@ -48,7 +49,7 @@ class Submission:
         return _make_sbatch_string(command=command, folder=folder / "%j", map_count=count, **self.parameters(folder))
 
     def submit(self, folder: Path) -> list[str]:
-        """Job ids in the order of the runs, each noted in its run's `job.json`. ValueError if sbatch refuses."""
+        """Job ids in the order of the runs, each noted in its run's `job.json`. UserError if sbatch refuses."""
         code = folder / "code"
         take_snapshot(code)
         jobs = [self._job(run, texts, code) for run, texts in zip(self.runs, self.overrides, strict=True)]
@@ -62,7 +63,7 @@ class Submission:
                     submitted = [executor.submit(job) for job in jobs]
             except submitit.core.utils.FailedJobError as error:
                 shutil.rmtree(folder)
-                raise ValueError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
+                raise UserError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
         else:
             executor = BackgroundExecutor(folder / "%j", self.cluster, self.max_parallel)
             threads = processes.threads((self.max_parallel or 1) * self.cluster.num_processes)

@@ -16,6 +16,7 @@ from negbench.records.files import read_json
 from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, release_held
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
 
@@ -35,7 +36,7 @@ def submit_runs(
     name: str | None = None,
     max_parallel: int | None = None,
 ) -> None:
-    """Submit all of `runs` at once. ValueError, and nothing submitted, if a check fails.
+    """Submit all of `runs` at once. UserError, and nothing submitted, if a check fails.
 
     A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
     """
@@ -85,19 +86,19 @@ def submit_command(
     path.write_text(script)
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"the sweep is submitted, but not {shlex.join(arguments)!r} after it: {done.stderr.strip()}")
+        raise UserError(f"the sweep is submitted, but not {shlex.join(arguments)!r} after it: {done.stderr.strip()}")
     print(f"Slurm job {done.stdout.strip()}: negbench {shlex.join(arguments)}, when they have ended")
 
 
 def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
-    """ValueError if one of them has a job that waits or runs."""
+    """UserError if one of them has a job that waits or runs."""
     notes = {output / run.run_id: read_json(output / run.run_id / "job.json") for run in runs}
     known = jobs_of(notes.values())
     if held := release_held(notes.values(), known):
-        raise ValueError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
+        raise UserError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
     for path, note in notes.items():
         if is_active(note, known):
-            raise ValueError(
+            raise UserError(
                 f"{path} already has job {note['job_id']}; `negbench cancel` ends it, `negbench logs -f` shows it"
             )
 

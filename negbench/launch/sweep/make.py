@@ -10,6 +10,7 @@ from pathlib import Path
 from negbench.launch.jobs.submit import submit_runs
 from negbench.launch.sweep.missing import missing
 from negbench.launch.sweep.pool import Pool
+from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig, seconds_of
 from negbench.settings.grid import Planned
 
@@ -32,11 +33,11 @@ def make_missing(
 ) -> int:
     """Exit code: 0 if all are made, submitted or shown, 1 if some are not done, 124 if `within` is over, 128 + signal.
 
-    `within` counts from `began`, of time.monotonic. ValueError, and nothing started, if a check fails; `started` is
+    `within` counts from `began`, of time.monotonic. UserError, and nothing started, if a check fails; `started` is
     called when all have passed.
     """
     if within is not None and where.launcher != "none":
-        raise ValueError("--within is for runs here; a job's limit is --time")
+        raise UserError("--within is for runs here; a job's limit is --time")
     seconds = None if within is None else _seconds_left(within, began)
     chosen, left_alone = missing(runs, output, retry_failed)
     for state, count in left_alone.items():
@@ -81,5 +82,5 @@ def make_missing(
 def _seconds_left(within: str, began: float) -> float:
     try:
         return max(0.0, began + seconds_of(within) - time.monotonic())
-    except ValueError as error:
-        raise ValueError(f"--within: {error}") from None
+    except UserError as error:
+        raise UserError(f"--within: {error}") from None

@@ -50,7 +50,7 @@ class Pool:
     _active: dict[int, Active] = field(default_factory=dict, init=False)  # by slot
 
     def check(self, runs: Sequence[Planned]) -> None:
-        """ValueError if one of them could not start here: before the first starts, and with nothing written."""
+        """UserError if one of them could not start here: before the first starts, and with nothing written."""
         check_gpus(self.cluster)
         if self.device == "cuda":
             from negbench.runtime.device import choose_device

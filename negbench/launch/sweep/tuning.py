@@ -19,6 +19,7 @@ from negbench.records.tunings import (
     is_tuning,
     read_record,
 )
+from negbench.runtime.errors import UserError
 from negbench.settings.grid import Planned
 from negbench.settings.keys import Flat, is_scientific, leaves, name_of, parse_override, read_yaml, unflatten
 from negbench.settings.resolve import resolve
@@ -36,19 +37,19 @@ REFUSED = {
 def plan_trials(
     methods: Sequence[str], study: str, settings: Sequence[str], num_trials: int, seed: int
 ) -> tuple[TuningRecord, list[Planned]]:
-    """What `tuning.json` will say, and the runs: the first trial of each method, then the second. ValueError for the
+    """What `tuning.json` will say, and the runs: the first trial of each method, then the second. UserError for the
     user's mistakes."""
     keys = [parse_override(text)[0] for text in settings]
     for key, reason in REFUSED.items():
         if key in keys:
-            raise ValueError(f"--set {key}: {reason}")
+            raise UserError(f"--set {key}: {reason}")
     planned: dict[str, list[Planned]] = {}
     record: dict[str, PlannedMethod] = {}
     for method in methods:
         first = resolve(method, study, settings, seed)
         name = first.method_file.name
         if name in record:
-            raise ValueError(f"--methods names {name} twice: {','.join(methods)}")
+            raise UserError(f"--methods names {name} twice: {','.join(methods)}")
         space = read_space(first, methods)
         trials = draw(space, num_trials, seed, name)
         drawn = [tuple(f"{key}={json.dumps(value)}" for key, value in values.items()) for values in trials]
@@ -58,16 +59,14 @@ def plan_trials(
         ]
         ids = [run.resolved.run_id for run in planned[name]]
         if len(set(ids)) < len(ids):
-            raise ValueError(
-                f"{first.study_file}: tuning draws values for {name} that mean the same, as 0.1 and '1e-1'"
-            )
+            raise UserError(f"{first.study_file}: tuning draws values for {name} that mean the same, as 0.1 and '1e-1'")
         file = str(first.method_file.path) if first.method_file.module is None else None
         of_method = [PlannedTrial(run_id=run_id, values=values) for run_id, values in zip(ids, trials, strict=True)]
         record[name] = PlannedMethod(space=space, trials=of_method, file=file)
     config = first.config
     if not config.data.validation or not config.evaluate_every_epochs:
         missing = "evaluate_every_epochs" if config.data.validation else "data.validation"
-        raise ValueError(f"{missing} is 0, so there is no accuracy on held-out images to choose by")
+        raise UserError(f"{missing} is 0, so there is no accuracy on held-out images to choose by")
     scientific = {key for key, field in leaves(type(config)) if is_scientific(field)}
     base = json.dumps(read_study(first.study_file).base, sort_keys=True, default=str)
     return (
@@ -90,7 +89,7 @@ def plan_trials(
 def joined(folder: Path, new: TuningRecord) -> TuningRecord:
     """`new` with what `folder` holds already: other methods, or more trials of the same.
 
-    ValueError if that is a tuning by other settings.
+    UserError if that is a tuning by other settings.
     """
     if not is_tuning(folder):
         return new
@@ -98,16 +97,16 @@ def joined(folder: Path, new: TuningRecord) -> TuningRecord:
     other = f"{folder} holds trials of"
     for name in ("settings", "seed", "epochs", "track", "study"):
         if getattr(old, name) != getattr(new, name):
-            raise ValueError(
+            raise UserError(
                 f"{other} {name} {getattr(old, name)!r}, not {getattr(new, name)!r}; choose another --output"
             )
     if old.base != new.base:
-        raise ValueError(f"{other} another version of the study {new.study}; choose another --output")
+        raise UserError(f"{other} another version of the study {new.study}; choose another --output")
     methods = dict(old.methods)
     for name, planned in new.methods.items():
         known = methods.setdefault(name, planned)
         if any(a != b for a, b in zip(known.trials, planned.trials, strict=False)) or known.space != planned.space:
-            raise ValueError(f"{other} {name} by another version of the study; choose another --output")
+            raise UserError(f"{other} {name} by another version of the study; choose another --output")
         if len(planned.trials) > len(known.trials):
             methods[name] = planned
     return new.model_copy(update={"methods": methods})

@@ -5,18 +5,20 @@ Source: facebookresearch/detectron2, detectron2/modeling/backbone/resnet.py.
 
 import re
 
+from negbench.runtime.errors import UserError
+
 _STEM = {"conv1": "stem.conv1", "bn1": "stem.conv1.norm"}
 _IN_BLOCK = re.compile(r"layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<layer>conv[123]|bn[123]|downsample\.[01])")
 _SHORTCUT = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
 
 
 def to_detectron2(name: str) -> str:
-    """`layer1.0.bn2.weight` to `res2.0.conv2.norm.weight`. ValueError for a name that a ResNet's backbone has not."""
+    """`layer1.0.bn2.weight` to `res2.0.conv2.norm.weight`. UserError for a name that a ResNet's backbone has not."""
     layer, _, weight = name.rpartition(".")
     if layer in _STEM:
         return f"{_STEM[layer]}.{weight}"
     match = _IN_BLOCK.fullmatch(layer)
     if match is None:
-        raise ValueError(f"{name} is no weight of a ResNet's backbone")
+        raise UserError(f"{name} is no weight of a ResNet's backbone")
     within = _SHORTCUT.get(match["layer"]) or re.sub(r"^bn(\d)$", r"conv\1.norm", match["layer"])
     return f"res{int(match['stage']) + 1}.{match['block']}.{within}.{weight}"

@@ -9,6 +9,7 @@ from negbench.models.files.formats import FORMATS, write
 from negbench.models.files.source import find_source
 from negbench.models.files.weight_file import facts_beside
 from negbench.records.files import write_atomically
+from negbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,19 @@ class Export:
 def export(path: Path, format: str, output: Path | None, force: bool, warn: Callable[[str], None]) -> Export:
     """Write the backbone of the query encoder, whole or not at all, and `FILE.json` beside it.
 
-    ValueError if it cannot be done, or if one of the two files is there and not `force`.
+    UserError if it cannot be done, or if one of the two files is there and not `force`.
     """
     source = find_source(path, warn)
     chosen = FORMATS[format]
     target = output or source.folder / f"{source.name}{chosen.suffix}"
     if target.is_dir():
-        raise ValueError(f"--output {target} is a folder; name a file")
+        raise UserError(f"--output {target} is a folder; name a file")
     facts = facts_beside(target)
     if target.resolve() == path.resolve():
-        raise ValueError(f"{target} is what is exported; name another file with --output")
+        raise UserError(f"{target} is what is exported; name another file with --output")
     for file in (target, facts):
         if file.exists() and not force:
-            raise ValueError(f"{file} exists; --force replaces it, and --output FILE writes another")
+            raise UserError(f"{file} exists; --force replaces it, and --output FILE writes another")
     content = write(source, format)
     try:
         if output is None:
@@ -44,5 +45,5 @@ def export(path: Path, format: str, output: Path | None, force: bool, warn: Call
             + "\n",
         )
     except OSError as error:
-        raise ValueError(f"cannot write {target}: {error.strerror}") from None
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
     return Export(target, chosen.lines(source, target))

@@ -14,6 +14,7 @@ import torch
 from negbench.models.files.architecture import COUNTER
 from negbench.models.files.detectron2 import to_detectron2
 from negbench.models.files.source import Source
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import ModelConfig
 
 _CIFAR_STEM = "model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()"
@@ -29,16 +30,16 @@ class Format:
 
 
 def write(source: Source, format: str) -> bytes:
-    """The file's content. ValueError if the format cannot hold the backbone, or a package is missing."""
+    """The file's content. UserError if the format cannot hold the backbone, or a package is missing."""
     chosen, model = FORMATS[format], source.model
     if not chosen.holds(model):
         other = "torchvision, timm, safetensors or onnx" if model.name != "resnet8" else "safetensors or onnx"
-        raise ValueError(
+        raise UserError(
             f"{format} has no {model.name} with the stem {model.stem}, so no file of it can hold one; use {other}"
         )
     missing = [package for package in chosen.needs if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(f"--format {format} needs {' and '.join(missing)}: pip install 'negbench[export]'")
+        raise UserError(f"--format {format} needs {' and '.join(missing)}: pip install 'negbench[export]'")
     return chosen.content(source)
 
 

@@ -19,6 +19,7 @@ from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import COUNTER, State, first_of, nearest_architecture
 from negbench.models.files.weight_file import WeightFile, read
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 from negbench.settings.schema import ModelConfig
 
 
@@ -61,7 +62,7 @@ class FileEncoder:
     left_out: dict[str, int]  # number of all others by the first two parts of their names
 
     def build(self) -> Encoder:
-        """On the CPU, in evaluation mode. Without a projector that fits its embedding is a ValueError."""
+        """On the CPU, in evaluation mode. Without a projector that fits its embedding is a UserError."""
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
             backbone, feature_dim = build_backbone(self.model)
             projector = self.projector(feature_dim)
@@ -97,18 +98,18 @@ class NoProjector(nn.Module):
         self.reason = reason
 
     def forward(self, features: Tensor) -> Tensor:
-        raise ValueError(self.reason)
+        raise UserError(self.reason)
 
 
 def read_encoder(path: Path) -> FileEncoder:
-    """The encoder in a file. ValueError if the file cannot be read, or its backbone is not, whole, one of ours."""
+    """The encoder in a file. UserError if the file cannot be read, or its backbone is not, whole, one of ours."""
     file = read(path)
     for table in _tables(file.content):
         for layout in LAYOUTS:
             backbone, head, rest = _divide(table, layout)
             if any(name in backbone for name in _FIRST):
                 return _recognised(file, layout, backbone, head, [*rest, *_others(file.content, table)])
-    raise ValueError(
+    raise UserError(
         f"{path} holds no ResNet in a layout that negbench knows ({', '.join(layout.title for layout in LAYOUTS)}); "
         f"it holds {first_of(file.content) or 'nothing'}"
     )
@@ -123,13 +124,13 @@ def run_of(path: Path) -> RunFolder | None:
 def _recognised(file: WeightFile, layout: Layout, backbone: State, head: State, rest: list[str]) -> FileEncoder:
     model, differences = nearest_architecture(backbone)
     if differences.count:
-        raise ValueError(
+        raise UserError(
             f"{file.path} is none of resnet18, resnet34 and resnet50: of {model.name} with the stem {model.stem}, the "
             f"nearest, {differences}"
         )
     for name, tensor in [*backbone.items(), *head.items()]:
         if not name.endswith(COUNTER) and (problem := _problem(tensor)):
-            raise ValueError(f"{file.path} cannot be evaluated: its weight {layout.prefix + name} {problem}")
+            raise UserError(f"{file.path} cannot be evaluated: its weight {layout.prefix + name} {problem}")
     kept = {name: tensor for name, tensor in backbone.items() if name not in differences.elsewhere}
     others = [*(layout.prefix + name for name in differences.elsewhere), *rest]
     left_out = Counter(".".join(name.split(".")[:2]) for name in others)

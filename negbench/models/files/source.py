@@ -13,6 +13,7 @@ from negbench.models.files.layout import FileEncoder, read_encoder, run_of
 from negbench.records import checkpoint
 from negbench.records.files import read_json
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import flatten_raw, read_yaml
 from negbench.settings.schema import ModelConfig
 
@@ -39,15 +40,15 @@ class Source:
 
 
 def find_source(path: Path, warn: Callable[[str], None]) -> Source:
-    """The newest whole checkpoint of a run folder, or the encoder in a file. ValueError if there is none."""
+    """The newest whole checkpoint of a run folder, or the encoder in a file. UserError if there is none."""
     if not path.is_dir():
         return _source(read_encoder(path), path)
     run = RunFolder(path)
     if not run.config.exists():
-        raise ValueError(f"{path} is no run folder: it holds no config.yaml")
+        raise UserError(f"{path} is no run folder: it holds no config.yaml")
     newest = checkpoint.find_whole(run.checkpoints, warn)
     if newest is None:
-        raise ValueError(f"{path} holds no checkpoint to export; `negbench run` it first")
+        raise UserError(f"{path} holds no checkpoint to export; `negbench run` it first")
     return _source(read_encoder(newest), newest)
 
 
@@ -71,6 +72,6 @@ def _facts_of_run(run: RunFolder, encoder: FileEncoder) -> dict[str, Any]:
         view = {key: settings[f"views.first.{key}"] for key in ("mean", "std")}
         known = {"image_size": settings["data.image_size"], "view_policy": settings["views.policy"]}
     except KeyError as error:
-        raise ValueError(f"{run.config} lacks {error.args[0]}") from None
+        raise UserError(f"{run.config} lacks {error.args[0]}") from None
     run_id = read_json(run.summary).get("run_id", run.path.name)
     return known | {"run_id": run_id, "step": encoder.file.content.get("step"), "normalisation": view}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from negbench.records import checkpoint
 from negbench.records.files import read_json
+from negbench.runtime.errors import UserError
 from negbench.settings.section import Triple
 
 _NEEDS_CODE = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it does not unpickle
@@ -39,16 +40,16 @@ class Normalisation(BaseModel):
 
 
 def read(path: Path) -> WeightFile:
-    """The file's content on the CPU. ValueError if it cannot be read, is damaged, or would run code.
+    """The file's content on the CPU. UserError if it cannot be read, is damaged, or would run code.
 
     Its form shows in its first bytes, whatever it is called: safetensors, or what torch.save writes.
     """
     try:
         content = checkpoint.read_whole(path) if checkpoint.has_checksum(path) else path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"there is neither a run folder nor a file {path}") from None
+        raise UserError(f"there is neither a run folder nor a file {path}") from None
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     facts = read_json(facts_beside(path))
     if content[8:9] == b"{":
         values, metadata = _read_safetensors(path, content)
@@ -56,7 +57,7 @@ def read(path: Path) -> WeightFile:
     else:
         values = _read_torch(path, content)
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; a file of weights holds names and tensors")
+        raise UserError(f"{path} holds a {type(values).__name__}; a file of weights holds names and tensors")
     return WeightFile(path, hashlib.sha256(content).hexdigest(), values, _known(facts))
 
 
@@ -79,7 +80,7 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Any], dict[
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return tensors, json.loads(header.get("__metadata__", {}).get("negbench", "{}"))
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: as safetensors it cannot be read ({error})") from None
+        raise UserError(f"{path} is damaged: as safetensors it cannot be read ({error})") from None
 
 
 def _read_torch(path: Path, content: bytes) -> Any:
@@ -90,12 +91,12 @@ def _read_torch(path: Path, content: bytes) -> Any:
         said = str(error)
         name = match[1] if (match := _NEEDS_CODE.search(said)) else ""
         if name or "TorchScript" in said or ("Unsupported operand" in said and content.startswith(b"\x80")):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not loaded: reading {name or 'what it holds'} would run code of the file's; if you trust "
                 "its source, keep its weights alone, with torch.save(torch.load(FILE, 'cpu', weights_only=False)"
                 "['state_dict'], NEW), or the key that it has for them"
             ) from None
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged or no file of weights: neither torch.load nor safetensors reads it "
             f"({type(error).__name__}{': ' if said else ''}{(said.splitlines() or [''])[0][:80]})"
         ) from None

@@ -12,6 +12,7 @@ import negbench
 from negbench.report.page.tables import write_table
 from negbench.report.read.runs import Run
 from negbench.report.sections import BenchSection, Report, TuningSection
+from negbench.runtime.errors import UserError
 
 MANIFEST = "report.json"
 PAGE = "index.html"
@@ -20,7 +21,7 @@ PAGE = "index.html"
 def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
     """The page, tables, figures and `report.json` in `output`, which replaces an earlier report whole; the page's path.
 
-    ValueError if `output` holds anything but a report, or cannot be written.
+    UserError if `output` holds anything but a report, or cannot be written.
     """
     check_output(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -36,18 +37,18 @@ def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
         write_page(report, partial, tell)
         _replace(partial, output)
     except OSError as error:
-        raise ValueError(f"cannot write to {output}: {error.strerror or error}; choose another --output") from None
+        raise UserError(f"cannot write to {output}: {error.strerror or error}; choose another --output") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output / PAGE
 
 
 def check_output(output: Path) -> None:
-    """ValueError if `output` is there and no report."""
+    """UserError if `output` is there and no report."""
     if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists():
-        raise ValueError(f"--output {output} holds something else than a report; choose a new folder")
+        raise UserError(f"--output {output} holds something else than a report; choose a new folder")
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; choose a new folder")
+        raise UserError(f"--output {output} is a file; choose a new folder")
 
 
 def _replace(new: Path, old: Path) -> None:

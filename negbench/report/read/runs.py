@@ -20,6 +20,7 @@ from negbench.records.status import find_runs, is_run, status_of
 from negbench.records.summary import damage_of
 from negbench.records.tunings import is_tuning, tunings_in
 from negbench.records.tunings import study_of as tuned_study_of
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import OUT_OF_MEMORY
 from negbench.settings.keys import Flat, flatten_raw
 
@@ -81,7 +82,7 @@ class Run:
 def find(arguments: Sequence[str], default: Path) -> list[Path]:
     """Run folders: those named, those in folders named, and those of studies named, which `default` holds.
 
-    Without arguments all in `default`. ValueError if an argument names neither runs nor benches.
+    Without arguments all in `default`. UserError if an argument names neither runs nor benches.
     """
     found: list[Path] = []
     for argument in arguments or [str(default)]:
@@ -89,9 +90,9 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
         if path.is_dir():
             inside = [path] if is_run(path) else [] if is_tuning(path) else find_runs(path)
             if not inside and not any((is_bench(path), benches_in(path), is_tuning(path), tunings_in(path))):
-                raise ValueError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
+                raise UserError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
         elif path.exists():
-            raise ValueError(f"{path} is a file; name run folders, folders of runs, or studies")
+            raise UserError(f"{path} is a file; name run folders, folders of runs, or studies")
         else:
             studies: dict[str, list[Path]] = {}
             for run in find_runs(default) if default.is_dir() else []:
@@ -99,7 +100,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
             known_studies = {*studies, *map(study_of, benches_in(default)), *map(tuned_study_of, tunings_in(default))}
             if argument not in known_studies:
                 known = f"it has {', '.join(sorted(known_studies))}" if known_studies else "it holds no runs"
-                raise ValueError(f"{argument} is neither a folder nor a study in {default}; {known}")
+                raise UserError(f"{argument} is neither a folder nor a study in {default}; {known}")
             inside = studies.get(argument, [])
         found += inside
     return list(dict.fromkeys(found))

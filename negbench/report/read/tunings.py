@@ -5,6 +5,7 @@ from pathlib import Path
 
 from negbench.records.tunings import Tuning, is_tuning, load, study_of, tunings_in
 from negbench.report.read.runs import Run
+from negbench.runtime.errors import UserError
 
 
 def find_tunings(arguments: Sequence[str], default: Path) -> list[Path]:
@@ -25,6 +26,6 @@ def load_tunings(paths: Sequence[Path]) -> tuple[list[Tuning], list[Run]]:
     for path in paths:
         try:
             tunings.append(load(path))
-        except ValueError as error:
+        except UserError as error:
             unused.append(Run(path, "damaged", str(error)))
     return tunings, unused

@@ -1,0 +1,8 @@
+"""The exception for what a user can put right."""
+
+
+class UserError(ValueError):
+    """A mistake of the user: one sentence that says what is wrong, where, and what would be right. Exit code 2.
+
+    Any other exception is a defect: a traceback, and exit code 1.
+    """
