@@ -1,0 +1,43 @@
+"""What is called the user's mistake, and what a defect."""
+
+from pathlib import Path
+
+import pytest
+
+from negbench.runtime.errors import UserError
+from tests.cli.test_cli import invoke
+
+STUDY = ["--config", "quickstart", "--device", "cpu"]
+DEVICE, EXPORT = "negbench.runtime.device.choose_device", "negbench.models.files.export.export"
+COMMANDS = [
+    (["run", "--method", "moco", *STUDY], "negbench.launch.here.choose_device"),
+    (["sweep", "--methods", "moco", *STUDY], "negbench.launch.sweep.make.make_missing"),
+    (["tune", "--methods", "moco", *STUDY], "negbench.launch.sweep.make.make_missing"),
+    (["plan", "--method", "moco", *STUDY], DEVICE),
+    (["bench", *STUDY], DEVICE),
+    (["evaluate", "."], DEVICE),
+    (["export", ".", "--format", "onnx"], EXPORT),
+    (["report", "."], "negbench.report.read.runs.find"),
+    (["status", "--output", "."], "negbench.records.status.find_runs"),
+]
+
+
+@pytest.mark.parametrize("error", [ValueError, UserError])
+@pytest.mark.parametrize(("command", "place"), COMMANDS, ids=[command[0] for command, _ in COMMANDS])
+def test_an_error_of_numpy_or_torch_is_no_mistake_of_the_user(
+    command: list[str], place: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("operands could not be broadcast together")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, fail)
+    code, _, told = invoke(*command)
+    if error is UserError:
+        assert (code, told) == (2, "negbench: operands could not be broadcast together\n")
+    else:
+        assert (
+            code == 1
+            and "Traceback" in told
+            and told.endswith("ValueError: operands could not be broadcast together\n")
+        )
