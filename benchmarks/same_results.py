@@ -9,7 +9,7 @@ OLD's studies and records are given to both. One thread of a CPU takes some minu
 
 Numbers, keys, columns, tensors, identifiers and files that differ are printed, and the exit code is 1. What is under a
 key in `MEASURED` is a time, memory or a place, and may differ. Texts that differ, which are strings with a space, pages
-and pictures, are listed and do no harm. `RENAMED` says which keys OLD wrote under another name.
+and pictures, are listed and do no harm. `RENAMED` says which keys OLD wrote under another name, `ADDED` which it lacks.
 """
 
 import argparse
@@ -37,6 +37,11 @@ WORK = Path(tempfile.gettempdir()) / "negbench-same-results"  # records name fil
 INPUT_FOLDERS = {"configs": "configs", "reference": "results/reference"}
 NOT_MADE = (*INPUT_FOLDERS, "home", "log")  # in a revision's results, and not to be compared
 RENAMED: dict[str, str] = {}  # "summary.json:OLD_KEY": "NEW_KEY", at any depth of that file; a column of a table alike
+ADDED = {  # keys that NEW alone may have, at any depth of the file
+    "summary.json": frozenset(("ending", "changed")),
+    "environment.json": frozenset(("changed",)),
+    "job.json": frozenset(("changed",)),
+}
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
         *("time", "started", "seconds", "train_seconds", "step_seconds", "epoch_seconds", "epoch_seconds_median"),
@@ -120,7 +125,9 @@ def _compare_files(old_file: Path, new_file: Path, name: Path, found: Found) -> 
     differences = []
     for path in [*old, *(path for path in new if path not in old)]:
         where = f"{name}: {'.'.join(path)}"
-        if path not in new or path not in old:
+        if path not in old and ADDED.get(name.name, frozenset()).intersection(path):
+            found.counts["added values"] += 1
+        elif path not in new or path not in old:
             differences.append(f"{where} is {'missing' if path in old else 'new'}")
         elif name.parts[0] == "bench" or measured.intersection(path):
             found.counts["measurements, by key alone"] += 1

@@ -140,6 +140,19 @@ def test_a_renamed_key(trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
     assert compare(*trees).differences == []
 
 
+def test_a_key_may_be_added_to_one_file_alone(trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same_results, "ADDED", {"summary.json": {"ending"}})
+    for name in ("summary.json", "report.json"):
+        (path,) = trees[1].rglob(name)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"ending": {"kind": "done", "code": 0}}))
+    assert [line.partition(":")[2] for line in compare(*trees).differences] == [
+        " ending.kind is new",
+        " ending.code is new",
+    ]
+    assert all("report.json" in line for line in compare(*trees).differences)
+    assert any("ending.kind is missing" in line for line in compare(*reversed(trees)).differences)
+
+
 def test_what_a_bench_measures_is_compared_by_key(tmp_path: Path) -> None:
     for name, content in (("old", {"ms": 1.0}), ("new", {"ms": 2.0, "us": 3})):
         (tmp_path / name / "bench").mkdir(parents=True)
