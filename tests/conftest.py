@@ -87,5 +87,6 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
             records.write(output, study, "simclr", seed, knn, linear=knn, curve=(0.2, 0.6, 0.7, 0.75, 0.795))
     records.write(output, study, "byol", 0, 0.70, linear=0.72, curve=(0.2, 0.3, 0.5, 0.6, 0.69), negatives=0)
     records.write(output, study, "byol", 1, 0, state="failed", error="the loss is not finite from step 3 on")
-    records.write(output, study, "byol", 2, 0, state="failed", error="out of memory: CUDA out of memory; choose ...")
+    error = "out of memory: CUDA out of memory; choose ..."
+    records.write(output, study, "byol", 2, 0, state="failed", error=error, kind="out_of_memory")
     return output

@@ -102,7 +102,8 @@ def _cancel(run: Path) -> str:
     """What was done. UserError if there is nothing to end."""
     from negbench.records import jobs
     from negbench.records.files import read_json, write_json
-    from negbench.records.status import is_locked, status_of
+    from negbench.records.run_folder import is_locked
+    from negbench.records.status import status_of
 
     note, lock = read_json(run / "job.json"), read_json(run / "run.lock")
     if not note and not lock:

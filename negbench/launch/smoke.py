@@ -68,8 +68,6 @@ def _removed(folder: Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
     remove()
-    try:
-        with recorded_by(lambda ending: remove()):  # the end of another rank does not come by here
-            yield
-    finally:
-        remove()
+    with recorded_by(lambda ending: remove()):
+        yield
+    remove()

@@ -3,40 +3,47 @@
 Imports no torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
+from negbench.records import earlier
 from negbench.records.files import write_json
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
-from negbench.records.status import is_locked
-from negbench.runtime.failure import Ending, ending_of, recorded_by
+from negbench.runtime.failure import Ending, recorded_by
+
+DONE = Ending("done", 0)
+_STATUS = {"done": "done", "lost_process": "interrupted", "interrupted": "interrupted", "requeued": "interrupted"}
 
 
-def outcome_of(ending: Ending) -> dict[str, str]:
-    """`status` and `error` of the summary."""
-    return {"status": "failed" if ending.code in (1, 2) else "interrupted", "error": ending.reason}
+def outcome_of(ending: Ending) -> dict[str, Any]:
+    """Return `status`, `error` and `ending` of the summary."""
+    return {
+        "status": _STATUS.get(ending.kind, "failed"),
+        "error": None if ending.kind == "done" else ending.reason,
+        "ending": {"kind": ending.kind, "code": ending.code, "signal": ending.signal},
+    }
+
+
+def ending_in(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return kind, exit code and signal of the recorded end; those that are unknown are missing."""
+    ending = summary.get("ending")
+    return ending if isinstance(ending, dict) else earlier.ending_of(summary)
 
 
 @contextmanager
-def recorded(path: Path, **known: Any) -> Iterator[None]:
-    """An exception inside, or the end that another rank announces, is recorded in the summary of the run folder `path`.
+def recorded(folder: RunFolder, facts: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """Record in the run's summary that an exception leaves the block, or the end that another rank announces.
 
-    It joins what the summary holds and what is `known` of the run. Nothing is written where there is no such folder
-    (a mistake made at a terminal leaves nothing), where the run is done, or while a process holds it.
+    It joins what the summary holds and `facts()` of the run. Nothing is written where there is no such folder (a
+    mistake made at a terminal leaves nothing), where the run is done, or where another process holds it.
     """
 
     def record(ending: Ending) -> None:
-        folder = RunFolder(path)
         with suppress(OSError):  # the error itself matters more than its record
-            if path.is_dir() and not folder.done.exists() and not is_locked(path / "run.lock"):
-                content = folder.read_summary() | known | {"schema_version": SCHEMA_VERSION} | outcome_of(ending)
+            if folder.takes_an_ending():
+                content = folder.read_summary() | facts() | {"schema_version": SCHEMA_VERSION} | outcome_of(ending)
                 write_json(folder.summary, content)
 
-    try:
-        with recorded_by(record):
-            yield
-    except BaseException as error:
-        record(ending_of(error))
-        raise
+    with recorded_by(record):
+        yield

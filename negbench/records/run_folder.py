@@ -71,6 +71,11 @@ class RunFolder:
         """Whether no later attempt has taken the run over."""
         return bool(self._read_lock().get("attempt") == self.attempt)
 
+    def takes_an_ending(self) -> bool:
+        """Whether this process may record that the run has failed: it holds the run, or nobody does."""
+        is_free = self.is_ours() if self.attempt else not is_locked(self.path / "run.lock")
+        return is_free and self.path.is_dir() and not self.done.exists()
+
     def check_still_ours(self) -> None:
         """RuntimeError if a later attempt has taken the run over."""
         if not self.is_ours():
@@ -163,6 +168,23 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.name != "run.lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run's lock; a lock of another machine may not show."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _slurm_attempt() -> dict[str, Any]:

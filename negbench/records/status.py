@@ -3,9 +3,7 @@
 Imports no torch.
 """
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,15 @@ import yaml
 
 from negbench.records.files import read_json
 from negbench.records.jobs import Job, is_active, waits_here
-from negbench.records.run_folder import RunFolder
+from negbench.records.outcome import ending_in
+from negbench.records.run_folder import RunFolder, is_locked
 from negbench.runtime.errors import UserError
 
 TAIL_BYTES = 1 << 16
+_REASONS = {  # of endings that are nobody's mistake
+    "requeued": "the job's time here is over",
+    "lost_process": "another process of this run is gone",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class RunStatus:
     """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
 
     interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
-    could not be asked, and the run's folder does not tell.
+    could not be asked, and the run's folder does not tell. `ending` is the recorded kind of a run that has
+    ended.
     """
 
     run_id: str
@@ -42,6 +46,7 @@ class RunStatus:
     images_per_second: float | None = None
     seconds_left: float | None = None
     node: str = ""
+    ending: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +107,7 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
         images_per_second=newest.get("images_per_second"),
         seconds_left=left,
         node=(job.nodes if job else str(lock.get("host", ""))) if active else "",
+        ending=str(ending_in(summary).get("kind", "")) if state == summary.get("status") else "",
     )
 
 
@@ -120,10 +126,7 @@ def _state(
     if "cancelled" in note:
         return "cancelled", ""
     if (status := summary.get("status")) in ("failed", "interrupted"):
-        reason = str(summary.get("error") or "").partition("\n")[0]
-        if status == "interrupted":
-            reason = reason.partition(";")[0].removeprefix("interrupted by ")
-        return str(status), reason
+        return str(status), _reason(summary)
     if job is not None and job.state == "CANCELLED":
         return "cancelled", ""
     if folder.environment.exists():
@@ -131,21 +134,12 @@ def _state(
     return ("dead", "its job ended before it started") if note else ("new", "")
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the run's lock; a lock of another machine may not show."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+def _reason(summary: dict[str, Any]) -> str:
+    ending = ending_in(summary)
+    kind, signal = ending.get("kind"), ending.get("signal")
+    if kind == "interrupted" and signal:
+        return str(signal)
+    return _REASONS.get(str(kind)) or str(summary.get("error") or "").partition("\n")[0]
 
 
 def _config(folder: RunFolder) -> dict[str, Any]:

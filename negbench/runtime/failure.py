@@ -4,6 +4,7 @@ The first rank to fail announces it in the ranks' store. The others look there e
 where their main thread waits in a collective for the one that is gone. Imports no torch before it is needed.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -13,9 +14,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from negbench.runtime.errors import UserError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 AGAIN = 75  # sysexits.h EX_TEMPFAIL: the same command goes on from the checkpoint
 AGAIN_VARIABLE = "NEGBENCH_AGAIN"  # in a job: the exit code that its launcher takes for that
 LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
-OUT_OF_MEMORY = "out of memory"  # how the reason of such an ending starts
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
 end_requested = threading.Event()  # by a launcher, of a rank that has failed and first says why it ends
@@ -46,55 +46,81 @@ class StorageError(RuntimeError):
     """A checkpoint or a record could not be written; the message says where and what is whole."""
 
 
+Kind = Literal[
+    "done",
+    "user_error",
+    "defect",
+    "out_of_memory",
+    "not_finite",  # a loss or a gradient
+    "storage",  # a checkpoint or a record could not be written
+    "lost_process",  # another rank is gone
+    "interrupted",
+    "requeued",  # the job's time is over
+]
+
+
 @dataclass(frozen=True)
 class Ending:
-    """An exit code and what is printed; nothing if that has been done elsewhere."""
+    """Kind, exit code and signal of an end, and what is printed; nothing if that has been done elsewhere."""
 
+    kind: Kind
     code: int
-    message: str
+    message: str = ""
+    signal: str | None = None  # its name
 
     @property
     def reason(self) -> str:
         """The message's line that says most: of a traceback the last."""
         lines = self.message.splitlines() or [f"exit code {self.code}"]
-        return lines[-1 if self.is_defect else 0]
-
-    @property
-    def is_defect(self) -> bool:
-        return self.message.startswith("Traceback")
+        return lines[-1 if self.kind == "defect" else 0]
 
     def show(self, rank: int | None = None) -> None:
         """On standard error: a traceback under the rank that it comes from, anything else as one sentence."""
         if self.message:
-            who = f"rank {rank}: " if self.is_defect and rank is not None else ""
+            who = f"rank {rank}: " if self.kind == "defect" and rank is not None else ""
             print(f"negbench: {who}{self.message}", file=sys.stderr, flush=True)
 
 
 def ending_of(error: BaseException) -> Ending:
-    """Exit code and message: 2 the user's mistake, 75 requeue or a lost rank, 130 or 143 interrupted, 1 the rest."""
+    """Return kind, exit code and message.
+
+    The code is 2 for the user's mistake, 75 for a requeue or a lost rank, 130 or 143 for an interruption, else 1.
+    """
     if isinstance(error, Interrupted) and error.signum == signal.SIGUSR2:
-        return Ending(_again(), "the job's time here is over; the requeued job goes on from the checkpoint")
+        message = "the job's time here is over; the requeued job goes on from the checkpoint"
+        return Ending("requeued", _again(), message, str(error))
     if isinstance(error, Interrupted):
-        return Ending(128 + error.signum, f"interrupted by {error}; the same command goes on from the checkpoint")
+        message = f"interrupted by {error}; the same command goes on from the checkpoint"
+        return Ending("interrupted", 128 + error.signum, message, _signal_of(128 + error.signum))
     if isinstance(error, KeyboardInterrupt):
-        return Ending(130, "interrupted")
+        return Ending("interrupted", 130, "interrupted", "SIGINT")
     if isinstance(error, SystemExit):
-        return Ending(error.code if isinstance(error.code, int) else 1, "")
+        code = error.code if isinstance(error.code, int) else 1
+        return Ending("defect" if code in (1, 2) else "interrupted", code, signal=_signal_of(code))
     if isinstance(error, UserError):
-        return Ending(2, str(error))
-    if isinstance(error, FloatingPointError | StorageError):
-        return Ending(1, str(error))
+        return Ending("user_error", 2, str(error))
+    if isinstance(error, FloatingPointError):
+        return Ending("not_finite", 1, str(error))
+    if isinstance(error, StorageError):
+        return Ending("storage", 1, str(error))
     if is_out_of_memory(error):
         said = " ".join(str(error).split()).partition(". Of the allocated memory")[0]
-        return Ending(1, f"{OUT_OF_MEMORY}: {said or 'the process could not get more'}; choose a smaller batch_size")
+        message = f"out of memory: {said or 'the process could not get more'}; choose a smaller batch_size"
+        return Ending("out_of_memory", 1, message)
     if is_lost_connection(error):
         reason = str(error).splitlines()[0].partition(". This is typically")[0]
-        return Ending(_again(), f"another process of this run is gone; the same command goes on ({reason})")
-    return Ending(1, "".join(traceback.format_exception(error)).rstrip())
+        message = f"another process of this run is gone; the same command goes on ({reason})"
+        return Ending("lost_process", _again(), message)
+    return Ending("defect", 1, "".join(traceback.format_exception(error)).rstrip())
 
 
 def _again() -> int:
     return int(os.environ.get(AGAIN_VARIABLE, AGAIN))
+
+
+def _signal_of(code: int) -> str | None:
+    """The name of the signal that an exit code stands for."""
+    return signal.Signals(code - 128).name if code - 128 in list(signal.Signals) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -123,10 +149,16 @@ _recorders: list[Callable[[Ending], None]] = []
 
 @contextmanager
 def recorded_by(record: Callable[[Ending], None]) -> Iterator[None]:
-    """While inside, rank 0's `record` is told of the ending that some rank announced, before the process ends."""
+    """Call `record` with the ending of an exception that leaves the block.
+
+    While inside, rank 0 also records the end that another rank announces, before the process ends.
+    """
     _recorders.append(record)
     try:
         yield
+    except BaseException as error:
+        record(ending_of(error))
+        raise
     finally:
         _recorders.remove(record)
 
@@ -172,7 +204,7 @@ class _End:
         self.only_one.acquire()  # for good: if the watcher has it, that ends this process
         first = True
         with suppress(RuntimeError):  # the store may have gone with the rank that holds it
-            mine = f"{self.rank}:{ending.code}:{ending.message}"
+            mine = json.dumps({"rank": self.rank, "ending": asdict(ending)})
             first = self.store.compare_set(_KEY, "", mine).decode() == mine
             if not first:
                 self.follow()
@@ -186,10 +218,10 @@ class _End:
         self.exit(ending.code)
 
     def follow(self) -> None:
-        _, code, message = self.store.get(_KEY).decode().split(":", 2)
-        self.record(Ending(int(code), message))
+        ending = Ending(**json.loads(self.store.get(_KEY))["ending"])
+        self.record(ending)
         self.store.add(_ACKNOWLEDGED, 1)
-        self.exit(int(code))
+        self.exit(ending.code)
 
     def record(self, ending: Ending) -> None:
         for record in _recorders if self.rank == 0 else ():

@@ -1,7 +1,7 @@
 """One run from settings to summary: set up, resume, train, evaluate, record."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ from negbench.evaluate.curve import Curve
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
 from negbench.records.files import filesystem, write_atomically, write_json
-from negbench.records.outcome import outcome_of
+from negbench.records.outcome import DONE, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.runtime.errors import UserError
-from negbench.runtime.failure import Ending, ending_of, recorded_by
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch
@@ -48,22 +47,13 @@ def execute(
     _by_rank_0(folder.check_writable)
     setup = set_up(resolved, device)
     trainer = None
-
-    def record(ending: Ending) -> None:
-        if rank() == 0 and folder.is_ours():
-            with suppress(OSError):  # the error itself matters more than its record
-                write_json(folder.summary, summarize(setup, folder, trainer, {}) | outcome_of(ending))
-
     try:
-        with recorded_by(record):
+        with recorded(folder, lambda: summarize(setup, folder, trainer, {})) if rank() == 0 else nullcontext():
             if _by_rank_0(lambda: _open(folder, setup, fresh)):
                 return _report_finished(folder, display)
             trainer = _trainer(setup, folder, display)
             trainer.stop_after = stop_after
             return _train_and_evaluate(setup, trainer, display)
-    except BaseException as error:
-        record(ending_of(error))
-        raise
     finally:
         folder.close()
 
@@ -159,7 +149,7 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dic
             rows = _by_rank_0(lambda: _rows_of(folder, protocols))
             evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
             setup.skipped.update(*gather_objects(setup.skipped))
-    summary = summarize(setup, folder, trainer, evaluations) | {"status": "done", "error": None}
+    summary = summarize(setup, folder, trainer, evaluations) | outcome_of(DONE)
     if rank() == 0:
         folder.check_still_ours()
         write_evaluations(folder, evaluations)

@@ -17,7 +17,7 @@ from negbench.train.trainer import Trainer
 def summarize(
     setup: Setup, folder: RunFolder, trainer: Trainer | None, evaluations: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """`summary.json` but for `status` and `error`; what an unfinished run does not know is None. Accuracies are
+    """`summary.json` but for what `outcome_of` adds; what an unfinished run does not know is None. Accuracies are
     fractions."""
     rows = folder.read_metrics()
     epochs = [row for row in rows if row["kind"] == "epoch"]

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from negbench.records.outcome import DONE, outcome_of
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.failure import Ending, Kind
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved, resolve
 
@@ -33,6 +35,7 @@ def write(
     epoch_seconds: float = EPOCH_SECONDS,
     state: str = "done",
     error: str | None = None,
+    kind: Kind = "defect",
     negatives: float = 4096.0,
     diagnostics: Sequence[dict[str, Any]] = (),
     summary: dict[str, Any] | None = None,
@@ -62,8 +65,7 @@ def write(
         "method": method,
         "epochs": epochs,
         "label": resolved.label,
-        "status": "done" if state == "done" else "failed",
-        "error": error,
+        **outcome_of(DONE if state == "done" else Ending(kind, 1, error or "")),
         "torch_version": "2.14",
         "num_images": 50_000,
         "num_classes": 10,

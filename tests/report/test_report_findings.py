@@ -134,7 +134,7 @@ def test_mixed_versions_are_told(tmp_path: Path) -> None:
 
 def test_a_baseline_without_a_result(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
-    records.write(output, study, "moco", 0, 0, state="failed", error="out of memory: CUDA")
+    records.write(output, study, "moco", 0, 0, state="failed", error="out of memory: CUDA", kind="out_of_memory")
     for method in ("adco", "byol"):
         records.write(output, study, method, 0, 0.8)
     assert reports.build(output).baseline == "adco"

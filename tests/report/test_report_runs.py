@@ -4,7 +4,9 @@ import json
 import math
 from pathlib import Path
 
+from negbench.records.outcome import outcome_of
 from negbench.report.read.runs import find, load
+from negbench.runtime.failure import ending_of
 from tests.helpers import records, reports
 
 
@@ -30,7 +32,7 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
     short.metrics.write_text("".join(short.metrics.read_text().splitlines(keepends=True)[:-2]))
     records.write(output, study, "moco", 13, 0.8, curve=(0.1, 0.2, 0.3, math.nan, 0.5))
     records.write(output, study, "moco", 14, 0.8).metrics.write_text("")
-    interrupted = records.write(output, study, "moco", 6, 0.8, summary={"status": "interrupted", "error": "by SIGINT"})
+    interrupted = records.write(output, study, "moco", 6, 0.8, summary=outcome_of(ending_of(KeyboardInterrupt())))
     interrupted.done.unlink()
     records.write(output, study, "moco", 7, 0.8).done.unlink()
     whole = records.write(output, study, "moco", 8, 0.8)
@@ -42,7 +44,7 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
         "mocos3": ("other version", "its records are of schema 99, this negbench reads 2"),
         "mocos4": ("damaged", "environment.json cannot be read"),
         "mocos5": ("damaged", "metrics.jsonl cannot be read"),
-        "mocos6": ("interrupted", "by SIGINT"),
+        "mocos6": ("interrupted", "SIGINT"),
         "mocos7": ("dead", "ended without a word; the same command goes on"),
         "mocos8": ("done", ""),
         "mocos9": ("damaged", "summary.json lacks device_hours"),

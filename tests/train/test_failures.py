@@ -80,7 +80,9 @@ def test_a_failure_on_another_rank_before_the_first_write_is_recorded(unbuildabl
     two = ["--processes-per-node", "2"]
     code, _, err = finished("run", "--method", method, *two, *out, *ARGUMENTS, python=warm_python.executable())
     assert code == 1 and "rank 1" in err
-    assert RunFolder(path).read_summary()["error"] == "KeyError: 'not built'"
+    summary = RunFolder(path).read_summary()
+    assert summary["error"] == "KeyError: 'not built'"
+    assert summary["ending"] == {"kind": "defect", "code": 1, "signal": None}
 
 
 FAILS_LATER = """

@@ -58,6 +58,7 @@ SUMMARY_FIELDS = {
     "linear_top1_untrained",
     "epochs",
     "error",
+    "ending",
     "images_per_second",
 }
 
@@ -78,6 +79,7 @@ def test_a_run_leaves_its_records(finished: dict[str, Path]) -> None:
     summary = json.loads(run.summary.read_text())
     assert summary.keys() >= SUMMARY_FIELDS
     assert (summary["status"], summary["steps"], summary["restarts"], summary["error"]) == ("done", 12, 0, None)
+    assert summary["ending"] == {"kind": "done", "code": 0, "signal": None}
     assert summary["num_negatives"] == 40
     assert summary["views_per_step"] == 32  # both directions of 16 images
     assert summary["source_state_bytes"] == 2 * 40 * 8 * 4

@@ -13,6 +13,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from negbench.records.files import read_json
 from negbench.records.outcome import recorded
+from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
 
@@ -40,9 +41,9 @@ class RunJob:
         """Train, evaluate and record; ends the process with the exit code of `ending_of` where that is not 0."""
         self._take_signals()
         try:
-            path = Path(self.output) / self.run_id
-            known = {"run_id": self.run_id, "seed": self.seed} | read_json(path / "job.json").get("settings", {})
-            with recorded(path, **known):
+            folder = RunFolder(Path(self.output) / self.run_id)
+            noted = read_json(folder.path / "job.json").get("settings", {})
+            with recorded(folder, lambda: {"run_id": self.run_id, "seed": self.seed} | noted):
                 environment = submitit.JobEnvironment()
                 environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier attempt's error is no result
                 self._run()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from negbench.records.files import read_json
 from negbench.records.jobs import is_active, jobs_if_asked
-from negbench.records.status import is_locked, status_of
+from negbench.records.run_folder import is_locked
+from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
 
 POLL_SECONDS = 0.5

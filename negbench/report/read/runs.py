@@ -21,10 +21,10 @@ from negbench.records.summary import damage_of
 from negbench.records.tunings import is_tuning, tunings_in
 from negbench.records.tunings import study_of as tuned_study_of
 from negbench.runtime.errors import UserError
-from negbench.runtime.failure import OUT_OF_MEMORY
 from negbench.settings.keys import Flat, flatten_raw
 
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
+OUT_OF_MEMORY = "out of memory"  # a state
 USED = "done"  # the state of the runs that tables and figures are made of
 CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
 SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
@@ -145,9 +145,9 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
         "environment": environment,
     }
     if status is not None:
-        out_of_memory = status.state == "failed" and status.detail.startswith(OUT_OF_MEMORY)
-        detail = status.detail.removeprefix(f"{OUT_OF_MEMORY}: ") if out_of_memory else status.detail
-        return Run(path, OUT_OF_MEMORY if out_of_memory else status.state, detail or _progress(status), **known)
+        state = OUT_OF_MEMORY if status.ending == "out_of_memory" else status.state
+        reason = status.detail.removeprefix(f"{state}: ")  # the state is told beside it
+        return Run(path, state, reason or _progress(status), **known)
     if damage:
         return Run(path, "damaged", damage, **known)
     if "status" not in summary:
