@@ -152,21 +152,16 @@ def table(statuses: "Sequence[RunStatus]") -> Table:
 
 def short_labels(statuses: "Sequence[RunStatus]") -> list[str]:
     """Method and settings, without the settings that all runs of its study share."""
-    parts = [_parts(run.method) for run in statuses]
+    from negbench.runtime import words
+
+    settings = [[words.setting(*item) for item in run.changed.items()] for run in statuses]
     shared: dict[str, set[str]] = {}
-    for run, (_, settings) in zip(statuses, parts, strict=True):
-        shared[run.study] = shared.get(run.study, set(settings)) & set(settings)
-    labels = []
-    for run, (name, settings) in zip(statuses, parts, strict=True):
-        own = [setting for setting in settings if setting not in shared[run.study]]
-        labels.append(f"{name} ({', '.join(own)})" if own else name)
-    return labels
-
-
-def _parts(label: str) -> tuple[str, list[str]]:
-    """Name and settings of `adco (epochs=10, lr=0.1)`."""
-    name, _, rest = label.partition(" (")
-    return name, rest.removesuffix(")").split(", ") if rest else []
+    for run, told in zip(statuses, settings, strict=True):
+        shared[run.study] = shared.get(run.study, set(told)) & set(told)
+    return [
+        words.label(run.method, [setting for setting in told if setting not in shared[run.study]])
+        for run, told in zip(statuses, settings, strict=True)
+    ]
 
 
 def _escaped(text: str) -> str:

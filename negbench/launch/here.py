@@ -27,9 +27,8 @@ def run_here(
     as_json: bool = False,
 ) -> None:
     """Train, evaluate and record as `train.run.execute`, whose errors pass through. A smoke test is made once."""
-    path, config = output / resolved.run_id, resolved.config
-    known = {"run_id": path.name, "study": config.study, "method": config.method.name, "seed": config.seed}
-    with recorded(RunFolder(path), lambda: known | {"label": resolved.label}):
+    path = output / resolved.run_id
+    with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
         chosen = choose_device(device, find_place().local_rank)
         with process_group(chosen), displayed(quiet or rank() > 0) as display:
             shown = display if rank() == 0 else Quiet()

@@ -4,16 +4,18 @@ Imports no torch.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from negbench.records import earlier
 from negbench.records.files import read_json
 from negbench.records.jobs import Job, is_active, waits_here
 from negbench.records.outcome import ending_in
 from negbench.records.run_folder import RunFolder, is_locked
+from negbench.records.summary import changed_in
 from negbench.runtime.errors import UserError
 
 TAIL_BYTES = 1 << 16
@@ -28,8 +30,8 @@ class RunStatus:
     """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
 
     interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
-    could not be asked, and the run's folder does not tell. `ending` is the recorded kind of a run that has
-    ended.
+    could not be asked, and the run's folder does not tell. `ending` is the recorded kind of a run that has ended,
+    `changed` what its command set on top of the study.
     """
 
     run_id: str
@@ -47,6 +49,7 @@ class RunStatus:
     seconds_left: float | None = None
     node: str = ""
     ending: str = ""
+    changed: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,11 +94,13 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
     if active and epochs and epoch and train.get("step_seconds"):
         left = train["step_seconds"] * train["step"] * (epochs / train["epoch"] - 1)
     lock, environment = read_json(path / "run.lock"), folder.read_environment()
+    changed = changed_in(summary, settings, environment)
+    label = str(summary.get("label") or settings.get("label") or "")
     restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
     return RunStatus(
         run_id=path.name,
         study=str(config.get("study") or settings.get("study") or summary.get("study") or ""),
-        method=str(summary.get("label") or settings.get("label") or config.get("method", {}).get("name") or ""),
+        method=str(summary.get("method") or settings.get("method") or config.get("method", {}).get("name") or ""),
         seed=config.get("seed", settings.get("seed", summary.get("seed"))),
         state=state,
         detail=detail,
@@ -108,6 +113,7 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
         seconds_left=left,
         node=(job.nodes if job else str(lock.get("host", ""))) if active else "",
         ending=str(ending_in(summary).get("kind", "")) if state == summary.get("status") else "",
+        changed=earlier.changed_by_label(label) if changed is None else changed,
     )
 
 

@@ -48,6 +48,11 @@ def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | No
     }
 
 
+def changed_in(*records: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that the run's command set, by the first of its records that says so."""
+    return next((known for record in records if isinstance(known := record.get("changed"), dict)), None)
+
+
 def damage_of(summary: dict[str, Any]) -> str:
     """What makes a summary unfit for figures, or nothing."""
     published = [protocol.figure for protocol in NAMED.values() if protocol.figure in summary]

@@ -26,6 +26,16 @@ def some(parts: list[str], most: int) -> str:
     return listed(parts if len(parts) <= most else [*parts[:most], f"{len(parts) - most} more"])
 
 
+def setting(key: str, value: object) -> str:
+    """`lr=0.1`; the method's own keys without their group."""
+    return f"{key.removeprefix('method.')}={value}"
+
+
+def label(method: str, settings: list[str]) -> str:
+    """`adco (epochs=10, lr=0.1)`."""
+    return f"{method} ({', '.join(settings)})" if settings else method
+
+
 def count(number: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -13,12 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from negbench.runtime import words
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import (
     CONTROLLED_BLOCK_KEYS,
     Flat,
     flatten,
     flatten_raw,
+    is_scientific,
     leaves,
     nearest_key,
     parse_override,
@@ -60,16 +62,24 @@ class Resolved:
         return f"{self.config.study}-{self.config.method.name}-s{self.config.seed}-{digest}"
 
     @property
+    def changed(self) -> Flat:
+        """The settings that can change a result and that the user set on top of the study, the seed aside."""
+        flat = flatten(self.config)
+        scientific = {key for key, field in leaves(type(self.config)) if is_scientific(field)}
+        given = [key for key, origin in self.origins.items() if origin == "--set"]
+        return {key: flat[key] for key in given if key in scientific - {"seed", "method.name"}}
+
+    @property
     def label(self) -> str:
         """The method and what the user set on top of the study, for people."""
-        flat = flatten(self.config)
-        skip = ("seed", "method.name", "data.root")
-        changed = [
-            f"{key.removeprefix('method.')}={flat[key]}"
-            for key, origin in self.origins.items()
-            if origin == "--set" and key not in skip and key in scientific_differences(self.config)
-        ]
-        return f"{self.config.method.name} ({', '.join(changed)})" if changed else self.config.method.name
+        return words.label(self.config.method.name, [words.setting(*item) for item in self.changed.items()])
+
+    @property
+    def description(self) -> Flat:
+        """What records say of the run in any case."""
+        config = self.config
+        known = {"study": config.study, "method": config.method.name, "seed": config.seed}
+        return known | {"label": self.label, "changed": self.changed}
 
     @property
     def command(self) -> list[str]:

@@ -97,7 +97,7 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     this = environment.describe(setup.device, world_size(), setup.dtype)
     root = setup.config.data.root
     this |= {"attempt": folder.attempt, "data_filesystem": filesystem(Path(root).expanduser()) if root else None}
-    this["reproduce"] = setup.resolved.command
+    this |= {"reproduce": setup.resolved.command, "changed": setup.resolved.changed}
     attempts = [*folder.read_environment().get("attempts", []), this]
     write_json(folder.environment, {**this, "attempts": attempts})
     return False

@@ -32,11 +32,8 @@ def summarize(
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": resolved.run_id,
-        "study": config.study,
+        **resolved.description,
         "track": config.track,
-        "method": config.method.name,
-        "label": resolved.label,
-        "seed": config.seed,
         "restarts": len(folder.read_environment().get("attempts", [None])) - 1,
         "epochs": config.epochs,
         "steps": trainer.step if trainer else None,

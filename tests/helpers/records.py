@@ -54,6 +54,7 @@ def write(
         "torch_version": "2.14",
     }
     place |= {"git_revision": "0123456789abcdef", "negbench_version": "0.1.0", "reproduce": resolved.command}
+    place["changed"] = resolved.changed
     place |= {"attempts": [{"world_size": 1}]} | (environment or {})
     folder.environment.write_text(json.dumps(place))
     epochs, views = resolved.config.epochs, 2 * resolved.config.batch_size
@@ -61,10 +62,8 @@ def write(
     told: dict[str, Any] = {
         "schema_version": 2,
         "run_id": resolved.run_id,
-        "study": resolved.config.study,
-        "method": method,
+        **resolved.description,
         "epochs": epochs,
-        "label": resolved.label,
         **outcome_of(DONE if state == "done" else Ending(kind, 1, error or "")),
         "torch_version": "2.14",
         "num_images": 50_000,

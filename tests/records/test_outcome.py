@@ -3,10 +3,12 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from negbench.records import earlier
 from negbench.records.outcome import DONE, ending_in, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
@@ -109,3 +111,31 @@ def test_the_summary_of_an_earlier_version_is_read_as_before(
 def test_a_damaged_ending_counts_as_absent() -> None:
     assert ending_in({"status": "done", "ending": "well"}) == {"kind": "done"}
     assert ending_in({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("summary", "changed"),
+    [
+        ({"changed": {"method.num_negatives": 64}, "label": "moco (num_negatives=64)"}, {"method.num_negatives": 64}),
+        ({"changed": {}, "label": "moco"}, {}),
+        (
+            {"label": "moco (num_negatives=64, views.first.crop_scale=[0.5, 1.0], lr=0.1)"},
+            {"num_negatives": "64", "views.first.crop_scale": "[0.5, 1.0]", "lr": "0.1"},
+        ),
+        ({"label": "moco"}, {}),
+        ({}, {}),
+    ],
+)
+def test_what_a_command_set_is_read_from_its_record_or_from_an_earlier_label(
+    folder: RunFolder, summary: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    folder.summary.write_text(json.dumps({"method": "moco"} | summary))
+    run = status_of(folder.path, {})
+    assert (run.method, run.changed) == ("moco", changed)
+
+
+def test_what_a_command_of_an_earlier_version_set() -> None:
+    command = ["negbench", "run", "--method", "moco", "--set", "views.first.hue=0.3", "--set", "epochs=2"]
+    assert earlier.changed_by_command({"reproduce": command}) == {"views.first.hue": "0.3", "epochs": "2"}
+    assert earlier.changed_by_command({"reproduce": ["negbench", "run"]}) == {}
+    assert earlier.changed_by_command({}) is None

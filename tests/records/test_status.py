@@ -110,10 +110,15 @@ def test_runs_are_found_and_submissions_are_not(make: Make) -> None:
 
 
 def test_labels_leave_out_what_a_study_shares() -> None:
-    labels = ["adco (epochs=2, lr=1)", "adco (epochs=2, lr=2)", "moco"]
-    studies = ["a", "a", "b"]
-    found = short_labels([RunStatus("", s, m, 0, "done") for s, m in zip(studies, labels, strict=True)])
-    assert found == ["adco (lr=1)", "adco (lr=2)", "moco"]
+    changed: list[dict[str, Any]] = [
+        {"epochs": 2, "method.lr": 1},
+        {"epochs": 2, "method.lr": 2},
+        {"scale": [0.5, 1.0]},
+        {"scale": None},
+    ]
+    runs = [("a", "adco"), ("a", "adco"), ("b", "moco"), ("b", "byol")]
+    statuses = [RunStatus("", *run, 0, "done", changed=c) for run, c in zip(runs, changed, strict=True)]
+    assert short_labels(statuses) == ["adco (lr=1)", "adco (lr=2)", "moco (scale=[0.5, 1.0])", "byol (scale=None)"]
 
 
 def test_squeue_that_is_missing_or_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

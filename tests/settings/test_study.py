@@ -38,6 +38,7 @@ def test_later_layers_win_and_origins_name_them(tmp_path: Path) -> None:
     assert resolved.origin("batch_size") == "default"
     assert resolve("adco", file).config.optimizer.lr == 0.1
     assert resolved.label == "moco (num_negatives=128, views.first.hue=0.3)"
+    assert resolved.changed == {"method.num_negatives": 128, "views.first.hue": 0.3}
 
 
 def test_second_view_starts_from_the_first_and_policies_give_both() -> None:

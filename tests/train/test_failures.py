@@ -62,7 +62,8 @@ def test_what_fails_before_the_first_write_is_recorded_where_there_is_a_folder(
         assert find_runs(output) == [path]
         run = status_of(path, {})
         assert (run.state, run.detail) == ("failed", "KeyError: 'not built'")
-        assert (run.study, run.method, run.seed) == ("quickstart", unbuildable.label, 0)
+        assert (run.study, run.method, run.seed) == ("quickstart", "faulty", 0)
+        assert run.changed == unbuildable.changed
         planned = [Planned(unbuildable, "", "", ())]
         assert missing(planned, output, retry_failed=False) == ([], {"failed": 1})
         assert missing(planned, output, retry_failed=True)[0] == planned

@@ -45,6 +45,7 @@ SUMMARY_FIELDS = {
     "steps",
     "views_per_step",
     "label",
+    "changed",
     "linear_top1",
     "study",
     "restarts",
@@ -80,6 +81,7 @@ def test_a_run_leaves_its_records(finished: dict[str, Path]) -> None:
     assert summary.keys() >= SUMMARY_FIELDS
     assert (summary["status"], summary["steps"], summary["restarts"], summary["error"]) == ("done", 12, 0, None)
     assert summary["ending"] == {"kind": "done", "code": 0, "signal": None}
+    assert summary["changed"] == run.read_environment()["changed"] == resolved.changed
     assert summary["num_negatives"] == 40
     assert summary["views_per_step"] == 32  # both directions of 16 images
     assert summary["source_state_bytes"] == 2 * 40 * 8 * 4

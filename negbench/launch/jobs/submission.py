@@ -139,7 +139,6 @@ class Submission:
     def _note(self, run: Resolved, job_id: str, folder: Path) -> None:
         path = self.output / run.run_id
         path.mkdir(parents=True, exist_ok=True)
-        config = run.config
         write_json(
             path / "job.json",
             {
@@ -149,12 +148,7 @@ class Submission:
                 "num_ranks": self.cluster.world_size,
                 "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": ["negbench", *sys.argv[1:]],
-                "settings": {
-                    "study": config.study,
-                    "method": config.method.name,
-                    "seed": config.seed,
-                    "label": run.label,
-                },
+                "settings": run.description,
             },
         )
 

@@ -7,12 +7,13 @@ its title.
 """
 
 import dataclasses
-import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from negbench.records import earlier
+from negbench.records.summary import changed_in
 from negbench.report.read.runs import Run
 from negbench.settings.keys import CONTROLLED_BLOCK_KEYS, Flat, leaves, plain
 from negbench.settings.schema import RunConfig
@@ -210,11 +211,13 @@ def own_values(rows: Sequence[Row]) -> Flat:
     return found
 
 
-def _given(row: Row) -> set[str] | None:
-    """The keys that its user set, by the command that its runs note; None where none does."""
+def _given(row: Row) -> Flat | None:
+    """What its user set, by the records of its runs; None where none says so."""
     for run in (*row.runs, *row.unused):
-        if command := run.environment.get("reproduce"):
-            return {str(text).partition("=")[0] for option, text in itertools.pairwise(command) if option == "--set"}
+        if (changed := changed_in(run.summary, run.environment)) is not None:
+            return changed
+        if (changed := earlier.changed_by_command(run.environment)) is not None:
+            return changed
     return None
 
 
