@@ -18,6 +18,7 @@ from negbench.records.run_folder import RunFolder
 from negbench.records.status import find_runs, status_of
 from negbench.report.read.runs import find, load
 from negbench.runtime import failure
+from negbench.runtime.errors import UserError
 from negbench.settings.grid import Planned
 from negbench.settings.resolve import Resolved
 from negbench.train.loggers.console import Quiet
@@ -187,7 +188,8 @@ def test_endings() -> None:
         (failure.Interrupted(signal.SIGUSR2), 75),
         (KeyboardInterrupt(), 130),
         (SystemExit(3), 3),
-        (ValueError("x"), 2),
+        (UserError("x"), 2),
+        (ValueError("x"), 1),
         (failure.StorageError("x"), 1),
         (FloatingPointError("x"), 1),
         (RuntimeError("[pair.cc] gloo: Connection closed by peer"), 75),
