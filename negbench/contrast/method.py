@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from negbench.contrast.losses import Columns, info_nce
-from negbench.contrast.momentum import follow
+from negbench.contrast.momentum import ema_update_
 from negbench.contrast.passes import interleaved, separated, shared_passes, unit_norm
 from negbench.contrast.source import Encoded, NegativeSource
 from negbench.models.batch_norm import shuffle
@@ -228,7 +228,7 @@ class Method(nn.Module):
         if self.key_encoder is not None:
             assert self.key_momentum is not None
             with span("momentum_update"):
-                follow(self.key_encoder, self.query_encoder, self.key_momentum(step))
+                ema_update_(self.key_encoder, self.query_encoder, self.key_momentum(step))
         with span("refresh"):
             for source in self.all_sources:
                 source.refresh(output.encoded, self.contrast, step)

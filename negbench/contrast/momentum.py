@@ -29,6 +29,6 @@ class MomentumConfig(MethodConfig):
         return lambda step: self.key_momentum_end - rise * (math.cos(math.pi * step / num_steps) + 1) / 2
 
 
-def follow(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) -> None:
+def ema_update_(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) -> None:
     """Exponential moving average of the parameters, key <- m key + (1 - m) query (MoCo, arXiv:1911.05722, eq. 2)."""
     torch._foreach_lerp_(list(key_encoder.parameters()), list(query_encoder.parameters()), 1 - momentum)

@@ -1,4 +1,4 @@
-"""Modules that method files imported before `negbench.contrast` was their one door; run folders hold such files.
+"""What method files imported before `negbench.contrast` was their one door; run folders hold such files.
 
 `install` makes these names work again, each with a DeprecationWarning.
 """
@@ -21,6 +21,7 @@ HOMES = {  # where the names of a former module are defined now; what imports fr
     "seeding": ("runtime.seeding",),
     "distributed": ("runtime.distributed",),
 }
+RENAMED = {"follow": "ema_update_"}
 
 
 def install() -> None:
@@ -32,13 +33,14 @@ def install() -> None:
         setattr(negbench, old, module)
 
 
-def _find(old: str, homes: tuple[str, ...], name: str) -> Any:
-    """Return what `old` called `name`."""
+def _find(old: str, homes: tuple[str, ...], former: str) -> Any:
+    """Return what `old` called `former`."""
+    name = RENAMED.get(former, former)
     for home in homes if not name.startswith("__") else ():
         module = import_module(f"negbench.{home}")
         if hasattr(module, name):
             door = DOOR if hasattr(import_module(DOOR), name) else module.__name__
-            note = f"{old}.{name} has moved: write `from {door} import {name}`"
+            note = f"{old}.{former} has moved: write `from {door} import {name}`"
             warnings.warn(note, DeprecationWarning, stacklevel=2)
             return getattr(module, name)
-    raise AttributeError(f"module {old!r} has no attribute {name!r}")
+    raise AttributeError(f"module {old!r} has no attribute {former!r}")

@@ -6,7 +6,7 @@ from torch import Tensor
 from negbench.runtime.span import span
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """Back-propagate `loss` and move the weights once; `scaler` is a disabled one but for fp16."""
     with span("optimizer"):
         optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from negbench.contrast.method import Method, StepOutput
 from negbench.data.batches import training_batches
 from negbench.data.sets import FolderSet, ResidentSet
 from negbench.evaluate.curve import Curve
-from negbench.models.step import descend
+from negbench.models.step import optimizer_step
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.distributed import (
@@ -127,7 +127,7 @@ class Trainer:
         set_learning_rate(self.optimizer, self._lr(self.step))
         received = received_bytes.copy()
         output: StepOutput = self.replica(views, index, self.step)
-        descend(output.loss, self.optimizer, self.scaler)
+        optimizer_step(output.loss, self.optimizer, self.scaler)
         if self.negatives_per_query is None:  # before the sources take this step's keys in
             self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         self.method.after_step(output, self.step)

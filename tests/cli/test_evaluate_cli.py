@@ -209,7 +209,7 @@ def test_an_interruption_leaves_records_as_they_were(finished: RunFolder, monkey
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in finished.evaluations.iterdir()}
-    monkeypatch.setattr(classifier, "descend", interrupt)
+    monkeypatch.setattr(classifier, "optimizer_step", interrupt)
     code, _, stderr = invoke("evaluate", str(finished.path), "--protocol", "linear-moco", *QUICK)
     assert code == 130
     assert stderr.endswith("all other records are as they were\n")

@@ -7,6 +7,7 @@ import pytest
 from torch import Tensor
 
 from negbench.contrast.method import Method
+from negbench.contrast.momentum import ema_update_
 from negbench.settings.plugins import find_method, import_method
 from tests.helpers import tiny
 
@@ -27,10 +28,13 @@ def losses(method: Method) -> list[Tensor]:
 
 
 def test_a_name_that_is_not_in_the_door_is_named_with_its_place(tmp_path: Path) -> None:
-    """And one that never was is missed as in any module."""
+    """One that has another name now is named with that, and one that never was is missed as in any module."""
     (tmp_path / "other.py").write_text("from negbench.method import interleaved\nConfig = build = interleaved\n")
     with pytest.warns(DeprecationWarning, match=r"write `from negbench.contrast.passes import interleaved`"):
         import_method(find_method(str(tmp_path / "other.py")))
+    (tmp_path / "renamed.py").write_text("from negbench.method import follow\nConfig = build = follow\n")
+    with pytest.warns(DeprecationWarning, match=r"method.follow has moved: .*momentum import ema_update_`"):
+        assert import_method(find_method(str(tmp_path / "renamed.py"))).build is ema_update_
     (tmp_path / "wrong.py").write_text("from negbench.method import no_such_thing\n")
     with pytest.raises(ValueError, match="cannot be imported: cannot import name 'no_such_thing'"):
         import_method(find_method(str(tmp_path / "wrong.py")))

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from negbench.models.step import descend
+from negbench.models.step import optimizer_step
 from negbench.runtime import span as spans
 from negbench.runtime.span import PARTS, Spans, seconds_between, span
 from tests.helpers import runs, tiny
@@ -68,7 +68,7 @@ def test_a_step_is_bitwise_the_same_under_spans(name: str) -> None:
         for step in range(4):
             with recorder.recording() if recorded else nullcontext():
                 output = method(*tiny.batch(step, num_views=tiny.num_views(method)), step)
-                descend(output.loss, optimizer, scaler)
+                optimizer_step(output.loss, optimizer, scaler)
                 method.after_step(output, step)
         states.append({key: value.clone() for key, value in method.state_dict().items()})
     runs.assert_same(states[0], states[1])

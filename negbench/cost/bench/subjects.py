@@ -16,7 +16,7 @@ from negbench.contrast.passes import interleaved, shared_passes
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
 from negbench.models.encoder import build_encoder
-from negbench.models.step import descend
+from negbench.models.step import optimizer_step
 from negbench.runtime.compiling import begin_step, compile_encoder
 from negbench.runtime.distributed import rank, world_size
 from negbench.runtime.seeding import stream
@@ -74,7 +74,7 @@ class MethodSubject:
         with span("views"):
             views, index = next(self.batches)
         output: StepOutput = self.method(views, index, self.number)
-        descend(output.loss, self.optimizer, self.scaler)
+        optimizer_step(output.loss, self.optimizer, self.scaler)
         self.method.after_step(output, self.number)
         self.number += 1
 
@@ -133,7 +133,7 @@ class BareSubject:
                     self.key_encoder(view)
         with span("loss"):
             loss = torch.stack([query.float().square().sum(1).mean() for query in queries]).mean()
-        descend(loss, self.optimizer, self.scaler)
+        optimizer_step(loss, self.optimizer, self.scaler)
 
     def facts(self) -> dict[str, Any]:
         return {"passes": self.passes, "parameters": sum(p.numel() for p in self.encoder.parameters())}

@@ -17,7 +17,7 @@ from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Features, Subject
 from negbench.models.batch_norm import SplitBatchNorm
 from negbench.models.encoder import initial_weights
-from negbench.models.step import descend
+from negbench.models.step import optimizer_step
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import derive_seed
 from negbench.settings.protocol_settings import ClassifierSettings, Finetune
@@ -119,7 +119,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
             group["lr"] = peak * decay(settings, epoch)
         with torch.set_grad_enabled(learns), torch.autocast(device.type, dtype, enabled=dtype is not None):
             features_nF = backbone(view_n3SS)
-        descend(F.cross_entropy(head(features_nF.float()), labels_N[index_n]), optimizer, scaler)
+        optimizer_step(F.cross_entropy(head(features_nF.float()), labels_N[index_n]), optimizer, scaler)
         subject.tell(f"{name}, steps", step + 1, steps * settings.epochs)
         if within == steps - 1 and not all(parameter.isfinite().all() for parameter in head.parameters()):
             smaller = f"--set lr={settings.lr / 10:g}"
