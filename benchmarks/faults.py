@@ -22,7 +22,6 @@ from types import MappingProxyType
 
 from negbench.records.run_folder import RunFolder
 from negbench.settings.resolve import resolve
-from negbench.train.loggers.console import Quiet
 from negbench.train.run import execute
 from tests.helpers import runs
 from tests.helpers.jobs import negbench
@@ -135,7 +134,7 @@ def _train(output: str, methods: Sequence[str], settings: Sequence[str]) -> list
     """On each rank: the run of every method; names of their folders, sorted."""
     resolved = [resolve(method, "quickstart", settings) for method in methods]
     for run in resolved:
-        execute(run, Path(output), runs.CPU, Quiet())
+        execute(run, Path(output), runs.CPU)
     return sorted(run.run_id for run in resolved)
 
 

@@ -19,7 +19,8 @@ from negbench.runtime.device import choose_device
 from negbench.runtime.distributed import received_bytes
 from negbench.runtime.environment import device_name
 from negbench.settings.resolve import resolve
-from negbench.train.loggers.console import Quiet
+from negbench.train.loggers.base import Loggers
+from negbench.train.loggers.records import Records
 from negbench.train.optim import build_optimizer
 from negbench.train.setup import set_up
 from negbench.train.trainer import Trainer
@@ -39,7 +40,8 @@ def main() -> None:
         folder = RunFolder(Path(output) / resolved.run_id)
         folder.open()
         optimizer = build_optimizer(setup.method, config.optimizer)
-        trainer = Trainer(config, setup.method, optimizer, setup.splits.train, folder, device, Quiet(), None, set())
+        loggers, images = Loggers([Records(folder)]), setup.splits.train
+        trainer = Trainer(config, setup.method, optimizer, images, folder, device, loggers, None, set())
         setup.method.train()
         steps = []
         for views, index in training_batches(setup.splits.train, config, device, 0, TRAINED):
@@ -56,9 +58,11 @@ def main() -> None:
             trainer.communicated_bytes = dict(received_bytes - before)
             trainer._measure(step_output)
             if step % config.log_every_steps == 0:
-                trainer._log()
+                trainer._check_finite()
+                loggers.row(trainer.rows.train(TRAINED, trainer._lr(TRAINED - 1)))
             if step % trainer.steps_per_epoch == 0:
-                trainer._log_epoch()
+                trainer._check_finite()
+                loggers.row(trainer.rows.epoch(TRAINED))
         measuring_seconds = (time.perf_counter() - started) / MEASURED
         folder.close()
     share = measuring_seconds / step_seconds

@@ -13,7 +13,7 @@ from negbench.settings.protocols import of_every_epoch
 from negbench.settings.steps import steps_per_epoch
 
 
-class Curve:
+class PeriodicEvaluation:
     """When to evaluate, and the rows of an evaluation. What it must know of earlier steps is in its state."""
 
     def __init__(self, data: Surroundings, method: Method) -> None:
@@ -28,8 +28,12 @@ class Curve:
         parts = config, method, data.splits.train, data.device
         self.prober = Prober(*parts) if config.diagnostics and self.held_out_steps else None
 
+    @property
+    def steps(self) -> frozenset[int]:
+        return frozenset(self.held_out_steps | self.test_steps)
+
     def is_due(self, step: int) -> bool:
-        return step in self.held_out_steps or step in self.test_steps
+        return step in self.steps
 
     def rows(self, step: int) -> dict[str, dict[str, Any]]:
         """Figures by kind of record: those of a protocol of every epoch have its name. All ranks call it."""

@@ -12,7 +12,7 @@ from negbench.runtime.device import choose_device
 from negbench.runtime.distributed import process_group, rank
 from negbench.runtime.place import find_place
 from negbench.settings.resolve import Resolved
-from negbench.train.loggers.console import Quiet, cost_line, displayed, summary_table
+from negbench.train.loggers.console import cost_line, displayed, summary_table
 from negbench.train.run import execute
 
 
@@ -30,11 +30,10 @@ def run_here(
     path = output / resolved.run_id
     with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
         chosen = choose_device(device, find_place().local_rank)
-        with process_group(chosen), displayed(quiet or rank() > 0) as display:
-            shown = display if rank() == 0 else Quiet()
+        with process_group(chosen), displayed(quiet or rank() > 0) as loggers:
             if smoke and not RunFolder(path).metrics.exists():
-                make_smoke_test(resolved, output, chosen, shown)
-            summary = execute(resolved, output, chosen, shown, fresh)
+                make_smoke_test(resolved, output, chosen, loggers)
+            summary = execute(resolved, output, chosen, loggers, fresh)
             if rank() > 0:
                 return
     if as_json:

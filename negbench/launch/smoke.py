@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from negbench.evaluate.subject import Dataset
 from negbench.runtime.distributed import rank
 from negbench.runtime.failure import Interrupted, recorded_by
 from negbench.settings.resolve import Resolved
-from negbench.train.loggers.base import Display
+from negbench.train.loggers.base import Logger, Loggers
 from negbench.train.run import execute
 from negbench.train.setup import set_up
 
@@ -22,26 +22,26 @@ STEPS = 20
 IMAGES = 512
 
 
-def smoke(resolved: Resolved, output: Path, device: torch.device, display: Display) -> None:
+def smoke(resolved: Resolved, output: Path, device: torch.device, loggers: Sequence[Logger] = ()) -> None:
     """Half of `STEPS` steps, then the other half from the checkpoint, in a folder that is removed. All ranks call it.
 
     Evaluates as the run does at step 0 and, on few images, as it does at its end. An exception of the run passes
-    through.
+    through. The loggers that the run's settings name receive nothing.
     """
     every = max(1, resolved.config.evaluate_every_epochs)
-    config = resolved.config.model_copy(update={"evaluate_every_epochs": every})
+    config = resolved.config.model_copy(update={"evaluate_every_epochs": every, "loggers": ()})
     scratch = output / resolved.run_id / "smoke"
     started = time.monotonic()
     with _removed(scratch):
         for last_step in (STEPS // 2, STEPS):
             try:
-                execute(replace(resolved, config=config), scratch, device, display, stop_after=last_step)
+                execute(replace(resolved, config=config), scratch, device, loggers, stop_after=last_step)
             except Interrupted as interruption:
                 if interruption.signum:
                     raise
     _evaluate_as_at_the_end(resolved, device)
     passed = f"{STEPS} steps, checkpoint, resume, evaluation"
-    display.note(f"smoke test passed in {time.monotonic() - started:.0f} s: {passed}")
+    Loggers(loggers).note(f"smoke test passed in {time.monotonic() - started:.0f} s: {passed}")
 
 
 def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Finding methods and studies: built-in files, the user's files, and other packages' entry points. Imports no torch."""
+"""Find methods, loggers and studies: built-in files, the user's, and other packages' entry points. Imports no torch."""
 
 import ast
 import difflib
@@ -15,6 +15,8 @@ from types import ModuleType
 from negbench.runtime.errors import UserError
 
 ENTRY_POINT_GROUP = "negbench.methods"
+LOGGERS = "negbench.loggers"  # the group of entry points
+NO_CHOICE = ("__init__", "base", "console", "records")  # files of train/loggers/ that no run names
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
 
@@ -83,6 +85,36 @@ def import_method(file: MethodFile) -> ModuleType:
     missing = [part for part in ("Config", "build") if not hasattr(module, part)]
     if missing:
         raise UserError(f"method file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")
+    return module
+
+
+def list_loggers() -> dict[str, str]:
+    """Return the module of each logger that a run can name: files of `train/loggers/`, then other packages' modules."""
+    folder = "negbench.train.loggers"
+    files = sorted(path.stem for path in package_folder(folder).glob("*.py") if path.stem not in NO_CHOICE)
+    loggers = {name: f"{folder}.{name}" for name in files}
+    for point in entry_points(group=LOGGERS):
+        loggers.setdefault(point.name, point.module)
+    return loggers
+
+
+def find_logger(name: str) -> str:
+    """Return the module of the logger called `name`. UserError if there is none."""
+    loggers = list_loggers()
+    if name not in loggers:
+        raise UserError(f"unknown logger {name!r}{nearest(name, loggers)}; known: {', '.join(loggers) or 'none'}")
+    return loggers[name]
+
+
+def import_logger(name: str) -> ModuleType:
+    """Import the logger's module, which holds `build`. UserError if it cannot be used."""
+    module_name = find_logger(name)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"logger {name} cannot be imported from {module_name}: {error}") from None
+    if not hasattr(module, "build"):
+        raise UserError(f"logger {name} lacks build() in {module_name}; see negbench/train/loggers/base.py")
     return module
 
 

@@ -31,6 +31,7 @@ from negbench.settings.keys import (
 )
 from negbench.settings.plugins import (
     MethodFile,
+    find_logger,
     find_method,
     find_study,
     import_method,
@@ -147,6 +148,8 @@ def resolve(
     origins |= dict.fromkeys(chosen, "--set")
     values["method.name"] = file.name
     config = _validate_run(values, origins, module, path)
+    for logger in config.loggers:
+        find_logger(logger)
     return Resolved(config, origins, file, module, path, cluster, cluster_overrides)
 
 

@@ -159,8 +159,16 @@ class RunConfig(Section, Generic[M]):
         True, "describe negatives and representation at these evaluations (docs/diagnostics.md)", scientific=False
     )
     log_every_steps: int = setting(50, "steps between records of loss and speed", scientific=False, ge=1)
+    loggers: tuple[str, ...] = setting(
+        (), "loggers beside the console and metrics.jsonl, by name (negbench/train/loggers/base.py)", scientific=False
+    )
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     method: M
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _one_or_more(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw
 
     @model_validator(mode="after")
     def _selects_in_recipes_alone(self) -> "RunConfig[M]":

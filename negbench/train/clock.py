@@ -9,9 +9,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from negbench.runtime.distributed import gather_objects, world_size
 from negbench.runtime.nvml import Gpu
 from negbench.runtime.span import Mark, mark, seconds_between
 
@@ -83,6 +85,21 @@ class Clock:
         self._collect()
         durations, self._durations = self._durations, []
         return statistics.median(durations) if durations else None
+
+    def joules_of_all_ranks(self) -> float | None:
+        """What the GPUs of all ranks took in training; None if one of them does not tell. All ranks call it."""
+        joules = [rank_joules for rank_joules in gather_objects(self.joules) if rank_joules is not None]
+        return sum(joules) if len(joules) == world_size() else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds, and the joules by rank. All ranks call it."""
+        return {"seconds": dict(self.seconds), "joules": gather_objects(self.joules)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, also where its number of ranks was another: each has an equal share of the joules."""
+        self.seconds = dict(state["seconds"])
+        known = [rank_joules for rank_joules in state["joules"] if rank_joules is not None]
+        self.joules = sum(known) / world_size() if len(known) == len(state["joules"]) else None
 
     def _collect(self) -> None:
         """Turn the marks between steps into durations."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from negbench.evaluate.curve import Curve
+from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
 from negbench.records.files import filesystem, write_atomically, write_json
@@ -19,7 +19,8 @@ from negbench.runtime.errors import UserError
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch
-from negbench.train.loggers.base import Display
+from negbench.train.loggers.base import LoggedRun, Logger, Loggers
+from negbench.train.loggers.records import Records
 from negbench.train.optim import build_optimizer
 from negbench.train.setup import Setup, set_up
 from negbench.train.stopping import signals
@@ -31,30 +32,34 @@ def execute(
     resolved: Resolved,
     output: Path,
     device: torch.device,
-    display: Display,
+    loggers_of_caller: Sequence[Logger] = (),
     fresh: bool = False,
     stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
 
+    Beside the run's records and the loggers that its settings name, `loggers_of_caller` receive what there is to show.
     UserError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
     checkpoint written. From the first write on any exception is recorded in `summary.json`, and raised.
     """
     folder = RunFolder(output / resolved.run_id)
+    loggers = Loggers([Records(folder), *loggers_of_caller] if rank() == 0 else loggers_of_caller)
     if _by_rank_0(lambda: folder.is_done() and not fresh):
-        return _report_finished(folder, display)
+        return _report_finished(folder, loggers)
     check_batch(resolved.config, world_size())
     _by_rank_0(folder.check_writable)
     setup = set_up(resolved, device)
+    _by_rank_0(lambda: loggers.build(resolved.config.loggers))
     trainer = None
     try:
         with recorded(folder, lambda: summarize(setup, folder, trainer, {})) if rank() == 0 else nullcontext():
             if _by_rank_0(lambda: _open(folder, setup, fresh)):
-                return _report_finished(folder, display)
-            trainer = _trainer(setup, folder, display)
-            trainer.stop_after = stop_after
-            return _train_and_evaluate(setup, trainer, display)
+                return _report_finished(folder, loggers)
+            trainer = _trainer(setup, folder, loggers)
+            trainer.stopping.stop_after = stop_after
+            return _train_and_evaluate(setup, trainer)
     finally:
+        loggers.close()
         folder.close()
 
 
@@ -77,11 +82,11 @@ def _by_rank_0(function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
-def _report_finished(folder: RunFolder, display: Display) -> dict[str, Any]:
+def _report_finished(folder: RunFolder, loggers: Loggers) -> dict[str, Any]:
     summary = folder.read_summary()
     if "knn_top1" not in summary:
         raise UserError(f"{folder.path} is marked done, but its summary.json is damaged; --fresh runs it again")
-    display.note(f"{folder.path} is finished; --fresh runs it again")
+    loggers.note(f"{folder.path} is finished; --fresh runs it again")
     return summary
 
 
@@ -103,22 +108,21 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     return False
 
 
-def _trainer(setup: Setup, folder: RunFolder, display: Display) -> Trainer:
+def _trainer(setup: Setup, folder: RunFolder, loggers: Loggers) -> Trainer:
     """A trainer at the newest whole checkpoint, or at the start."""
     config, splits, method = setup.config, setup.splits, setup.method
     optimizer = build_optimizer(method, config.optimizer)
-    trainer = Trainer(
-        config, method, optimizer, splits.train, folder, setup.device, display, Curve(setup, method), setup.skipped
-    )
-    newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, display.note, set_aside=True))
+    evaluation = PeriodicEvaluation(setup, method)
+    trainer = Trainer(config, method, optimizer, splits.train, folder, setup.device, loggers, evaluation, setup.skipped)
+    newest = _by_rank_0(lambda: checkpoint.find_whole(folder.checkpoints, loggers.note, set_aside=True))
     if newest is None:
         trainer.discard_records(0)
     else:
-        _load(trainer, newest, folder, display)
+        _load(trainer, newest)
     return trainer
 
 
-def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> None:
+def _load(trainer: Trainer, path: Path) -> None:
     try:
         state = checkpoint.load(path)
         trainer.load_state(state)
@@ -127,24 +131,25 @@ def _load(trainer: Trainer, path: Path, folder: RunFolder, display: Display) -> 
             f"checkpoint {path} does not fit this version of the method ({str(error).splitlines()[0]}); "
             "--fresh starts the run again"
         ) from None
-    note = f"resumed {folder.path} at step {trainer.step} of {trainer.num_steps}"
+    note = f"resumed {trainer.folder.path} at step {trainer.step} of {trainer.num_steps}"
     if state["world_size"] != world_size():
         note += f"; {world_size()} processes instead of {state['world_size']}, so not bitwise as undisturbed"
     if state["precision"] != str(trainer.method.autocast_dtype):
         note += f"; precision {trainer.method.autocast_dtype} instead of {state['precision']}"
-    display.note(note)
+    trainer.loggers.note(note)
 
 
-def _train_and_evaluate(setup: Setup, trainer: Trainer, display: Display) -> dict[str, Any]:
-    config, folder = setup.config, trainer.folder
+def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:
+    config, folder, loggers = setup.config, trainer.folder, trainer.loggers
     protocols = protocols_of(config)
-    with signals(trainer), trainer.monitor.running():
-        title = f"{setup.resolved.run_id}: {trainer.num_steps:,} steps of {config.batch_size} images, in {folder.path}"
-        display.start(title, trainer.num_steps, config.epochs, trainer.step)
+    with signals(trainer.stopping), trainer.monitor.running():
+        evaluated = trainer.evaluation.steps if trainer.evaluation else frozenset()
+        run = LoggedRun(setup.resolved.run_id, folder.path, config, trainer.num_steps, trainer.step, evaluated)
+        loggers.start(run)
         trainer.train()
         if protocols:
-            display.note("training is done; evaluating on the test set")
-        with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping_at_once():
+            loggers.note("training is done; evaluating on the test set")
+        with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping.at_once():
             trainer.synchronize_statistics()
             rows = _by_rank_0(lambda: _rows_of(folder, protocols))
             evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)

@@ -25,7 +25,7 @@ from negbench.records.benches import BenchFolder
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.memory import PeakMemory, keep_freed_memory, process_bytes
 from negbench.settings.views import ViewConfig
-from negbench.train.loggers.console import Quiet
+from negbench.train.loggers.base import Loggers
 from negbench.train.optim import build_optimizer, set_learning_rate
 from negbench.train.trainer import Trainer
 from tests.helpers import runs, tiny
@@ -96,7 +96,7 @@ def test_a_method_is_stepped_as_the_trainer_steps_it(name: str, tmp_path: Path) 
     subject.number, subject.batches = 0, training_batches(images, config, CPU, 0, 4)
     method = build_method(resolved, len(images), CPU, None).train()
     optimizer = build_optimizer(method, config.optimizer)
-    trainer = Trainer(config, method, optimizer, images, RunFolder(tmp_path), CPU, Quiet(), None, set())
+    trainer = Trainer(config, method, optimizer, images, RunFolder(tmp_path), CPU, Loggers(), None, set())
     for views, index in training_batches(images, config, CPU, 0, 4):
         set_learning_rate(subject.optimizer, trainer._lr(trainer.step))
         subject.step()

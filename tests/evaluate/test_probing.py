@@ -19,7 +19,6 @@ from negbench.evaluate.diagnostics import probing
 from negbench.evaluate.diagnostics.probing import Prober
 from negbench.models.encoder import Encoder
 from negbench.runtime.distributed import rank, replicate, world_size
-from negbench.train.loggers.console import Quiet
 from negbench.train.optim import build_optimizer
 from negbench.train.run import execute
 from negbench.train.setup import Setup, set_up
@@ -237,7 +236,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(name: str, tmp_pa
     outcomes = []
     for setting in ("true", "false"):
         resolved = runs.short(name, f"diagnostics={setting}")
-        execute(resolved, tmp_path / setting, runs.CPU, Quiet())
+        execute(resolved, tmp_path / setting, runs.CPU)
         state, rows = runs.outcome(runs.folder(resolved, tmp_path / setting))
         assert any(row["kind"] == "diagnostics" for row in rows) == (setting == "true")
         del state["curve"]
@@ -247,7 +246,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(name: str, tmp_pa
 
 def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> None:
     resolved = runs.short("moco", "method.symmetric=false")
-    execute(resolved, tmp_path, runs.CPU, Quiet())
+    execute(resolved, tmp_path, runs.CPU)
     rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
     assert [row["step"] for row in rows] == [0, 4, 8, 12]
     assert "staleness" not in rows[0]["sources"]["Queue"]
@@ -260,7 +259,7 @@ def test_evaluations_look_back_as_far_as_the_queue_reaches(tmp_path: Path) -> No
 
 def test_a_queue_older_than_the_run_is_looked_at_from_its_start(tmp_path: Path) -> None:
     resolved = runs.short("moco", "method.symmetric=false", "method.num_negatives=300")  # 19 steps
-    execute(resolved, tmp_path, runs.CPU, Quiet())
+    execute(resolved, tmp_path, runs.CPU)
     rows = [row for row in runs.folder(resolved, tmp_path).read_metrics() if row["kind"] == "diagnostics"]
     told = [row["sources"]["Queue"].get("staleness_by_age", {}) for row in rows]
     assert [list(by_age) for by_age in told] == [[], ["1", "2", "4"], ["1", "2", "4", "8"], ["1", "2", "4", "8", "12"]]

@@ -27,8 +27,8 @@ from negbench.records.run_folder import RunFolder
 from negbench.runtime.failure import Interrupted
 from negbench.settings.protocols import NAMED, PROTOCOLS, STANDARD
 from negbench.settings.resolve import Resolved, resolve, restore
-from negbench.train import trainer
-from negbench.train.loggers.console import Quiet
+from negbench.train import stopping
+from negbench.train.loggers.base import Logger, Row
 from negbench.train.setup import Setup, set_up
 from tests.cli.test_cli import invoke
 from tests.helpers import runs
@@ -154,14 +154,14 @@ def test_the_first_of_equal_epochs_is_named() -> None:
     assert highest({"protocol": "knn-lightly", "top1": 0.8}, 4, rows)["epoch"] == 4
 
 
-class DieAt(Quiet):
+class DieAt(Logger):
     """Ends the process's run without a checkpoint, once the figure of `step` is recorded."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def progress(self, step: int, **facts: Any) -> None:
-        if step == self.step and "test_top1" in facts:
+    def row(self, row: Row) -> None:
+        if row["step"] == self.step and "test_top1" in row:
             raise RuntimeError("power cut")
 
 
@@ -170,7 +170,7 @@ class DieAt(Quiet):
 def test_an_interrupted_run_has_the_figures_of_an_undisturbed_one(
     ending: Any, step: int, every: str, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(stopping, "CHECKPOINT_SHARE", 0)
     resolved = runs.short("moco", *LIGHTLY, every)
     with pytest.raises((Interrupted, RuntimeError)):
         runs.start(resolved, tmp_path, ending(step))
@@ -190,7 +190,7 @@ def test_a_signal_amid_an_epochs_evaluation_loses_nothing(
     every: str, steps: int, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends at once where the step is saved, and else after the evaluation, with a checkpoint."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(stopping, "CHECKPOINT_SHARE", 0)
     epochs = itertools.count(1)
 
     def interrupted(subject: Subject) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder, without_timings
 from negbench.settings.resolve import Resolved, resolve
-from negbench.train.loggers.console import Quiet
+from negbench.train.loggers.base import Logger, Row
 from negbench.train.run import execute
 
 CPU = torch.device("cpu")
@@ -35,20 +35,20 @@ SMALL = {
 }
 
 
-class StopAt(Quiet):
+class StopAt(Logger):
     """Sends this process a signal at `step`, or at the first step after it that is logged."""
 
     def __init__(self, step: int, signum: int = signal.SIGINT) -> None:
         self.step = step
         self.signum: int | None = signum
 
-    def progress(self, step: int, **facts: Any) -> None:
-        if step >= self.step and self.signum is not None:
+    def row(self, row: Row) -> None:
+        if row["step"] >= self.step and self.signum is not None:
             signum, self.signum = self.signum, None
             os.kill(os.getpid(), signum)
 
 
-class Notes(Quiet):
+class Notes(Logger):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
@@ -60,8 +60,8 @@ def short(method: str = "moco", *settings: str) -> Resolved:
     return resolve(method, "quickstart", [*SHORT, *SMALL.get(method, []), *settings])
 
 
-def start(resolved: Resolved, output: Path, display: Quiet | None = None, fresh: bool = False) -> dict[str, Any]:
-    return execute(resolved, output, CPU, display or Quiet(), fresh)
+def start(resolved: Resolved, output: Path, *loggers: Logger, fresh: bool = False) -> dict[str, Any]:
+    return execute(resolved, output, CPU, loggers, fresh)
 
 
 def folder(resolved: Resolved, output: Path) -> RunFolder:

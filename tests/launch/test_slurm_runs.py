@@ -19,7 +19,6 @@ from negbench.launch.jobs.snapshot import take_snapshot
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.settings.resolve import resolve
-from negbench.train.loggers.console import Quiet
 from negbench.train.run import execute
 from tests.helpers import runs
 from tests.helpers.jobs import DEADLINE_SECONDS, Story, negbench, set_pace, slow_method, together
@@ -268,7 +267,7 @@ def told(
 def train_undisturbed(method: str, output: str) -> Any:
     """On each of two ranks: the run of the stories without Slurm and without a pause."""
     resolved = resolve(method, "quickstart", SETTINGS)
-    execute(resolved, Path(output), runs.CPU, Quiet())
+    execute(resolved, Path(output), runs.CPU)
     return runs.outcome(runs.folder(resolved, Path(output)))
 
 

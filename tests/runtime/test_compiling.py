@@ -26,7 +26,7 @@ from negbench.settings.plugins import list_methods
 from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import ModelConfig
 from negbench.settings.views import VIEW_POLICIES, ViewsConfig
-from negbench.train.loggers.console import Quiet
+from negbench.train.loggers.base import Logger, Row
 from negbench.train.setup import set_up
 from tests.helpers.ranks import on_ranks
 from tests.helpers.runs import CPU, StopAt, assert_same, folder, outcome, short, start
@@ -151,14 +151,15 @@ def test_a_compiled_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert_same(trained(resolved, tmp_path / "stopped"), undisturbed)
 
 
-class CountGraphs(Quiet):
+class CountGraphs(Logger):
     """How many graphs had been compiled at the end of each epoch."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
 
-    def epoch(self, row: dict[str, Any]) -> None:
-        self.counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    def row(self, row: Row) -> None:
+        if row["kind"] == "epoch":
+            self.counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def _trained_on_a_rank(output: str, mode: str) -> tuple[dict[str, Any], list[int]]:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,9 +20,8 @@ from negbench.runtime import failure
 from negbench.runtime.errors import UserError
 from negbench.settings.grid import Planned
 from negbench.settings.resolve import Resolved
-from negbench.train.loggers.console import Quiet
 from negbench.train.monitor import Monitor
-from negbench.train.stopping import signals
+from negbench.train.stopping import Stopping, signals
 from tests.helpers import runs, warm_python
 from tests.helpers.processes import ARGUMENTS, finished
 from tests.helpers.ranks import on_ranks
@@ -126,12 +124,12 @@ def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
     monkeypatch.setattr(linear, "linear_protocol", fail)
     resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
     with pytest.raises(KeyError, match="512 training images"):
-        smoke(resolved, tmp_path, runs.CPU, Quiet())
+        smoke(resolved, tmp_path, runs.CPU)
 
 
 def test_a_smoke_test_of_a_run_without_a_test_makes_none(tmp_path: Path) -> None:
     notes = runs.Notes()
-    smoke(runs.short("simclr", "evaluation.test=false"), tmp_path, runs.CPU, notes)
+    smoke(runs.short("simclr", "evaluation.test=false"), tmp_path, runs.CPU, [notes])
     assert "smoke test passed" in notes.texts[-1]
 
 
@@ -171,8 +169,7 @@ def test_a_stall_is_told_with_its_stack(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def told_to_end_while_it_fails() -> str:
-    trainer = SimpleNamespace(request=0, stops_at_once=False)
-    with pytest.raises(KeyError), signals(trainer):
+    with pytest.raises(KeyError), signals(Stopping(10, print)):
         raise KeyError("a rank is gone")
     os.kill(os.getpid(), signal.SIGTERM)
     return "says why it ends"

@@ -2,8 +2,7 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pynvml
 import pytest
@@ -14,9 +13,8 @@ from negbench.runtime import nvml
 from negbench.runtime.distributed import received_bytes
 from negbench.runtime.failure import ending_of
 from negbench.settings.resolve import resolve
-from negbench.train import trainer
+from negbench.train import clock as clock_module
 from negbench.train.clock import Clock
-from negbench.train.trainer import Trainer, _share_of_sum
 from tests.helpers import runs, tiny
 from tests.helpers.ranks import on_ranks
 
@@ -133,17 +131,18 @@ def test_a_cpu_tells_no_energy() -> None:
 
 
 def test_energy_is_known_where_every_rank_tells_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "world_size", lambda: 2)
-    of_a_rank = cast(Any, SimpleNamespace(clock=SimpleNamespace(joules=3.0)))
+    monkeypatch.setattr(clock_module, "world_size", lambda: 2)
     for told, total in (([3.0, 5.0], 8.0), ([3.0, None], None)):
-        monkeypatch.setattr(trainer, "gather_objects", lambda own, told=told: told)
-        assert Trainer.energy_joules(of_a_rank) == total
+        monkeypatch.setattr(clock_module, "gather_objects", lambda own, told=told: told)
+        assert Clock(runs.CPU).joules_of_all_ranks() == total
 
 
 def test_the_energy_before_a_stop_is_shared_out_on_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "world_size", lambda: 4)
-    assert _share_of_sum([3.0, 5.0]) == 2.0
-    assert _share_of_sum([3.0, None]) is None
+    monkeypatch.setattr(clock_module, "world_size", lambda: 4)
+    for joules, share in (([3.0, 5.0], 2.0), ([3.0, None], None)):
+        resumed = Clock(runs.CPU)
+        resumed.load_state_dict({"seconds": resumed.seconds, "joules": joules})
+        assert resumed.joules == share
 
 
 def test_device_time_counts_all_devices() -> None:

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from negbench.evaluate.curve import Curve
+from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.records import checkpoint
+from negbench.runtime.distributed import rank
 from negbench.runtime.failure import Interrupted
 from negbench.settings.resolve import Resolved
 from negbench.train import run, trainer
-from negbench.train.loggers.console import Quiet
+from negbench.train.loggers.base import Loggers
 from negbench.train.run import execute
 from negbench.train.setup import set_up
+from negbench.train.stopping import NOTHING, SAVE, Kind, RankAgreement, Stop
 from tests.helpers import runs
+from tests.helpers.ranks import on_ranks
 
 LEAN = ("batch_norm=process", "epochs=1", "evaluate_every_epochs=0", "evaluation.test=false")
 
@@ -26,7 +29,7 @@ def assert_a_stop_after(step: int, resolved: Resolved, folder: Path) -> checkpoi
     """Changes nothing of the run's outcome. Returns the state at the stop."""
     runs.start(resolved, folder / "undisturbed")
     with pytest.raises(Interrupted):
-        execute(resolved, folder, runs.CPU, Quiet(), stop_after=step)
+        execute(resolved, folder, runs.CPU, stop_after=step)
     run = runs.folder(resolved, folder)
     state = checkpoint.load(checkpoint.find(run.checkpoints)[0])
     assert state["step"] == step
@@ -54,12 +57,12 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_where_there_is_nothing_to_sav
     resolved = runs.short("simclr", "batch_norm=process")
     went_on: list[int] = []
 
-    def rows(curve: Curve, step: int) -> dict[str, dict[str, Any]]:
+    def rows(evaluation: PeriodicEvaluation, step: int) -> dict[str, dict[str, Any]]:
         os.kill(os.getpid(), signal.SIGTERM)
         went_on.append(step)
         return {}
 
-    monkeypatch.setattr(Curve, "rows", rows)
+    monkeypatch.setattr(PeriodicEvaluation, "rows", rows)
     with pytest.raises(Interrupted):
         runs.start(resolved, tmp_path)
     assert went_on == []
@@ -81,10 +84,19 @@ def test_a_run_that_was_stopped_in_its_test_repeats_no_evaluation_before(
     assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4]
 
 
+def test_a_request_to_stop_wins_over_one_to_save_and_is_posted_as_one_number() -> None:
+    assert on_ranks(2, agreed_on) == [[SAVE, Stop(Kind.STOP, signal.SIGTERM), Stop(Kind.STOP)]] * 2
+
+
+def agreed_on() -> list[Stop]:
+    requests = [(NOTHING, SAVE), (Stop(Kind.STOP, signal.SIGTERM), SAVE), (NOTHING, Stop(Kind.STOP))]
+    return [RankAgreement().at_the_end(of_ranks[rank()]) for of_ranks in requests]
+
+
 def test_what_was_trained_after_the_last_checkpoint_counts_as_lost(tmp_path: Path) -> None:
     resolved = runs.short("simclr", *LEAN)
     with pytest.raises(Interrupted):
-        execute(resolved, tmp_path, runs.CPU, Quiet(), stop_after=2)
+        execute(resolved, tmp_path, runs.CPU, stop_after=2)
     folder = runs.folder(resolved, tmp_path)
     spent = checkpoint.load(checkpoint.find(folder.checkpoints)[0])["seconds"]["train"]
     with open(folder.metrics, "a") as file:
@@ -113,4 +125,4 @@ def test_the_first_rank_alone_marks_a_stall(tmp_path: Path, monkeypatch: pytest.
     folder = runs.folder(resolved, tmp_path)
     for number, mark in ((0, folder.path / "stalled"), (1, None)):
         monkeypatch.setattr(trainer, "rank", lambda number=number: number)
-        assert run._trainer(set_up(resolved, runs.CPU), folder, Quiet()).monitor.mark == mark
+        assert run._trainer(set_up(resolved, runs.CPU), folder, Loggers()).monitor.mark == mark

@@ -20,7 +20,7 @@ from negbench.records import checkpoint
 from negbench.runtime.failure import Interrupted
 from negbench.settings.plugins import find_method
 from negbench.train import setup, trainer
-from negbench.train.loggers.console import Quiet, cost_line
+from negbench.train.loggers.console import cost_line
 from negbench.train.monitor import Monitor
 from negbench.train.run import execute
 from tests.helpers import runs, tiny
@@ -148,9 +148,9 @@ def run_twice(output: str, steps: tuple[int | None, ...]) -> Any:
     for step in steps:
         folder = Path(output) / str(step)
         if step is not None:
-            stopper = runs.StopAt(step, signal.SIGTERM) if rank() == world_size() - 1 else None
+            stopper = [runs.StopAt(step, signal.SIGTERM)] if rank() == world_size() - 1 else []
             with pytest.raises(Interrupted):
-                runs.start(resolved, folder, stopper)
+                runs.start(resolved, folder, *stopper)
         runs.start(resolved, folder)
     return [runs.outcome(runs.folder(resolved, Path(output) / str(step))) for step in steps] if rank() == 0 else None
 
@@ -253,7 +253,7 @@ def test_resuming_with_another_number_of_processes_is_in_the_summary(tmp_path: P
 def interrupt(output: str) -> None:
     resolved = runs.short("adco", "batch_norm=sync")
     with pytest.raises(Interrupted):
-        execute(resolved, Path(output), runs.CPU, Quiet(), stop_after=6)
+        execute(resolved, Path(output), runs.CPU, stop_after=6)
 
 
 def test_a_finished_run_is_reported_at_once_and_fresh_starts_anew(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import quantiles
 
-from negbench.train.trainer import CHECKPOINT_SHARE
+from negbench.train.stopping import CHECKPOINT_SHARE
 
 RECORD_BYTES = 350  # a row of metrics.jsonl: 349.9 on average in results/reference/quickstart
 

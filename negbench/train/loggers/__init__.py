@@ -1,1 +1,1 @@
-"""What is told of a run while it trains."""
+"""Where the rows of a run go while it trains."""

@@ -11,88 +11,99 @@ from rich.table import Table
 
 from negbench.runtime.words import duration, percent
 from negbench.settings.protocols import NAMED
+from negbench.train.loggers.base import LoggedRun, Logger, Row
 
 console = Console(stderr=True, highlight=False)
 
 
-class Quiet:
-    """Shows nothing."""
-
-    def start(self, title: str, num_steps: int, num_epochs: int, first_step: int) -> None: ...
-    def progress(self, step: int, **facts: Any) -> None: ...
-    def epoch(self, row: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class Plain(Quiet):
-    """One line an epoch."""
+class Plain(Logger):
+    """Prints one line an epoch, after the epoch's evaluation."""
 
     def __init__(self) -> None:
-        self.facts: dict[str, Any] = {}
+        self.ended_epoch: int | None = None  # one whose line waits for the figures of its evaluation
 
-    def start(self, title: str, num_steps: int, num_epochs: int, first_step: int) -> None:
-        self.num_steps, self.num_epochs = num_steps, num_epochs
-        self.first_step, self.started = first_step, time.monotonic()
-        self.note(title)
+    def start(self, run: LoggedRun) -> None:
+        self.run, self.started = run, time.monotonic()
+        self.figures: Row = {}
+        self.note(f"{run.run_id}: {run.num_steps:,} steps of {run.config.batch_size} images, in {run.folder}")
 
-    def progress(self, step: int, **facts: Any) -> None:
-        self.facts |= {"step": step, **{name: value for name, value in facts.items() if value is not None}}
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        console.print(f"epoch {row['epoch']}/{self.num_epochs}  {self._facts()}", markup=False, soft_wrap=True)
+    def row(self, row: Row) -> None:
+        if row["step"] > self.figures.get("step", 0):
+            self._end_epoch()
+        if row["kind"] != "diagnostics":
+            self.figures |= {name: value for name, value in row.items() if value is not None}
+            self.updated = time.monotonic()
+        if row["kind"] == "epoch":
+            self.ended_epoch = row["epoch"]
+            if row["step"] not in self.run.evaluated_steps:
+                self._end_epoch()
 
     def note(self, text: str) -> None:
+        self._end_epoch()
+        self._print(text)
+
+    def close(self) -> None:
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        if self.ended_epoch is not None:
+            self._print(f"epoch {self.ended_epoch}/{self.run.config.epochs}  {self._figures()}")
+            self.ended_epoch = None
+
+    def _print(self, text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    def _facts(self) -> str:
-        facts = self.facts
-        parts = [f"step {facts.get('step', 0):,}/{self.num_steps:,}"]
-        if "loss" in facts:
-            parts.append(f"loss {facts['loss']:.3f}")
-        if "images_per_second" in facts:
-            parts.append(f"{facts['images_per_second']:,.0f} images/s")
-        if "knn_top1" in facts:
-            parts.append(f"kNN {facts['knn_top1']:.3f}")
-        if "test_top1" in facts:
-            parts.append(f"test top-1 {facts['test_top1']:.3f}")
-        taken = facts.get("step", 0) - self.first_step
-        if taken > 0 and facts["step"] < self.num_steps:
-            left = (time.monotonic() - self.started) / taken * (self.num_steps - facts["step"])
+    def _figures(self) -> str:
+        figures, num_steps = self.figures, self.run.num_steps
+        parts = [f"step {figures['step']:,}/{num_steps:,}"]
+        if "loss" in figures:
+            parts.append(f"loss {figures['loss']:.3f}")
+        if "images_per_second" in figures:
+            parts.append(f"{figures['images_per_second']:,.0f} images/s")
+        if "knn_top1" in figures:
+            parts.append(f"kNN {figures['knn_top1']:.3f}")
+        if "test_top1" in figures:
+            parts.append(f"test top-1 {figures['test_top1']:.3f}")
+        taken = figures["step"] - self.run.first_step
+        if taken > 0 and figures["step"] < num_steps:
+            left = (self.updated - self.started) / taken * (num_steps - figures["step"])
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)
 
 
 class Live(Plain):
-    """A progress bar."""
+    """Shows a progress bar."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), console=console
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"), console=console
         )
 
-    def start(self, title: str, num_steps: int, num_epochs: int, first_step: int) -> None:
-        super().start(title, num_steps, num_epochs, first_step)
-        self.task = self.bar.add_task("starting", total=num_steps, completed=first_step, facts="")
+    def start(self, run: LoggedRun) -> None:
+        super().start(run)
+        self.task = self.bar.add_task("starting", total=run.num_steps, completed=run.first_step, figures="")
 
-    def progress(self, step: int, **facts: Any) -> None:
-        super().progress(step, **facts)
-        epoch = min(step * self.num_epochs // self.num_steps + 1, self.num_epochs)
-        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.num_epochs}", facts=self._facts())
+    def row(self, row: Row) -> None:
+        super().row(row)
+        step, num_epochs = row["step"], self.run.config.epochs
+        epoch = f"epoch {min(step * num_epochs // self.run.num_steps + 1, num_epochs)}/{num_epochs}"
+        self.bar.update(self.task, completed=step, description=epoch, figures=self._figures())
 
-    def epoch(self, row: dict[str, Any]) -> None: ...
+    def _end_epoch(self) -> None: ...
 
 
 @contextmanager
-def displayed(quiet: bool) -> Iterator[Quiet]:
+def displayed(quiet: bool) -> Iterator[list[Logger]]:
+    """The logger for a person: a bar or lines, and none if `quiet`."""
     if quiet:
-        yield Quiet()
+        yield []
     elif console.is_terminal:
         live = Live()
         with live.bar:
-            yield live
+            yield [live]
     else:
-        yield Plain()
+        yield [Plain()]
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
