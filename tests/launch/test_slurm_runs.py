@@ -243,7 +243,7 @@ def a_job_of_code_that_breaks_after_its_submission(cluster: Cluster, folder: Pat
         said = iter(waiting.stdout.readline, "")
         assert any(line.startswith("watch: ") for line in said), waiting.stderr.read()
         package = checkout / "negbench"
-        for path in (package / "trainer.py", package / "methods" / "adco.py", method):
+        for path in (package / "train" / "trainer.py", package / "methods" / "adco.py", method):
             path.write_text("raise RuntimeError('edited after submission')\n")
         (package / "configs" / "quickstart.yaml").write_text("edited: after submission\n")
         (note,) = output.glob("*-s0-*/job.json")
@@ -302,7 +302,7 @@ def test_a_job_runs_the_code_that_was_submitted(story: Story, told: dict[Story, 
     run = told[story].result()
     files = [Path(line.removeprefix("code: ")) for line in log_of(run).splitlines() if line.startswith("code: ")]
     (snapshot,) = run.path.glob("submissions/*/code/negbench")
-    assert set(files) == {snapshot / "trainer.py", snapshot / "methods" / "adco.py"}
+    assert set(files) == {snapshot / "train" / "trainer.py", snapshot / "methods" / "adco.py"}
 
 
 @pytest.mark.parametrize("story", [a_job_of_code_that_breaks_after_its_submission])
