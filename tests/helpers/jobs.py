@@ -56,10 +56,10 @@ def negbench(
     cluster: Cluster, *arguments: str, check: bool = True, env: Mapping[str, str] = MappingProxyType({})
 ) -> Done:
     """The command line in this process, outside every checkout. Threads take turns."""
-    given = {**cluster.env, "XDG_CONFIG_HOME": warm_python.site(), **env}
-    environment = mock.patch.dict(os.environ, given, clear=True)
-    with _ONE_AT_A_TIME, contextlib.chdir(cluster.folder), environment:
-        result = CliRunner().invoke(app, arguments)
+    with _ONE_AT_A_TIME, contextlib.chdir(cluster.folder):
+        given = {**cluster.env, "XDG_CONFIG_HOME": warm_python.site(), **env}
+        with mock.patch.dict(os.environ, given, clear=True):
+            result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert not check or result.exit_code == 0, result.output

@@ -38,6 +38,8 @@ def executable() -> str:
     script = folder / "python"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E -s "{__file__}" "{folder / "socket"}" "$@"\n')
     script.chmod(0o755)
+    (folder / "config" / "negbench").mkdir(parents=True)
+    (folder / "config" / "negbench" / "cluster.yaml").write_text(f"python: {script}\n")
     server = f"from tests.helpers import warm_python; warm_python.serve({listener.fileno()})"
     root = Path(__file__).parents[2]
     subprocess.Popen(
@@ -46,15 +48,11 @@ def executable() -> str:
     return str(script)
 
 
-@functools.cache
 def site() -> str:
-    """A user's configuration folder that names it as the Python of jobs."""
+    """Return a user's configuration folder that names it as the Python of jobs."""
     from pathlib import Path
 
-    folder = Path(executable()).parent / "config"
-    (folder / "negbench").mkdir(parents=True)
-    (folder / "negbench" / "cluster.yaml").write_text(f"python: {executable()}\n")
-    return str(folder)
+    return str(Path(executable()).parent / "config")
 
 
 def serve(listener_fd: int) -> None:
