@@ -12,7 +12,8 @@ import typer
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, check_choice
 from negbench.runtime.errors import UserError
-from negbench.settings.protocols import PROTOCOLS, STANDARD, find_protocol, keys_of_protocols, of_every_epoch
+from negbench.settings.facts import STANDARD
+from negbench.settings.protocols import PROTOCOLS, find_protocol, keys_of_protocols, of_every_epoch
 
 if TYPE_CHECKING:
     from negbench.evaluate.subject import Tell
@@ -59,8 +60,8 @@ def evaluate(
         check_choice("--device", device, DEVICES)
         from negbench.evaluate.request import make_requests
 
-        of_study = [text for text in settings or [] if _is_of_study(text)]
-        of_protocol = [text for text in settings or [] if not _is_of_study(text)]
+        of_study = [text for text in settings or [] if _is_of_study(text, protocols)]
+        of_protocol = [text for text in settings or [] if not _is_of_study(text, protocols)]
         requests = make_requests(protocols, of_protocol, data, labels_file)
         if path.is_dir() and (config or of_study or output):
             option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
@@ -99,12 +100,12 @@ def evaluate(
     print(f"written to {folder / 'evaluations'}: {files}")
 
 
-def _is_of_study(setting: str) -> bool:
+def _is_of_study(setting: str, protocols: list[str]) -> bool:
     """Whether it is a key of runs and not of a protocol."""
     from negbench.settings.schema import RunConfig
 
     key = setting.partition("=")[0]
-    return "." in key or (key in RunConfig.model_fields and key not in keys_of_protocols())
+    return "." in key or (key in RunConfig.model_fields and key not in keys_of_protocols(protocols))
 
 
 @contextmanager

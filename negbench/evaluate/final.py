@@ -16,7 +16,7 @@ import yaml
 from negbench.contrast.build import build_method, prepare
 from negbench.data.load import Surroundings, load_data
 from negbench.evaluate.curve import highest
-from negbench.evaluate.protocols.baselines import without_network
+from negbench.evaluate.protocols.common.baselines import without_network
 from negbench.evaluate.request import Request, make_record, make_requests
 from negbench.evaluate.subject import Evaluated, Subject, Tell, silent
 from negbench.models.encoder import build_encoder

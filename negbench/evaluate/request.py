@@ -9,10 +9,11 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Protocol
 from negbench.settings.keys import parse_override, validate
-from negbench.settings.plugins import nearest
+from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin, nearest
 from negbench.settings.protocol_settings import ProtocolSettings
-from negbench.settings.protocols import Protocol, find_protocol
+from negbench.settings.protocols import find_protocol
 
 if TYPE_CHECKING:
     from negbench.evaluate.subject import Subject
@@ -78,7 +79,7 @@ def make_requests(
 
 def make_record(protocol: Protocol, subject: "Subject", request: Request | None = None) -> dict[str, Any]:
     """The protocol's record of one encoder; `request` where the protocol has settings."""
-    function = resolve_name(protocol.function)
+    function = import_plugin(find_plugin(PROTOCOL, protocol.name)).evaluate
     if request is None:
         return {"protocol": protocol.name} | function(subject)
     made: dict[str, Any] = function(subject, request)

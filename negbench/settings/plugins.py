@@ -1,4 +1,7 @@
-"""Find methods, loggers and studies: built-in files, the user's, and other packages' entry points. Imports no torch."""
+"""Find methods, data sets, backbones and protocols, negbench's own and other packages', and studies. Imports no torch.
+
+A plugin is a file in the folder of its kind, or a module that another package names as an entry point of its group.
+"""
 
 import ast
 import difflib
@@ -6,25 +9,46 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
+from typing import Any
 
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Facts, Protocol
 
-ENTRY_POINT_GROUP = "negbench.methods"
 LOGGERS = "negbench.loggers"  # the group of entry points
 NO_CHOICE = ("__init__", "base", "console", "records")  # files of train/loggers/ that no run names
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
 
 @dataclass(frozen=True)
-class MethodFile:
+class Kind:
+    """What all plugins of a kind have in common."""
+
+    word: str
+    package: str  # the folder of negbench's own
+    group: str  # the entry points of other packages
+    parts: tuple[str, ...]  # what a file must define
+    facts: type[Facts] | None = None  # what it begins with; a method begins with a docstring instead
+
+
+METHOD = Kind("method", "negbench.methods", "negbench.methods", ("Config", "build"))
+PROTOCOL = Kind("protocol", "negbench.evaluate.protocols", "negbench.protocols", ("evaluate",), Protocol)
+
+
+@dataclass(frozen=True)
+class PluginFile:
+    kind: Kind
     name: str
     path: Path
     module: str | None  # None for a file given by its path
+    giver: str = "negbench"  # the package that it comes from
+    facts: Any = None  # of the kind's type
+    problem: str = ""  # why it cannot be used, as a sentence
 
     @property
     def docstring(self) -> str:
@@ -39,52 +63,115 @@ def package_folder(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def list_methods() -> dict[str, MethodFile]:
-    """Every method by name: the files of `methods/`, then entry points of other packages."""
-    files = sorted(path for path in package_folder("negbench.methods").glob("*.py") if path.stem != "__init__")
-    methods = {path.stem: MethodFile(path.stem, path, f"negbench.methods.{path.stem}") for path in files}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            spec = importlib.util.find_spec(point.module)
-        except ImportError:  # a broken package must not take the others along
-            continue
-        if spec is not None and spec.origin:
-            methods.setdefault(point.name, MethodFile(point.name, Path(spec.origin), point.module))
-    return methods
+def list_plugins(kind: Kind) -> dict[str, PluginFile]:
+    """Return every plugin of a kind that can be used, by name: negbench's own, then those of other packages."""
+    return {name: file for name, file in _found(kind).items() if not file.problem}
 
 
-def find_method(name: str) -> MethodFile:
+def find_plugin(kind: Kind, name: str, known: Iterable[str] | None = None, or_else: str = "") -> PluginFile:
+    """Return the plugin called `name`. UserError if none of the `known` ones is (default: all), or if it has a problem.
+
+    The sentence of an unknown name lists the known ones, and `or_else` after them.
+    """
+    found, known = _found(kind), list(list_plugins(kind) if known is None else known)
+    if name in found and found[name].problem:
+        raise UserError(found[name].problem)
+    if name not in known:
+        raise UserError(f"unknown {kind.word} {name!r}{nearest(name, known)}; known: {', '.join(known)}{or_else}")
+    return found[name]
+
+
+def facts_of(kind: Kind) -> dict[str, Any]:
+    """Return the facts of every plugin of a kind by name, those of an ambiguous name being negbench's."""
+    return {name: file.facts for name, file in _found(kind).items() if file.facts is not None}
+
+
+def import_plugin(file: PluginFile) -> ModuleType:
+    """Import a file and check that it defines its kind's parts. UserError if the user's cannot be used."""
+    try:
+        module = importlib.import_module(file.module) if file.module is not None else _execute(file)
+    except (SyntaxError, ImportError, NameError) as error:
+        if file.module is not None and file.giver == "negbench":
+            raise
+        line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{file.kind.word} file {file.path} cannot be imported:{line} {error}") from None
+    missing = [part for part in file.kind.parts if not hasattr(module, part)]
+    if missing:
+        raise UserError(f"{file.kind.word} file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")
+    return module
+
+
+def list_methods() -> dict[str, PluginFile]:
+    """Return every method by name."""
+    return list_plugins(METHOD)
+
+
+def find_method(name: str) -> PluginFile:
     """The method called `name`, or the file that `name` is a path of. UserError if there is neither."""
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"there is no method file {name}")
-        return MethodFile(path.stem, path, None)
-    methods = list_methods()
-    if name not in methods:
-        raise UserError(f"unknown method {name!r}{nearest(name, methods)}; known: {', '.join(methods)}, or a FILE.py")
-    return methods[name]
+        return PluginFile(METHOD, path.stem, path, None)
+    return find_plugin(METHOD, name, or_else=", or a FILE.py")
 
 
-def import_method(file: MethodFile) -> ModuleType:
-    """Import a method file and check that it holds `Config` and `build`. UserError if the user's cannot be used."""
+def import_method(file: PluginFile) -> ModuleType:
+    """Import a method file, which may use names of earlier versions. UserError as `import_plugin`."""
     resolve_name(OLD_NAMES)()
-    if file.module is not None:
-        module = importlib.import_module(file.module)
-    else:
-        name = f"negbench_user_method_{file.name}"
-        spec = importlib.util.spec_from_file_location(name, file.path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (SyntaxError, ImportError, NameError) as error:
-            line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise UserError(f"method file {file.path} cannot be imported:{line} {error}") from None
-    missing = [part for part in ("Config", "build") if not hasattr(module, part)]
-    if missing:
-        raise UserError(f"method file {file.path} lacks {' and '.join(missing)}; see CONTRIBUTING.md")
+    return import_plugin(file)
+
+
+@cache
+def _found(kind: Kind) -> dict[str, PluginFile]:
+    """Every plugin of a kind by name; the `problem` of one that cannot be used is said when it is asked for."""
+    found: dict[str, PluginFile] = {}
+    for path in sorted(package_folder(kind.package).glob("*.py")):
+        if path.stem != "__init__":
+            name = path.stem if kind.facts is None else path.stem.replace("_", "-")
+            facts = _read_facts(kind, name, path)
+            found[name] = PluginFile(kind, name, path, f"{kind.package}.{path.stem}", facts=facts)
+    for point in sorted(entry_points(group=kind.group), key=lambda point: point.name):
+        file = _of_other_package(kind, point)
+        if first := found.get(point.name):
+            both = f"both {first.giver} and {file.giver} have a {kind.word} {point.name!r}; uninstall or rename one"
+            file = replace(first, problem=both)
+        found[point.name] = file
+    return found
+
+
+def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
+    giver = point.dist.name if point.dist else point.module
+    try:
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or not spec.origin:
+            raise ImportError(f"there is no module {point.module}")
+        path = Path(spec.origin)
+        return PluginFile(kind, point.name, path, point.module, giver, _read_facts(kind, point.name, path))
+    except Exception as error:  # a broken package must not take the others along
+        problem = f"{kind.word} {point.name!r} of the package {giver} cannot be used: {' '.join(str(error).split())}"
+        return PluginFile(kind, point.name, Path(), point.module, giver, problem=problem)
+
+
+def _read_facts(kind: Kind, name: str, path: Path) -> Facts | None:
+    """The facts that a file of a kind begins with, read without importing it."""
+    if kind.facts is None:
+        return None
+    constant = kind.facts.__name__.upper()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == constant:
+            assert isinstance(node.value, ast.Call), f"{constant} is no call"
+            return kind.facts(name=name, **{str(k.arg): ast.literal_eval(k.value) for k in node.value.keywords})
+    raise UserError(f"{path} lacks {constant} = {kind.facts.__name__}(...)")
+
+
+def _execute(file: PluginFile) -> ModuleType:
+    name = f"negbench_user_{file.kind.word}_{file.name}"
+    spec = importlib.util.spec_from_file_location(name, file.path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
     return module
 
 

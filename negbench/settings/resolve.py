@@ -30,7 +30,7 @@ from negbench.settings.keys import (
     validate,
 )
 from negbench.settings.plugins import (
-    MethodFile,
+    PluginFile,
     find_logger,
     find_method,
     find_study,
@@ -47,7 +47,7 @@ CLUSTER = "cluster."
 class Resolved:
     config: RunConfig[Any]
     origins: dict[str, str]  # dotted key -> the layer that set it; keys at their default are absent
-    method_file: MethodFile
+    method_file: PluginFile
     module: ModuleType
     study_file: Path
     cluster_of_study: Flat = dataclasses.field(default_factory=dict)  # the study's `cluster:` block
@@ -161,7 +161,7 @@ def restore(folder: Path) -> Resolved:
         raise UserError(f"{path} names no method")
     copied = folder / "method.py"
     file = find_method(str(copied if copied.exists() else values["method.name"]))
-    file = MethodFile(values["method.name"], file.path, file.module)
+    file = dataclasses.replace(file, name=values["method.name"])
     module = import_method(file)
     return Resolved(_validate_run(values, {}, module, path), {}, file, module, path)
 

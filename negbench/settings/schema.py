@@ -8,7 +8,8 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import field_validator, model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.protocols import NAMED, PROTOCOLS, STANDARD, check_track, find_protocol
+from negbench.settings.facts import STANDARD
+from negbench.settings.protocols import NAMED, PROTOCOLS, check_track, find_protocol
 from negbench.settings.section import Range, Section, setting
 from negbench.settings.views import ViewsConfig
 
@@ -88,6 +89,7 @@ class EvaluationConfig(Section):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in STANDARD:
+            find_protocol(name)
             if name in names:
                 raise UserError(f"{name} is no further protocol: evaluation.test and evaluation.linear ask for it")
         for name in names:

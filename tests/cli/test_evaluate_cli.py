@@ -17,8 +17,9 @@ from negbench.data.files.decode import decode
 from negbench.data.load import load_splits
 from negbench.data.sets import FolderSet
 from negbench.data.workers import EvaluationDataset
-from negbench.evaluate.protocols import classifier, logistic
-from negbench.evaluate.protocols.datasets import digest_of, image_folder, voc07_folder
+from negbench.evaluate.protocols import transfer
+from negbench.evaluate.protocols.common import classifier
+from negbench.evaluate.protocols.common.datasets import digest_of, image_folder, voc07_folder
 from negbench.evaluate.request import make_record, make_requests
 from negbench.evaluate.subject import Subject
 from negbench.records.run_folder import RunFolder
@@ -163,7 +164,7 @@ def test_transfer_is_refit_on_all_training_images(finished: RunFolder, tmp_path:
     subject = Subject(setup, setup.method.query_encoder)
     made = make_record(PROTOCOLS["transfer"], subject, asked)
     moved = subject.on(image_folder(root, setup.config))
-    (train, labels), (test, test_labels) = (logistic.arrays(moved.features(part)) for part in ("train", "test"))
+    (train, labels), (test, test_labels) = (transfer.arrays(moved.features(part)) for part in ("train", "test"))
     by_hand = LogisticRegression(C=1 / made["strength"], max_iter=100).fit(train, labels)
     assert made["top1"] == by_hand.score(test, test_labels)
     assert max(made["held_out_by_strength"].values()) == made["held_out_by_strength"][f"{made['strength']:.4g}"]

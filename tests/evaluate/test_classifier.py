@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from negbench.data.batches import training_batches
 from negbench.data.load import load_splits
 from negbench.data.sets import FolderSet
-from negbench.evaluate.protocols import classifier
-from negbench.evaluate.protocols.classifier import decay, make_head, top1, training_config
-from negbench.evaluate.protocols.datasets import image_folder
-from negbench.evaluate.protocols.labels import choose_labels
+from negbench.evaluate.protocols.common import classifier
+from negbench.evaluate.protocols.common.classifier import decay, make_head, top1, training_config
+from negbench.evaluate.protocols.common.datasets import image_folder
+from negbench.evaluate.protocols.common.labels import choose_labels
 from negbench.evaluate.request import Request, make_record, make_requests
 from negbench.evaluate.subject import Subject
 from negbench.settings.protocol_settings import ClassifierSettings, LinearAdco, LinearMoco, Semi1, Semi10

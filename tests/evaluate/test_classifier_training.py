@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from negbench.data.batches import training_batches
-from negbench.evaluate.protocols import classifier
-from negbench.evaluate.protocols.classifier import training_config
-from negbench.evaluate.protocols.labels import choose_labels
+from negbench.evaluate.protocols.common import classifier
+from negbench.evaluate.protocols.common.classifier import training_config
+from negbench.evaluate.protocols.common.labels import choose_labels
 from tests.evaluate.test_classifier import request, subject
 from tests.helpers import runs
 

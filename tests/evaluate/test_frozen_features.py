@@ -12,8 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from torch.nn import functional as F
 
-from negbench.evaluate.protocols import logistic, voc07
-from negbench.evaluate.protocols.average_precision import average_precisions
+from negbench.evaluate.protocols import transfer, voc07
+from negbench.evaluate.protocols.common.average_precision import average_precisions
 from negbench.evaluate.protocols.knn import knn_predict
 from negbench.evaluate.subject import Features, Subject
 from negbench.settings.protocol_settings import Voc07
@@ -50,18 +50,18 @@ def test_knn_is_the_published_formula(features: tuple[Features, Features]) -> No
 
 
 def test_logistic_regression_is_scikit_learns(features: tuple[Features, Features]) -> None:
-    (train, labels), (test, test_labels) = (logistic.arrays(part) for part in features)
+    (train, labels), (test, test_labels) = (transfer.arrays(part) for part in features)
     for strength in (1000.0, 10.0):
         by_hand = LogisticRegression(C=1 / strength, max_iter=1000).fit(train, labels).predict(test)
-        made = logistic.accuracies(logistic.fit(train, labels, strength, 1000).predict(test), test_labels)
+        made = transfer.accuracies(transfer.fit(train, labels, strength, 1000).predict(test), test_labels)
         assert made["top1"] == (by_hand == test_labels).mean()
         assert made["mean_per_class"] == pytest.approx(balanced_accuracy_score(test_labels, by_hand), abs=1e-12)
 
 
 def test_the_strength_is_what_the_weights_are_penalised_by(features: tuple[Features, Features]) -> None:
-    train, labels = logistic.arrays(features[0])
+    train, labels = transfer.arrays(features[0])
     train = train / np.abs(train).max()
-    model = logistic.fit(train, labels, 2.0, 10_000)
+    model = transfer.fit(train, labels, 2.0, 10_000)
     weights = torch.tensor(model.coef_, requires_grad=True)
     logits = torch.from_numpy(train) @ weights.T + torch.from_numpy(model.intercept_)
     loss = F.cross_entropy(logits, torch.from_numpy(labels), reduction="sum") + 2.0 / 2 * weights.square().sum()
@@ -77,7 +77,7 @@ def shows_class(labels: Any, label: int) -> Any:
 
 
 def test_svms_are_scikit_learns_on_what_is_not_difficult(features: tuple[Features, Features]) -> None:
-    (train, labels), (test, test_labels) = (logistic.arrays(part) for part in features)
+    (train, labels), (test, test_labels) = (transfer.arrays(part) for part in features)
     train, test = voc07.normalised(train), voc07.normalised(test)
     shown, test_shown = shows_class(labels, 3), shows_class(test_labels, 3)
     settings = Voc07(costs=(0.1, 1, 10))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from negbench.evaluate.protocols.baselines import baseline_knn, histograms, pixels
+from negbench.evaluate.protocols.common.baselines import baseline_knn, histograms, pixels
 from negbench.evaluate.protocols.knn import knn_predict, knn_top1
 
 KS = (1, 5, 20, 200)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -18,14 +17,15 @@ from torch.nn import functional as F
 from negbench.data.batches import eval_batches
 from negbench.evaluate.curve import highest
 from negbench.evaluate.final import evaluate_on_test, evaluate_run
-from negbench.evaluate.protocols import knn_anchors
-from negbench.evaluate.protocols.knn_anchors import knn_lightly
+from negbench.evaluate.protocols import knn_lightly
 from negbench.evaluate.request import make_record
 from negbench.evaluate.subject import Subject
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.failure import Interrupted
-from negbench.settings.protocols import NAMED, PROTOCOLS, STANDARD
+from negbench.settings.facts import STANDARD
+from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin
+from negbench.settings.protocols import NAMED, PROTOCOLS
 from negbench.settings.resolve import Resolved, resolve, restore
 from negbench.train import stopping
 from negbench.train.loggers.base import Logger, Row
@@ -83,7 +83,7 @@ def top1_by_hand(setup: Setup, network: nn.Module) -> float:
 def test_every_protocol_is_a_function_and_every_named_one_has_a_figure() -> None:
     for name, protocol in PROTOCOLS.items():
         taken = ["subject", "request"] if protocol.settings else ["subject"]
-        assert list(inspect.signature(resolve_name(protocol.function)).parameters) == taken
+        assert list(inspect.signature(import_plugin(find_plugin(PROTOCOL, name)).evaluate).parameters) == taken
         assert (protocol.figure and protocol.title) or name in STANDARD
     assert all("test set" in protocol.title for protocol in NAMED.values() if protocol.every_epoch)
 
@@ -191,16 +191,16 @@ def test_a_signal_amid_an_epochs_evaluation_loses_nothing(
 ) -> None:
     """It ends at once where the step is saved, and else after the evaluation, with a checkpoint."""
     monkeypatch.setattr(stopping, "CHECKPOINT_SHARE", 0)
-    epochs = itertools.count(1)
+    epochs, evaluate = itertools.count(1), knn_lightly.evaluate
 
     def interrupted(subject: Subject) -> dict[str, Any]:
         if next(epochs) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return knn_lightly(subject)
+        return evaluate(subject)
 
     resolved = runs.short("moco", *LIGHTLY, every)
     with monkeypatch.context() as patch:
-        patch.setattr(knn_anchors, "knn_lightly", interrupted)
+        patch.setattr(knn_lightly, "evaluate", interrupted)
         with pytest.raises(Interrupted):
             runs.start(resolved, tmp_path)
     run = runs.folder(resolved, tmp_path)

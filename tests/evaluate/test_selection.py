@@ -14,11 +14,11 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from negbench.evaluate.protocols.average_precision import average_precisions
-from negbench.evaluate.protocols.datasets import voc07_folder
-from negbench.evaluate.protocols.logistic import transfer
-from negbench.evaluate.protocols.places205 import places205
-from negbench.evaluate.protocols.voc07 import voc07
+from negbench.evaluate.protocols.common.average_precision import average_precisions
+from negbench.evaluate.protocols.common.datasets import voc07_folder
+from negbench.evaluate.protocols.places205 import evaluate as places205
+from negbench.evaluate.protocols.transfer import evaluate as transfer
+from negbench.evaluate.protocols.voc07 import evaluate as voc07
 from negbench.evaluate.request import make_requests
 from negbench.evaluate.subject import Subject
 from tests.helpers import layouts, runs

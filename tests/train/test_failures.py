@@ -121,7 +121,7 @@ def test_a_smoke_test_evaluates_as_the_end_of_the_run_does(
     def fail(subject: Subject) -> None:
         raise KeyError(f"{len(subject.features('train').labels_N)} training images")
 
-    monkeypatch.setattr(linear, "linear_protocol", fail)
+    monkeypatch.setattr(linear, "evaluate", fail)
     resolved = runs.short("simclr", validation, "data.num_images=600", "epochs=20")
     with pytest.raises(KeyError, match="512 training images"):
         smoke(resolved, tmp_path, runs.CPU)

@@ -1,1 +1,1 @@
-"""Protocols of evaluation, one file each, and what they share."""
+"""Protocols of evaluation, one file each: facts and a function `evaluate`."""

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Protocol
 from negbench.settings.schema import RunConfig
+
+PROTOCOL = Protocol(place=1)
 
 _QUERY_CHUNK = 512
 _BANK_CHUNK = 8192
 KNN_K = (20, 200)
 
 
-def knn_protocol(subject: Subject) -> dict[str, Any]:
+def evaluate(subject: Subject) -> dict[str, Any]:
     """kNN on the test set, with every setting that the figure depends on."""
     train, test = subject.features("train"), subject.features("test")
     top1 = knn(train, test, subject.config, subject.num_classes)

@@ -16,13 +16,16 @@ from negbench.evaluate.protocols.knn import check_labelled, full_precision
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
+from negbench.settings.facts import Protocol
+
+PROTOCOL = Protocol(place=2)
 
 GRID = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)  # DINOv2's, arXiv:2304.07193
 _MOMENTUM = 0.9
 _EVALUATION_CHUNK = 1024
 
 
-def linear_protocol(subject: Subject) -> dict[str, Any]:
+def evaluate(subject: Subject) -> dict[str, Any]:
     """The linear probe: learning rate chosen on the held-out images, tested once."""
     settings = subject.config.evaluation
     return linear_on(subject, settings.linear_epochs, settings.linear_batch_size)

@@ -4,16 +4,26 @@ from dataclasses import replace
 from typing import Any
 
 from negbench.data.splits import balanced_subset, split_validation
-from negbench.evaluate.protocols.datasets import digest_of, places205_folder
+from negbench.evaluate.protocols.common.datasets import digest_of, places205_folder
 from negbench.evaluate.protocols.linear import linear_on
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Protocol
+
+PROTOCOL = Protocol(
+    place=12,
+    figure="places205_top1",
+    title="linear on Places205",
+    settings="negbench.settings.protocol_settings:Places205",
+    data="trainvalsplit_places205/ and data/vision/torralba/deeplearning/images256/",
+    untrained=False,
+)
 
 _HOLDOUT = 0.1  # of the training images, to choose the learning rate by
 
 
-def places205(subject: Subject, request: Request) -> dict[str, Any]:
+def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     """The linear probe, trained on the training images but a held-out tenth, tested on the validation images."""
     assert request.data is not None
     settings = request.settings

@@ -11,21 +11,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from negbench.evaluate.protocols.average_precision import average_precisions
-from negbench.evaluate.protocols.datasets import digest_of, voc07_folder
+from negbench.evaluate.protocols.common.average_precision import average_precisions
+from negbench.evaluate.protocols.common.datasets import digest_of, voc07_folder
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Protocol
 from negbench.settings.protocol_settings import Voc07
 
 if TYPE_CHECKING:
     from sklearn.svm import LinearSVC
 
+PROTOCOL = Protocol(
+    place=11,
+    figure="voc07_mean_ap",
+    title="SVMs on PASCAL VOC2007, mean average precision",
+    key="mean_ap",
+    settings="negbench.settings.protocol_settings:Voc07",
+    data="VOCdevkit/VOC2007, trainval and test",
+)
+
 
 Array = npt.NDArray[Any]
 
 
-def voc07(subject: Subject, request: Request) -> dict[str, Any]:
+def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     """One SVM a class on trainval, its cost chosen by cross-validation there, and average precision on test."""
     assert request.data is not None
     settings: Voc07 = request.settings

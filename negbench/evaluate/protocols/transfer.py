@@ -14,19 +14,28 @@ import torch
 
 from negbench.data.sets import FolderSet
 from negbench.data.splits import split_validation
-from negbench.evaluate.protocols.datasets import digest_of, image_folder
+from negbench.evaluate.protocols.common.datasets import digest_of, image_folder
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Features, Subject
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import Protocol
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
+
+PROTOCOL = Protocol(
+    place=10,
+    figure="transfer_top1",
+    title="logistic regression on another data set",
+    settings="negbench.settings.protocol_settings:Transfer",
+    data="an image folder: train/CLASS and val/CLASS (or test/CLASS)",
+)
 
 
 Array = npt.NDArray[Any]
 
 
-def transfer(subject: Subject, request: Request) -> dict[str, Any]:
+def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     """Multinomial logistic regression: L2 strength chosen on held-out training images, refit on all, tested once."""
     assert request.data is not None
     settings = request.settings

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from negbench.data.batches import training_batches
-from negbench.evaluate.protocols.labels import choose_labels
+from negbench.evaluate.protocols.common.labels import choose_labels
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Features, Subject
 from negbench.models.batch_norm import SplitBatchNorm

@@ -13,27 +13,11 @@ _K = 200
 _TEMPERATURE = 0.1
 
 
-def knn_moco_demo(subject: Subject) -> dict[str, Any]:
-    """On the output of the query encoder's projector, before any predictor; the demo's own is one linear layer.
-
-    The demo prints a figure an epoch. The published 82.6% is its last epoch's: its log ends with 82.58, the highest
-    being 82.73 at epoch 190.
-    """
-    bank, queries = (subject.embedded(part) for part in _bank_and_queries(subject))
-    return _record(bank, queries, subject, "output of the query encoder's projector, L2-normalised")
-
-
-def knn_lightly(subject: Subject) -> dict[str, Any]:
-    """On the backbone's features, of one epoch; what lightly publishes is the highest of all epochs."""
-    bank, queries = _bank_and_queries(subject)
-    return _record(bank, queries, subject, "backbone, L2-normalised")
-
-
-def _bank_and_queries(subject: Subject) -> tuple[Features, Features]:
+def bank_and_queries(subject: Subject) -> tuple[Features, Features]:
     return subject.all_training_features(), subject.features("test")
 
 
-def _record(bank: Features, queries: Features, subject: Subject, features: str) -> dict[str, Any]:
+def record(bank: Features, queries: Features, subject: Subject, features: str) -> dict[str, Any]:
     top1 = knn_top1(
         bank.features_NF,
         bank.labels_N,

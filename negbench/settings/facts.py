@@ -1,0 +1,44 @@
+"""What is known of protocols, data sets and backbones before their files are imported. Imports no torch.
+
+A file of these kinds begins with its facts, a call whose keywords are plain values: `DATASET = DataSet(train=100)`.
+"""
+
+from dataclasses import dataclass
+
+from negbench.runtime.errors import UserError
+
+STANDARD = ("knn", "linear")  # protocols that every run is evaluated by; the others are asked for by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    name: str = ""  # the file's or the entry point's; filled in when the facts are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Facts):
+    """What makes `evaluations/NAME.json`. Its file defines `evaluate(subject)`, with settings `(subject, request)`.
+
+    A protocol of `every_epoch` is called at the end of each epoch, and the run's figure is the highest: selection on
+    the test set, which only recipes may do.
+    """
+
+    figure: str = ""  # of the record's `key`, in summary.json and on the screen
+    title: str = ""  # of that figure, for a reader
+    projector: bool = False  # whether it reads the projector's output
+    every_epoch: bool = False
+    key: str = "top1"  # of the record: the protocol's figure
+    settings: str = ""  # module:name of the model of its own settings
+    data: str = ""  # what `--data DIR` must hold; empty: it is evaluated on the run's own data
+    takes_labels: bool = False  # whether it trains on the labels that `--labels-file` lists
+    untrained: bool = True  # whether the untrained encoder is evaluated too
+    place: int = 100  # in lists, and so in run ids
+
+    def __post_init__(self) -> None:
+        if self.name not in ("", *STANDARD) and not (self.figure and self.title):
+            raise UserError("its facts lack figure or title")
+
+    @property
+    def at_end(self) -> bool:
+        """Whether a run may be evaluated by it at its end, on all its ranks."""
+        return not self.settings
