@@ -3,20 +3,17 @@
 Shape legend: N images of a set, M images chosen.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from negbench.data.datasets.cifar10 import CLASSES, load_cifar10
-from negbench.data.datasets.imagefolder import load_imagefolder
-from negbench.data.datasets.patterns import load_patterns
-from negbench.data.sets import Loaded, Splits
+from negbench.data.sets import Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.errors import UserError
+from negbench.settings.plugins import DATASET, find_plugin, import_plugin
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import DataConfig
 
@@ -75,8 +72,11 @@ def load_splits(config: DataConfig) -> Splits:
 
     Raises UserError where the data is absent or malformed, and where it cannot be divided as asked.
     """
+    file = find_plugin(DATASET, config.name)
+    if file.facts.root and config.root is None:
+        raise UserError(f"data.root is not set; for {config.name} it is the folder that holds {file.facts.root}")
     try:
-        train, test, classes, skipped = _LOADERS[config.name](config)
+        train, test, classes, skipped = import_plugin(file).load(config)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
     kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
@@ -84,15 +84,3 @@ def load_splits(config: DataConfig) -> Splits:
         kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]
     validation = train.subset(held_out_M) if len(held_out_M) else None
     return Splits(train.subset(kept_N), validation, test, classes, skipped)
-
-
-def _load_cifar10(config: DataConfig) -> Loaded:
-    train, test, skipped = load_cifar10(config)
-    return train, test, CLASSES, skipped
-
-
-_LOADERS: dict[str, Callable[[DataConfig], Loaded]] = {
-    "patterns": load_patterns,
-    "cifar10": _load_cifar10,
-    "imagefolder": load_imagefolder,
-}

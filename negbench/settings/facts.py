@@ -42,3 +42,18 @@ class Protocol(Facts):
     def at_end(self) -> bool:
         """Whether a run may be evaluated by it at its end, on all its ranks."""
         return not self.settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Facts):
+    """Images with labels. Its file defines `load(config)`: training set, test set, classes, and files left out.
+
+    A plan takes the sizes from here; without them it loads the data set to count them.
+    """
+
+    title: str = ""  # for a reader; default: the name
+    root: str = ""  # what the folder data.root must hold; empty: it may be unset
+    train: int = 0  # images of a set that is held in memory, before `data.validation` and `data.num_images`
+    test: int = 0
+    num_classes: int = 0
+    num_bytes: int = 0  # on disk, of a set of known size

@@ -132,7 +132,8 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
         if first["type"] == "extra_forbidden":
             known = [prefix + name for name in schema.model_fields]
             raise UserError(f"unknown key {key} ({origin}){nearest_key(key, known)}") from None
-        got = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
+        got = "" if is_said else f", not {first['input']!r}"
         raise UserError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
 
 

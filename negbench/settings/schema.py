@@ -9,13 +9,14 @@ from pydantic import field_validator, model_validator
 
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import STANDARD
+from negbench.settings.plugins import DATASET, find_plugin, list_plugins
 from negbench.settings.protocols import NAMED, PROTOCOLS, check_track, find_protocol
 from negbench.settings.section import Range, Section, setting
 from negbench.settings.views import ViewsConfig
 
 
 class DataConfig(Section):
-    name: Literal["patterns", "cifar10", "imagefolder"] = setting("patterns", "data set")
+    name: str = setting("patterns", f"data set: {', '.join(list_plugins(DATASET))}")
     root: str | None = setting(None, "folder of the data set; patterns needs none", scientific=False)
     image_size: int = setting(32, "height and width of a view, pixels", ge=8, le=1024)
     num_images: int | None = setting(None, "use only this many training images, class-balanced (default: all)", ge=2)
@@ -25,6 +26,11 @@ class DataConfig(Section):
     workers: int = setting(
         4, "decoding processes a rank, at most one a core, image folders only", scientific=False, ge=0
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return find_plugin(DATASET, name).name
 
 
 class ModelConfig(Section):

@@ -118,7 +118,7 @@ def test_folder_test_stands_in_for_val(root: Path) -> None:
 
 def test_wrong_layouts_are_explained(root: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.root is not set"):
-        load_folder(DataConfig(name="imagefolder"))
+        load_splits(DataConfig(name="imagefolder"))
     (root / "train" / "cat").mkdir()
     with pytest.raises(ValueError, match=r"train/cat holds no image \(\.jpg, "):
         load_folder(run_config(root).data)

@@ -9,11 +9,11 @@ from negbench.data.load import load_splits
 from negbench.data.sets import FolderSet
 from negbench.data.splits import balanced_subset, split_validation
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import DataSet
+from negbench.settings.plugins import DATASET, find_plugin
 from negbench.settings.schema import DataConfig
 
 IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES = 1_281_167, 50_000, 1000
-CIFAR10_TRAIN, CIFAR10_TEST, CIFAR10_CLASSES = 50_000, 10_000, 10
-CIFAR10_BYTES = 170_498_071  # cifar-10-python.tar.gz
 IMAGES_A_CLASS = 100  # where neither images nor classes are known
 
 
@@ -37,19 +37,19 @@ class Extent:
 
 def extent_of(config: DataConfig, num_images: int | None) -> Extent:
     """After `data.validation` and `data.num_images`. UserError for the user's mistakes, as `load_splits` has them."""
-    known = config.name != "imagefolder" or config.root is not None
+    facts: DataSet = find_plugin(DATASET, config.name).facts
+    known = config.root is not None or not facts.root
     if num_images is not None and known:
         raise UserError(
             f"--num-images {num_images} is for an image folder that is not here, and {config.root or config.name} has "
             "a number of its own; --set data.num_images=N uses a part of it"
         )
-    if config.name == "patterns" or (config.root is not None and config.name == "imagefolder"):
+    if facts.train:
+        labels_N, source = torch.arange(facts.train) % facts.num_classes, f"all of {facts.title or config.name}"
+        sizes = *_divided(labels_N, config), facts.test, facts.num_classes
+        return Extent(*sizes, source, known_bytes=facts.num_bytes)
+    if known:
         return _listed(config)
-    if config.name == "cifar10":
-        labels_N = torch.arange(CIFAR10_TRAIN) % CIFAR10_CLASSES
-        return Extent(
-            *_divided(labels_N, config), CIFAR10_TEST, CIFAR10_CLASSES, "all of CIFAR-10", known_bytes=CIFAR10_BYTES
-        )
     if num_images is not None:
         classes = min(IMAGENET_CLASSES, -(-num_images // IMAGES_A_CLASS))
         test = round(num_images * IMAGENET_TEST / IMAGENET_TRAIN)

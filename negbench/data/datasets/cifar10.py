@@ -22,13 +22,21 @@ from torchvision.datasets.utils import check_integrity
 
 from negbench.data.files.decode import BadImageError, decode
 from negbench.data.files.listing import list_images
-from negbench.data.sets import ResidentSet
+from negbench.data.sets import Loaded, ResidentSet
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import DataSet
 from negbench.settings.schema import DataConfig
+
+DATASET = DataSet(title="CIFAR-10", train=50_000, test=10_000, num_classes=10, num_bytes=170_498_071)
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _HOME = Path("~/.cache/negbench")
 _SIZE = 32  # pixels
+
+
+def load(config: DataConfig) -> Loaded:
+    train, test, skipped = load_cifar10(config)
+    return train, test, CLASSES, skipped
 
 
 def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:

@@ -7,11 +7,13 @@ import torch
 from negbench.data.files.pack import open_files
 from negbench.data.sets import Files, FolderSet, Loaded
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import DataSet
 from negbench.settings.schema import DataConfig
 
+DATASET = DataSet(root="train/CLASS and val/CLASS")
 
-def load_imagefolder(config: DataConfig) -> Loaded:
 
+def load(config: DataConfig) -> Loaded:
     train, test, classes = load_folder(config)
     return train, test, classes, 0
 
@@ -21,8 +23,7 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
 
     Raises UserError if the layout is not the one above.
     """
-    if config.root is None:
-        raise UserError("data.root is not set; for imagefolder it is the folder that holds train/CLASS and val/CLASS")
+    assert config.root is not None
     train, test = open_files(Path(config.root).expanduser())
     return (
         FolderSet.all_of(train, train.class_N, config),

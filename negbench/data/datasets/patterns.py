@@ -17,9 +17,12 @@ from torch import Tensor
 
 from negbench.data.sets import Loaded, ResidentSet
 from negbench.runtime.errors import UserError
+from negbench.settings.facts import DataSet
 from negbench.settings.schema import DataConfig
 
-__all__ = ["FAMILIES", "load_patterns", "make_patterns"]
+DATASET = DataSet()
+
+__all__ = ["FAMILIES", "load", "make_patterns"]
 
 _SPLITS = ("train", "test")
 _PATTERNS_TRAIN, _PATTERNS_TEST, _PATTERNS_LARGEST = 5_000, 2_000, 128
@@ -208,7 +211,7 @@ def make_patterns(num_images: int, seed: int, split: str, image_size: int = 32) 
     return images, labels
 
 
-def load_patterns(config: DataConfig) -> Loaded:
+def load(config: DataConfig) -> Loaded:
     if config.image_size > _PATTERNS_LARGEST:
         raise UserError(f"data.image_size of patterns is at most {_PATTERNS_LARGEST}, not {config.image_size}")
     train = ResidentSet(*make_patterns(_PATTERNS_TRAIN, 0, "train", config.image_size))
