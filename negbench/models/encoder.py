@@ -35,8 +35,8 @@ def build_encoder(config: RunConfig[Any]) -> Encoder:
     """The untrained encoder of a run, on the CPU, with plain BatchNorm.
 
     The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
-    of a seed starts from the same backbone whatever its projector. Raises UserError for resnet8 with another stem
-    than cifar.
+    of a seed starts from the same backbone whatever its projector. Raises UserError for a backbone without the
+    stem that is asked for.
     """
     with initial_weights(config.seed, "backbone"):
         backbone, feature_dim = build_backbone(config.model)

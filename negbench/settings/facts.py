@@ -57,3 +57,13 @@ class DataSet(Facts):
     test: int = 0
     num_classes: int = 0
     num_bytes: int = 0  # on disk, of a set of known size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Facts):
+    """Its file defines `build(config)`: a module from images [N, 3, H, W] to features [N, feature_dim]."""
+
+    feature_dim: int
+    stems: tuple[str, ...] = ("imagenet", "cifar")  # the values of model.stem that it can be built with
+    torchvision: bool = False  # whether torchvision and timm have it by its name
+    bottleneck: bool = False  # whether a ResNet's blocks are bottlenecks

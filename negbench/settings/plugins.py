@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import DataSet, Facts, Protocol
+from negbench.settings.facts import Backbone, DataSet, Facts, Protocol
 
 LOGGERS = "negbench.loggers"  # the group of entry points
 NO_CHOICE = ("__init__", "base", "console", "records")  # files of train/loggers/ that no run names
@@ -39,6 +39,7 @@ class Kind:
 METHOD = Kind("method", "negbench.methods", "negbench.methods", ("Config", "build"))
 PROTOCOL = Kind("protocol", "negbench.evaluate.protocols", "negbench.protocols", ("evaluate",), Protocol)
 DATASET = Kind("data set", "negbench.data.datasets", "negbench.datasets", ("load",), DataSet)
+BACKBONE = Kind("backbone", "negbench.models.backbones", "negbench.backbones", ("build",), Backbone)
 
 
 @dataclass(frozen=True)

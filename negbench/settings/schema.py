@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import STANDARD
-from negbench.settings.plugins import DATASET, find_plugin, list_plugins
+from negbench.settings.plugins import BACKBONE, DATASET, find_plugin, list_plugins
 from negbench.settings.protocols import NAMED, PROTOCOLS, check_track, find_protocol
 from negbench.settings.section import Range, Section, setting
 from negbench.settings.views import ViewsConfig
@@ -34,10 +34,15 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    name: Literal["resnet8", "resnet18", "resnet34", "resnet50"] = setting("resnet18", "backbone")
+    name: str = setting("resnet18", f"backbone: {', '.join(list_plugins(BACKBONE))}")
     stem: Literal["cifar", "imagenet"] = setting(
         "cifar", "first layers: 3x3 convolution without pooling, or 7x7 stride 2 with pooling; resnet8 has the former"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return find_plugin(BACKBONE, name).name
 
 
 class ProjectorConfig(Section):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from negbench.models.backbones import build_backbone
+from negbench.settings.plugins import BACKBONE, list_plugins
 from negbench.settings.schema import ModelConfig
 
 State = dict[str, Tensor]
@@ -37,11 +38,16 @@ class Differences:
 @cache
 def architectures() -> dict[ModelConfig, Shapes]:
     """Names and shapes of every backbone that a run can have."""
-    known = [ModelConfig(name=name, stem=stem) for name in _RESNETS for stem in ("imagenet", "cifar")]
-    return {model: _shapes(model) for model in (*known, ModelConfig(name="resnet8", stem="cifar"))}
-
-
-_RESNETS = ("resnet18", "resnet34", "resnet50")
+    known: dict[ModelConfig, Shapes] = {}
+    for file in list_plugins(BACKBONE).values():
+        for stem in file.facts.stems:
+            model = ModelConfig(name=file.name, stem=stem)
+            try:
+                known[model] = _shapes(model)
+            except Exception:  # a broken package must not take the others along
+                if file.giver == "negbench":
+                    raise
+    return known
 
 
 def _shapes(model: ModelConfig) -> Shapes:

@@ -15,6 +15,7 @@ from negbench.models.files.architecture import COUNTER
 from negbench.models.files.detectron2 import to_detectron2
 from negbench.models.files.source import Source
 from negbench.runtime.errors import UserError
+from negbench.settings.plugins import BACKBONE, find_plugin
 from negbench.settings.schema import ModelConfig
 
 _CIFAR_STEM = "model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()"
@@ -33,7 +34,7 @@ def write(source: Source, format: str) -> bytes:
     """The file's content. UserError if the format cannot hold the backbone, or a package is missing."""
     chosen, model = FORMATS[format], source.model
     if not chosen.holds(model):
-        other = "torchvision, timm, safetensors or onnx" if model.name != "resnet8" else "safetensors or onnx"
+        other = "torchvision, timm, safetensors or onnx" if _is_torchvisions(model) else "safetensors or onnx"
         raise UserError(
             f"{format} has no {model.name} with the stem {model.stem}, so no file of it can hold one; use {other}"
         )
@@ -41,6 +42,14 @@ def write(source: Source, format: str) -> bytes:
     if missing:
         raise UserError(f"--format {format} needs {' and '.join(missing)}: pip install 'negbench[export]'")
     return chosen.content(source)
+
+
+def _is_torchvisions(model: ModelConfig) -> bool:
+    return bool(find_plugin(BACKBONE, model.name).facts.torchvision)
+
+
+def _is_detectron2s(model: ModelConfig) -> bool:
+    return model.stem == "imagenet" and _is_torchvisions(model)
 
 
 def _torch_file(source: Source) -> bytes:
@@ -104,11 +113,12 @@ def _timm_lines(source: Source, path: Path) -> list[str]:
 
 
 def _safetensors_lines(source: Source, path: Path) -> list[str]:
-    if source.model.name == "resnet8":
+    model = source.model
+    if not _is_torchvisions(model):
         build = [
             "from negbench.settings.schema import ModelConfig",
             "from negbench.models.backbones import build_backbone",
-            "model, num_features = build_backbone(ModelConfig(name='resnet8', stem='cifar'))",
+            f"model, num_features = build_backbone(ModelConfig(name={model.name!r}, stem={model.stem!r}))",
         ]
     else:
         build = ["import torch, torchvision", *_torchvision_model(source)]
@@ -117,7 +127,8 @@ def _safetensors_lines(source: Source, path: Path) -> list[str]:
 
 
 def _detectron2_lines(source: Source, path: Path) -> list[str]:
-    basic = [] if source.model.name == "resnet50" else ["cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64"]
+    bottleneck = find_plugin(BACKBONE, source.model.name).facts.bottleneck
+    basic = [] if bottleneck else ["cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64"]
     known = source.normalisation or {}
     pixels = {key: [round(255 * value, 3) for value in values] for key, values in known.items()}
     normalisation = [f"cfg.MODEL.PIXEL_{key.upper()} = {values}" for key, values in pixels.items()]
@@ -151,11 +162,9 @@ def _images(source: Source) -> str:
 
 
 FORMATS = {
-    "torchvision": Format(".torchvision.pth", _torch_file, _torchvision_lines, lambda model: model.name != "resnet8"),
-    "timm": Format(".timm.safetensors", _safetensors_file, _timm_lines, lambda model: model.name != "resnet8"),
+    "torchvision": Format(".torchvision.pth", _torch_file, _torchvision_lines, _is_torchvisions),
+    "timm": Format(".timm.safetensors", _safetensors_file, _timm_lines, _is_torchvisions),
     "safetensors": Format(".safetensors", _safetensors_file, _safetensors_lines),
-    "detectron2": Format(
-        ".detectron2.pkl", _detectron2_file, _detectron2_lines, lambda model: model.stem == "imagenet"
-    ),
+    "detectron2": Format(".detectron2.pkl", _detectron2_file, _detectron2_lines, _is_detectron2s),
     "onnx": Format(".onnx", _onnx_file, _onnx_lines, needs=("onnx", "onnxscript")),
 }

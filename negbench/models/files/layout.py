@@ -20,6 +20,8 @@ from negbench.models.files.architecture import COUNTER, State, first_of, nearest
 from negbench.models.files.weight_file import WeightFile, read
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import listed
+from negbench.settings.plugins import BACKBONE, facts_of
 from negbench.settings.schema import ModelConfig
 
 
@@ -38,8 +40,9 @@ class Layout:
 
 
 _DEMO = {"0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4"}
+OURS = Layout("negbench", "query_encoder.backbone.", "query_encoder.projector.")
 LAYOUTS = (
-    Layout("negbench", "query_encoder.backbone.", "query_encoder.projector."),
+    OURS,
     Layout("MoCo, AdCo and CaCo", "module.encoder_q.", "module.encoder_q.fc."),
     Layout("MoCo, AdCo and CaCo, of one process", "encoder_q.", "encoder_q.fc."),
     Layout("MoCo's CIFAR-10 demo", "encoder_q.net.", "encoder_q.net.9.", parts=_DEMO),
@@ -107,7 +110,7 @@ def read_encoder(path: Path) -> FileEncoder:
     for table in _tables(file.content):
         for layout in LAYOUTS:
             backbone, head, rest = _divide(table, layout)
-            if any(name in backbone for name in _FIRST):
+            if any(name in backbone for name in _FIRST) or (backbone and layout is OURS):
                 return _recognised(file, layout, backbone, head, [*rest, *_others(file.content, table)])
     raise UserError(
         f"{path} holds no ResNet in a layout that negbench knows ({', '.join(layout.title for layout in LAYOUTS)}); "
@@ -124,9 +127,10 @@ def run_of(path: Path) -> RunFolder | None:
 def _recognised(file: WeightFile, layout: Layout, backbone: State, head: State, rest: list[str]) -> FileEncoder:
     model, differences = nearest_architecture(backbone)
     if differences.count:
+        torchvisions = [name for name, facts in facts_of(BACKBONE).items() if facts.torchvision]
         raise UserError(
-            f"{file.path} is none of resnet18, resnet34 and resnet50: of {model.name} with the stem {model.stem}, the "
-            f"nearest, {differences}"
+            f"{file.path} is none of {listed(torchvisions)}: of {model.name} with the stem {model.stem}, the nearest, "
+            f"{differences}"
         )
     for name, tensor in [*backbone.items(), *head.items()]:
         if not name.endswith(COUNTER) and (problem := _problem(tensor)):

@@ -1,0 +1,8 @@
+"""torchvision's ResNet-34."""
+
+from negbench.models.resnet import torchvisions
+from negbench.settings.facts import Backbone
+
+BACKBONE = Backbone(feature_dim=512, torchvision=True)
+
+build = torchvisions
