@@ -66,21 +66,20 @@ def evaluate(
         if path.is_dir() and (config or of_study or output):
             option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
             raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
-        from negbench.evaluate.final import evaluate_file, evaluate_run, stem_of
+        from negbench.evaluate import final
+        from negbench.evaluate.source import file_source, run_source
         from negbench.records.summary import top1_figures
         from negbench.runtime.device import choose_device
         from negbench.train.loggers.console import Plain, console
 
-        where, folder = choose_device(device), path
+        where, note = choose_device(device), Plain().note
         try:
             with _progress() as tell:
                 if path.is_dir():
-                    evaluations = evaluate_run(path, protocols, where, console.print, requests, tell)
+                    source = run_source(path, note)
                 else:
-                    records, note = output or Path("results"), Plain().note
-                    folder, evaluations = evaluate_file(
-                        path, protocols, config, of_study, records, where, note, requests, tell
-                    )
+                    source = file_source(path, config, of_study, output or Path("results"))
+                evaluations = final.evaluate(source, protocols, where, requests, tell, note)
         except KeyboardInterrupt:
             console.print(
                 "interrupted; protocols that were done are written, and all other records are as they were",
@@ -96,8 +95,8 @@ def evaluate(
         print(f"{name:32}{value:.4f}")
     for selecting in of_every_epoch(protocols):
         print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
-    files = ", ".join(f"{stem_of(name, evaluations[name], requests)}.json" for name in protocols)
-    print(f"written to {folder / 'evaluations'}: {files}")
+    files = ", ".join(f"{final.stem_of(name, evaluations[name], requests)}.json" for name in protocols)
+    print(f"written to {source.folder.evaluations}: {files}")
 
 
 def _is_of_study(setting: str, protocols: list[str]) -> bool:

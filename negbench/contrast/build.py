@@ -1,20 +1,13 @@
 """A run's method as its settings have it, on the device."""
 
-from typing import Any, TypeVar
-
 import torch
-from torch import nn
 
 from negbench.contrast.method import Facts, Method
-from negbench.models.batch_norm import convert
-from negbench.models.encoder import build_encoder
+from negbench.models.encoder import build_encoder, prepare
 from negbench.runtime.compiling import compile_encoder
 from negbench.runtime.errors import UserError
 from negbench.settings.resolve import Resolved
-from negbench.settings.schema import RunConfig
 from negbench.settings.steps import steps_per_epoch
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
@@ -29,11 +22,3 @@ def build_method(resolved: Resolved, num_images: int, device: torch.device, dtyp
     for encoder in (method.query_encoder, method.key_encoder):
         compile_encoder(encoder, config.execution)
     return prepare(method, config, device)
-
-
-def prepare(module: M, config: RunConfig[Any], device: torch.device) -> M:
-    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
-    convert(module, config.batch_norm, config.batch_norm_splits, device.type)
-    if config.channels_last:
-        module.to(memory_format=torch.channels_last)
-    return module.to(device)

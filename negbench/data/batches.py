@@ -18,7 +18,7 @@ from negbench.data.views.maker import ViewMaker
 from negbench.data.workers import EvaluationDataset, StepDataset, load
 from negbench.runtime.compiling import begin_step
 from negbench.runtime.device import to_device
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 # A batch in evaluation, at most; the activations of many large images fill memory.
 _EVAL_BATCH, _EVAL_PIXELS = 512, 512 * 96 * 96
@@ -26,7 +26,7 @@ _EVAL_BATCH, _EVAL_PIXELS = 512, 512 * 96 * 96
 
 def training_batches(
     dataset: ResidentSet | FolderSet,
-    config: RunConfig[Any],
+    config: SharedConfig,
     device: torch.device,
     start: int,
     stop: int,
@@ -69,7 +69,7 @@ def training_batches(
 
 def eval_batches(
     dataset: ResidentSet | FolderSet,
-    config: RunConfig[Any],
+    config: SharedConfig,
     device: torch.device,
     batch_size: int | None = None,
     rank: int = 0,
@@ -115,5 +115,5 @@ def _within(waiting: Callable[[], AbstractContextManager[None]], items: Iterator
         yield item
 
 
-def _in_format(images: Tensor, config: RunConfig[Any]) -> Tensor:
+def _in_format(images: Tensor, config: SharedConfig) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images

@@ -4,7 +4,6 @@ Shape legend: N images of a set, M images chosen.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 
@@ -14,53 +13,32 @@ from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.errors import UserError
 from negbench.settings.plugins import DATASET, find_plugin, import_plugin
-from negbench.settings.resolve import Resolved
-from negbench.settings.schema import DataConfig
-
-
-class Surroundings(Protocol):
-    """What an encoder is evaluated in; a `RunData` is one. Of `config` data, views, seed and evaluation matter."""
-
-    @property
-    def config(self) -> Any: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype | None: ...
-    @property
-    def splits(self) -> Splits: ...
-    @property
-    def skipped(self) -> set[str]: ...
+from negbench.settings.schema import DataConfig, SharedConfig
 
 
 @dataclass
 class RunData:
-    """The settings of a run and its data on the device."""
+    """Settings and their data on the device. An evaluation reads of the settings data, views, seed and evaluation."""
 
-    resolved: Resolved
+    config: SharedConfig
     device: torch.device
     dtype: torch.dtype | None
     splits: Splits
     skipped: set[str] = field(default_factory=set)  # undecodable files met so far
 
-    @property
-    def config(self) -> Any:
-        return self.resolved.config
 
-
-def load_data(resolved: Resolved, device: torch.device) -> RunData:
+def load_data(config: SharedConfig, device: torch.device) -> RunData:
     """Return the data of a run on `device`, whose arithmetic is set up for it.
 
     Every mistake of the user is a UserError.
     """
-    config = resolved.config
     dtype = autocast_dtype(config.precision, device)
     set_backends(config.precision, config.deterministic, device)
     check_compiler(config.execution, device)
     splits = load_splits(config.data)
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
         split_for_probe(splits.train.labels_N)
-    return RunData(resolved, device, dtype, splits.to(device))
+    return RunData(config, device, dtype, splits.to(device))
 
 
 def load_splits(config: DataConfig) -> Splits:

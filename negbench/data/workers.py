@@ -20,7 +20,7 @@ from negbench.data.sets import FolderSet
 from negbench.data.views.crops import crop_boxes, uniforms
 from negbench.data.views.evaluation import center_crop, squeezed
 from negbench.runtime.signals import shield_worker, signals_blocked
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 from negbench.settings.steps import steps_per_epoch
 
 _CHUNK = 16  # decoded images held at once; the crops of so many are drawn in one call, which costs as much as for one
@@ -53,7 +53,7 @@ class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
     step only, so training can start at any step, and the items of all ranks concatenated do not depend on their number.
     """
 
-    def __init__(self, images: FolderSet, config: RunConfig[Any], rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, images: FolderSet, config: SharedConfig, rank: int = 0, world_size: int = 1) -> None:
         steps_per_epoch(len(images), config.batch_size)  # complain here and not in a worker
         self.images = images
         self.kinds = list(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))

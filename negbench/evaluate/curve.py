@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from negbench.contrast.method import Method
-from negbench.data.load import Surroundings
+from negbench.data.load import RunData
 from negbench.evaluate.diagnostics.probing import Prober
 from negbench.evaluate.protocols.knn import knn
 from negbench.evaluate.request import make_record
@@ -16,7 +16,7 @@ from negbench.settings.steps import steps_per_epoch
 class PeriodicEvaluation:
     """When to evaluate, and the rows of an evaluation. What it must know of earlier steps is in its state."""
 
-    def __init__(self, data: Surroundings, method: Method) -> None:
+    def __init__(self, data: RunData, method: Method) -> None:
         self.data, self.method = data, method
         config = data.config
         epoch = steps_per_epoch(len(data.splits.train), config.batch_size)

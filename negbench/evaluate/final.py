@@ -1,51 +1,38 @@
 """Evaluation on the test set: of a run at its end, of a run folder's newest checkpoint, or of an encoder in a file."""
 
-import dataclasses
-import hashlib
-import json
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from negbench.contrast.build import build_method, prepare
-from negbench.data.load import Surroundings, load_data
+from negbench.data.load import RunData, load_data
 from negbench.evaluate.curve import highest
 from negbench.evaluate.protocols.common.baselines import without_network
 from negbench.evaluate.request import Request, make_record, make_requests
-from negbench.evaluate.subject import Evaluated, Subject, Tell, silent
-from negbench.models.encoder import build_encoder
-from negbench.models.files.layout import FileEncoder, NoProjector, read_encoder, run_of
-from negbench.records import checkpoint
+from negbench.evaluate.source import SECTIONS, Source
+from negbench.evaluate.subject import Subject, Tell, silent
+from negbench.models.encoder import Encoder, build_encoder, prepare
+from negbench.models.files.layout import NoProjector
 from negbench.records.files import write_atomically, write_json
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import read_yaml, scientific_differences
-from negbench.settings.plugins import find_study
 from negbench.settings.protocols import PROTOCOLS, check_track, of_every_epoch
-from negbench.settings.resolve import Resolved, resolve, restore
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 from negbench.settings.steps import steps_per_epoch
 
-DEFAULT_STUDY = "quickstart"
-_SECTIONS = ("study", "track", "seed", "data", "views", "model", "precision", "evaluation")  # that evaluations read
 
-
-def protocols_of(config: RunConfig[Any]) -> list[str]:
+def protocols_of(config: SharedConfig) -> list[str]:
     """What the end of a run makes."""
     settings = config.evaluation
     return ["knn", *(["linear"] if settings.linear else []), *settings.protocols] if settings.test else []
 
 
 def evaluate_on_test(
-    data: Surroundings,
-    encoder: Evaluated,
+    data: RunData,
+    encoder: Encoder,
     protocols: Sequence[str],
     epoch: float = 0,
     rows: Sequence[dict[str, Any]] = (),
@@ -80,100 +67,47 @@ def evaluate_on_test(
     return evaluations
 
 
-def evaluate_run(
-    path: Path,
+def evaluate(
+    source: Source,
     protocols: Sequence[str],
     device: torch.device,
-    warn: Callable[[str], None] = warnings.warn,
     requests: Mapping[str, Request] | None = None,
     tell: Tell = silent,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate a run folder's newest checkpoint, and write a file in `evaluations/` for each protocol that is done.
+    """Evaluate the encoder of `source`, and write a file in `evaluations/` for each protocol that is done.
 
-    `requests` are those of `make_requests`, by default with published settings. UserError if it cannot be done.
-    """
-    folder = RunFolder(path)
-    if not folder.config.exists():
-        raise UserError(f"{path} is no run folder: it holds no config.yaml")
-    requests = make_requests(protocols) if requests is None else requests
-    resolved = restore(path)
-    check_track(protocols, resolved.config.track)
-    newest = checkpoint.find_whole(folder.checkpoints, warn)
-    if newest is None:
-        raise UserError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
-    with writing(folder):  # before days are spent on what cannot be written
-        folder.evaluations.mkdir(exist_ok=True)
-    data = load_data(resolved, device)
-    method = build_method(resolved, len(data.splits.train), device, data.dtype)
-    state = checkpoint.load(newest)
-    try:
-        method.load_state_dict(state["method"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"checkpoint {newest} does not fit the method: {str(error).splitlines()[0]}") from None
-    epoch = state["step"] / steps_per_epoch(len(data.splits.train), data.config.batch_size)
-    epoch = int(epoch) if epoch.is_integer() else epoch
-
-    def done(name: str, evaluation: dict[str, Any]) -> None:
-        with writing(folder):
-            write_evaluations(folder, {name: evaluation | {"step": state["step"]}}, requests)
-
-    encoder, rows = method.query_encoder, folder.read_metrics()
-    return evaluate_on_test(data, encoder, protocols, epoch, rows, requests, tell, done)
-
-
-def evaluate_file(
-    path: Path,
-    protocols: Sequence[str],
-    study: str | None,
-    settings: Sequence[str],
-    output: Path,
-    device: torch.device,
-    note: Callable[[str], None],
-    requests: Mapping[str, Request] | None = None,
-    tell: Tell = silent,
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """Evaluate the encoder in a file on the data of a study, and record it in `output`/encoder-NAME-HASH.
-
-    Without a study that of the run whose checkpoint it is, else quickstart. The folder has `encoder.json`,
-    `config.yaml`, `environment.json` and `evaluations/PROTOCOL.json` with the file's SHA-256. UserError if it cannot
-    be done, before time is spent.
+    `requests` are those of `make_requests`, by default with published settings. The folder of an encoder in a file has
+    `encoder.json`, `config.yaml` and `environment.json` too. UserError if it cannot be done, before time is spent.
     """
     requests = make_requests(protocols) if requests is None else requests
-    encoder = read_encoder(path)
-    resolved = _resolved(encoder, study, settings)
-    check_track(protocols, resolved.config.track)
-    built = encoder.build()
+    config, folder = source.config, source.folder
+    check_track(protocols, config.track)
+    encoder = source.encoder.build()
     for name in protocols:
-        if PROTOCOLS[name].projector and isinstance(built.projector, NoProjector):
-            raise UserError(f"protocol {name} reads a projector's output, and {encoder.without_projector}")
-    folder = RunFolder(output / _name(encoder, resolved))
-    folder.check_writable()
-    note(f"{encoder.describe()}; evaluated on {resolved.config.data.name}, as in study {resolved.config.study}")
-    for text in _cautions(encoder, resolved):
+        if PROTOCOLS[name].projector and isinstance(encoder.projector, NoProjector):
+            raise UserError(f"protocol {name} reads a projector's output, and {source.encoder.without_projector}")
+    if source.step is None:
+        folder.check_writable()
+    else:
+        with writing(folder):
+            folder.evaluations.mkdir(exist_ok=True)
+    for text in source.notes:
         note(text)
-    data = load_data(resolved, device)
-    built = prepare(built, resolved.config, device)
-    facts = {"file": str(path.absolute()), "sha256": encoder.file.sha256}
-    found = {
-        "model": encoder.model.model_dump(),
-        "layout": encoder.layout.title,
-        "head": sorted(encoder.head),
-        "left_out": encoder.left_out,
-    }
-    sections = resolved.config.model_dump(mode="json", include=set(_SECTIONS))
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.path / "encoder.json", facts | {"bytes": path.stat().st_size} | found)
-        write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
-        write_json(folder.environment, environment.describe(device, 1, data.dtype))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder.path}: {error.strerror}") from None
+    data = load_data(config, device)
+    encoder = prepare(encoder, config, device)
+    epoch: float = 0
+    if source.step is None:
+        _describe(source, data)
+    else:
+        epoch = source.step / steps_per_epoch(len(data.splits.train), config.batch_size)
+        epoch = int(epoch) if epoch.is_integer() else epoch
 
     def done(name: str, evaluation: dict[str, Any]) -> None:
         with writing(folder):
-            write_evaluations(folder, {name: {"encoder": facts} | evaluation}, requests)
+            write_evaluations(folder, {name: evaluation | source.facts}, requests)
 
-    return folder.path, evaluate_on_test(data, built, protocols, requests=requests, tell=tell, done=done)
+    return evaluate_on_test(data, encoder, protocols, epoch, folder.read_metrics(), requests, tell, done)
 
 
 def write_evaluations(
@@ -197,47 +131,21 @@ def writing(folder: RunFolder) -> Iterator[None]:
         raise UserError(f"cannot write to {folder.evaluations}: {error.strerror}") from None
 
 
-def _resolved(encoder: FileEncoder, study: str | None, settings: Sequence[str]) -> Resolved:
-    """The study with the architecture of the file. UserError if a setting contradicts it."""
-    run, method = run_of(encoder.file.path), None
-    if study is None and run is not None:
-        study = str(run.config)
-        method = str(run.method) if run.method.exists() else None
-    elif not _names_a_method(study or DEFAULT_STUDY):
-        method = "moco"  # or any: no evaluation depends on it
-    resolved = resolve(method, study or DEFAULT_STUDY, settings)
-    for key in ("name", "stem"):
-        found, asked = getattr(encoder.model, key), getattr(resolved.config.model, key)
-        if resolved.origins.get(f"model.{key}") == "--set" and asked != found:
-            raise UserError(f"--set model.{key}={asked} contradicts {encoder.file.path}, whose weights are of {found}")
-    return dataclasses.replace(resolved, config=resolved.config.model_copy(update={"model": encoder.model}))
-
-
-def _names_a_method(study: str) -> bool:
-    raw = read_yaml(find_study(study))
-    return "method" in raw or len(raw.get("per_method") or {}) == 1
-
-
-def _name(encoder: FileEncoder, resolved: Resolved) -> str:
-    """Of the file, and a hash of its content and of all settings that an evaluation can depend on, the folder too."""
-    config = resolved.config
-    settings = {
-        key: value for key, value in scientific_differences(config).items() if key.partition(".")[0] in _SECTIONS
+def _describe(source: Source, data: RunData) -> None:
+    """Write what was found in a file, and how it is evaluated."""
+    encoder, folder = source.encoder, source.folder
+    found = {
+        "bytes": encoder.file.path.stat().st_size,
+        "model": encoder.model.model_dump(),
+        "layout": encoder.layout.title,
+        "head": sorted(encoder.head),
+        "left_out": encoder.left_out,
     }
-    root = str(Path(config.data.root).expanduser().absolute()) if config.data.root else None
-    content = json.dumps([encoder.file.sha256, settings, root], sort_keys=True)
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", encoder.file.path.name.partition(".")[0]) or "file"
-    return f"encoder-{stem}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-
-
-def _cautions(encoder: FileEncoder, resolved: Resolved) -> list[str]:
-    """Where what is known of the encoder's training differs from how it is shown images here."""
-    known, view = encoder.file.facts.get("normalisation"), resolved.config.views.first
-    shown = {"mean": list(view.mean), "std": list(view.std)}
-    if known is None or known == shown:
-        return []
-    settings = " ".join(f"--set 'views.first.{key}={json.dumps(known[key], separators=(',', ':'))}'" for key in shown)
-    return [
-        f"the encoder was trained on images with mean {known['mean']} and std {known['std']}, and here sees "
-        f"them with {shown['mean']} and {shown['std']}; as trained: {settings}"
-    ]
+    sections = source.config.model_dump(mode="json", include=set(SECTIONS))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.path / "encoder.json", source.facts["encoder"] | found)
+        write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
+        write_json(folder.environment, environment.describe(data.device, 1, data.dtype))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.path}: {error.strerror}") from None

@@ -6,19 +6,19 @@ Shape suffixes: N images, F features, D embedding.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from negbench.data.batches import eval_batch_size, eval_batches
 from negbench.data.files.decode import BadImageError
-from negbench.data.load import Surroundings
+from negbench.data.load import RunData
 from negbench.data.sets import FolderSet, ResidentSet, Splits
+from negbench.models.encoder import Encoder
 from negbench.runtime import environment
 from negbench.runtime.distributed import gather_rows, rank, world_size
-from negbench.runtime.errors import UserError
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 Dataset = ResidentSet | FolderSet
 Part = Literal["train", "validation", "test"]
@@ -27,17 +27,6 @@ _CHUNK = 4096  # features at a time through the projector
 
 
 def silent(what: str, done: int, of: int) -> None: ...
-
-
-class Evaluated(Protocol):
-    """An encoder, or a backbone without a projector. `backbone` maps images [N, 3, H, W] to features [N, F]."""
-
-    @property
-    def backbone(self) -> nn.Module: ...
-    @property
-    def projector(self) -> nn.Module | None: ...
-    @property
-    def feature_dim(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -50,17 +39,14 @@ class Subject:
     """An encoder under evaluation, on the data of `setup` or on other `splits`. Features are made when they are first
     asked for; all ranks ask for the same. `tell` is told how far long work is."""
 
-    def __init__(
-        self, setup: Surroundings, encoder: Evaluated, tell: Tell = silent, splits: Splits | None = None
-    ) -> None:
+    def __init__(self, setup: RunData, encoder: Encoder, tell: Tell = silent, splits: Splits | None = None) -> None:
         self.setup, self.encoder, self.tell = setup, encoder, tell
         self.splits = setup.splits if splits is None else splits
         self._features: dict[Part, Features] = {}
 
     @property
-    def config(self) -> RunConfig[Any]:
-        config: RunConfig[Any] = self.setup.config
-        return config
+    def config(self) -> SharedConfig:
+        return self.setup.config
 
     @property
     def num_classes(self) -> int:
@@ -116,13 +102,8 @@ class Subject:
 
     @torch.no_grad()
     def embedded(self, features: Features) -> Features:
-        """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor.
-
-        UserError if it has none.
-        """
+        """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor."""
         projector, device, dtype = self.encoder.projector, self.setup.device, self.setup.dtype
-        if projector is None:
-            raise UserError("the encoder has no projector, whose output this protocol is about")
         training = projector.training
         projector.eval()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -135,7 +116,7 @@ class Subject:
 def extract(
     backbone: nn.Module,
     dataset: Dataset,
-    config: RunConfig[Any],
+    config: SharedConfig,
     device: torch.device,
     dtype: torch.dtype | None,
     skipped: set[str],

@@ -5,15 +5,18 @@ Shape suffixes: N images, C channels, H height, W width, F features, D embedding
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from negbench.models.backbones import build_backbone
+from negbench.models.batch_norm import convert
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import derive_seed
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Encoder(nn.Module):
@@ -31,7 +34,7 @@ class Encoder(nn.Module):
         return embedding_ND
 
 
-def build_encoder(config: RunConfig[Any]) -> Encoder:
+def build_encoder(config: SharedConfig) -> Encoder:
     """The untrained encoder of a run, on the CPU, with plain BatchNorm.
 
     The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
@@ -44,6 +47,14 @@ def build_encoder(config: RunConfig[Any]) -> Encoder:
         head = config.projector
         projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm, head.output_batch_norm)
     return Encoder(backbone, projector, feature_dim)
+
+
+def prepare(module: M, config: SharedConfig, device: torch.device) -> M:
+    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
+    convert(module, config.batch_norm, config.batch_norm_splits, device.type)
+    if config.channels_last:
+        module.to(memory_format=torch.channels_last)
+    return module.to(device)
 
 
 @contextmanager

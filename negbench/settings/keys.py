@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from negbench.runtime.errors import UserError
 from negbench.settings.plugins import nearest
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 Flat = dict[str, Any]
 CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
@@ -36,7 +36,7 @@ def is_scientific(field: Any) -> bool:
     return field.json_schema_extra is None or bool(field.json_schema_extra["scientific"])
 
 
-def scientific_differences(config: RunConfig[Any]) -> Flat:
+def scientific_differences(config: SharedConfig) -> Flat:
     """The settings that can change a result and are not at their default."""
     flat = flatten(config)
     differences = {}
@@ -56,7 +56,7 @@ def is_own(key: str) -> bool:
     return key.startswith(CONTROLLED_BLOCK_KEYS)
 
 
-def to_yaml(config: RunConfig[Any]) -> str:
+def to_yaml(config: SharedConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from negbench.runtime import words
 from negbench.runtime.errors import UserError
@@ -22,6 +22,7 @@ from negbench.settings.keys import (
     flatten_raw,
     is_scientific,
     leaves,
+    name_of,
     nearest_key,
     parse_override,
     read_yaml,
@@ -31,16 +32,16 @@ from negbench.settings.keys import (
 )
 from negbench.settings.plugins import (
     PluginFile,
-    find_logger,
     find_method,
     find_study,
     import_method,
     list_studies,
 )
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import RunConfig, SharedConfig
 from negbench.settings.study import block_of, check_blocks, read_study
 
-CLUSTER = "cluster."
+CLUSTER, METHOD = "cluster.", "method."
+C = TypeVar("C", bound=SharedConfig)
 
 
 @dataclass(frozen=True)
@@ -133,24 +134,48 @@ def resolve(
         raise UserError(f"--method {name} and --set method.name={chosen['method.name']} contradict each other")
     file = find_method(str(name))
     module = import_method(file)
-
-    block_of_method = block_of(blocks, file.name)
-    values: Flat = {"study": path.stem} | base | block_of_method | chosen
-    if values.get("track", "controlled") == "controlled":
-        for key in block_of_method:
-            if not key.startswith(CONTROLLED_BLOCK_KEYS):
-                raise UserError(
-                    f"{path}: per_method.{file.name} sets {key}, but in a controlled study it may set only method.* "
-                    "and optimizer.lr; move it out of per_method, or set track: recipe"
-                )
-    origins = dict.fromkeys(base, f"study {path.stem}")
-    origins |= dict.fromkeys(block_of_method, f"study {path.stem}, block of {file.name}")
-    origins |= dict.fromkeys(chosen, "--set")
+    values, origins = _layered(path, base, file.name, block_of(blocks, file.name), chosen)
     values["method.name"] = file.name
-    config = _validate_run(values, origins, module, path)
+    config = _validate(RunConfig[module.Config], values, origins, path)  # type: ignore[name-defined]
     for logger in config.loggers:
         find_logger(logger)
     return Resolved(config, origins, file, module, path, cluster, cluster_overrides)
+
+
+def resolve_shared(
+    study: str, overrides: Sequence[str] = (), otherwise: str | None = None
+) -> tuple[SharedConfig, dict[str, str]]:
+    """Return the settings of a study that no method has of its own, and the layer that set each. Import no method.
+
+    Of a study of several methods the block of `otherwise` is taken. Every mistake of the user is a UserError.
+    """
+    path = find_study(study)
+    base, blocks, *_ = read_study(path)
+    check_blocks(blocks, f"{path}: per_method", [])
+    chosen = dict(parse_override(text) for text in overrides)
+    method = name_of(str(base.get("method.name") or (next(iter(blocks)) if len(blocks) == 1 else otherwise)))
+    shared, block = (
+        {key: value for key, value in layer.items() if not key.startswith(METHOD)}
+        for layer in (base, block_of(blocks, method))
+    )
+    values, origins = _layered(path, shared, method, block, chosen)
+    return _validate(SharedConfig, values, origins, path), origins
+
+
+def _layered(path: Path, base: Flat, method: str, block: Flat, chosen: Flat) -> tuple[Flat, dict[str, str]]:
+    """Return the values of the layers, of which the last that sets a key counts, and the name of that layer."""
+    values: Flat = {"study": path.stem} | base | block | chosen
+    if values.get("track", "controlled") == "controlled":
+        for key in block:
+            if not key.startswith(CONTROLLED_BLOCK_KEYS):
+                raise UserError(
+                    f"{path}: per_method.{method} sets {key}, but in a controlled study it may set only method.* "
+                    "and optimizer.lr; move it out of per_method, or set track: recipe"
+                )
+    origins = dict.fromkeys(base, f"study {path.stem}")
+    origins |= dict.fromkeys(block, f"study {path.stem}, block of {method}")
+    origins |= dict.fromkeys(chosen, "--set")
+    return values, origins
 
 
 def restore(folder: Path) -> Resolved:
@@ -163,7 +188,8 @@ def restore(folder: Path) -> Resolved:
     file = find_method(str(copied if copied.exists() else values["method.name"]))
     file = dataclasses.replace(file, name=values["method.name"])
     module = import_method(file)
-    return Resolved(_validate_run(values, {}, module, path), {}, file, module, path)
+    config = _validate(RunConfig[module.Config], values, {}, path)  # type: ignore[name-defined]
+    return Resolved(config, {}, file, module, path)
 
 
 def size_of(resolved: Resolved) -> int | None:
@@ -172,8 +198,7 @@ def size_of(resolved: Resolved) -> int | None:
     return size
 
 
-def _validate_run(values: Flat, origins: dict[str, str], module: ModuleType, path: Path) -> RunConfig[Any]:
-    schema = RunConfig[module.Config]  # type: ignore[name-defined]
+def _validate(schema: type[C], values: Flat, origins: dict[str, str], path: Path) -> C:
     known = [key for key, _ in leaves(schema)]
     for key in values:
         if key not in known:

@@ -124,11 +124,8 @@ class MethodConfig(Section):
     name: str = setting(..., "a name from `negbench methods`, or the name of the user's file")
 
 
-M = TypeVar("M", bound=MethodConfig)
-
-
-class RunConfig(Section, Generic[M]):
-    """Everything that defines a run."""
+class SharedConfig(Section):
+    """What every run has, whatever its method. An evaluation depends on nothing else."""
 
     study: str = setting("custom", "name of the study, part of the run id", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     note: str = setting("", "what a reader of the study's results must know", scientific=False)
@@ -176,7 +173,6 @@ class RunConfig(Section, Generic[M]):
         (), "loggers beside the console and metrics.jsonl, by name (negbench/train/loggers/base.py)", scientific=False
     )
     checkpoints: CheckpointsConfig = CheckpointsConfig()
-    method: M
 
     @field_validator("loggers", mode="before")
     @classmethod
@@ -184,6 +180,15 @@ class RunConfig(Section, Generic[M]):
         return (raw,) if isinstance(raw, str) else raw
 
     @model_validator(mode="after")
-    def _selects_in_recipes_alone(self) -> "RunConfig[M]":
+    def _selects_in_recipes_alone(self) -> "SharedConfig":
         check_track(self.evaluation.protocols, self.track)
         return self
+
+
+M = TypeVar("M", bound=MethodConfig)
+
+
+class RunConfig(SharedConfig, Generic[M]):
+    """Everything that defines a run."""
+
+    method: M

@@ -1,6 +1,7 @@
 """What a run needs before its first step: data and method on the device, checked against each other."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -8,17 +9,20 @@ from negbench.contrast.build import build_method
 from negbench.contrast.method import Method
 from negbench.data.load import RunData, load_data
 from negbench.settings.resolve import Resolved
+from negbench.settings.schema import RunConfig
 
 
 @dataclass
 class Setup(RunData):
     """What a run trains and evaluates, built before anything is written."""
 
+    config: RunConfig[Any]
+    resolved: Resolved = field(kw_only=True)
     method: Method = field(kw_only=True)
 
 
 def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Return data and method on the device. Every mistake of the user is a UserError."""
-    data = load_data(resolved, device)
+    data = load_data(resolved.config, device)
     method = build_method(resolved, len(data.splits.train), device, data.dtype)
-    return Setup(resolved, device, data.dtype, data.splits, data.skipped, method=method)
+    return Setup(resolved.config, device, data.dtype, data.splits, data.skipped, resolved=resolved, method=method)

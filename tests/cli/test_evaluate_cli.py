@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
 from negbench.data.files.decode import decode
-from negbench.data.load import load_splits
+from negbench.data.load import RunData, load_splits
 from negbench.data.sets import FolderSet
 from negbench.data.workers import EvaluationDataset
 from negbench.evaluate.protocols import transfer
@@ -22,6 +21,8 @@ from negbench.evaluate.protocols.common import classifier
 from negbench.evaluate.protocols.common.datasets import digest_of, image_folder, voc07_folder
 from negbench.evaluate.request import make_record, make_requests
 from negbench.evaluate.subject import Subject
+from negbench.models.encoder import Encoder
+from negbench.models.files.layout import NoProjector
 from negbench.records.run_folder import RunFolder
 from negbench.settings.protocols import NAMED, PROTOCOLS
 from negbench.settings.resolve import restore
@@ -291,9 +292,8 @@ def test_a_missing_image_is_named(finished: RunFolder, tmp_path: Path) -> None:
 
 def test_an_encoder_without_a_run_and_without_a_projector(data: dict[str, Path]) -> None:
     config = runs.short("moco", "data.workers=0").config
-    where = SimpleNamespace(config=config, device=runs.CPU, dtype=None, splits=load_splits(config.data), skipped=set())
-    foreign = SimpleNamespace(backbone=nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), projector=None, feature_dim=7)
-    subject = Subject(where, foreign)
+    backbone, none = nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), NoProjector("the encoder has no projector")
+    subject = Subject(RunData(config, runs.CPU, None, load_splits(config.data)), Encoder(backbone, none, 7))
     requests = make_requests(["linear-moco", "semi-1"], ["epochs=1"]) | make_requests(
         ["transfer"], data=data["transfer"]
     )

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from negbench.data.batches import eval_batches
 from negbench.evaluate.curve import highest
-from negbench.evaluate.final import evaluate_on_test, evaluate_run
+from negbench.evaluate.final import evaluate, evaluate_on_test
 from negbench.evaluate.protocols import knn_lightly
 from negbench.evaluate.request import make_record
+from negbench.evaluate.source import run_source
 from negbench.evaluate.subject import Subject
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
@@ -239,8 +240,8 @@ def test_only_recipes_select_on_the_test_set(tmp_path: Path) -> None:
         runs.start(resolved, tmp_path, runs.StopAt(2))
     path = tmp_path / resolved.run_id
     with pytest.raises(ValueError, match="only a recipe may, and this study has track: controlled"):
-        evaluate_run(path, ["knn-lightly"], runs.CPU)
-    assert evaluate_run(path, ["knn-moco-demo"], runs.CPU)["knn-moco-demo"]["trained"]["top1"] > 0
+        evaluate(run_source(path), ["knn-lightly"], runs.CPU)
+    assert evaluate(run_source(path), ["knn-moco-demo"], runs.CPU)["knn-moco-demo"]["trained"]["top1"] > 0
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_evaluate_counts_what_was_recorded_until_the_checkpoint(tmp_path: Path) 
         with pytest.raises(Interrupted):
             runs.start(resolved, tmp_path, runs.StopAt(6))
         run = runs.folder(resolved, tmp_path)
-        made = evaluate_run(run.path, ["knn-lightly"], runs.CPU)["knn-lightly"]["trained"]
+        made = evaluate(run_source(run.path), ["knn-lightly"], runs.CPU)["knn-lightly"]["trained"]
         assert (made["epochs_evaluated"], made["last_epoch"]) == (count, 1.5)
         figures = [*(row["test_top1"] for row in epochs_of(run)), made["last_top1"]]
         assert made["top1"] == max(figures)
@@ -302,7 +303,7 @@ def test_a_users_method_is_evaluated_by_name(tmp_path: Path) -> None:
     resolved: Resolved = runs.short(str(file))
     runs.start(resolved, tmp_path)
     run = runs.folder(resolved, tmp_path)
-    made = evaluate_run(run.path, ["knn-moco-demo"], runs.CPU)["knn-moco-demo"]
+    made = evaluate(run_source(run.path), ["knn-moco-demo"], runs.CPU)["knn-moco-demo"]
     assert made["trained"]["features"] == "output of the query encoder's projector, L2-normalised"
 
 
@@ -320,7 +321,7 @@ def test_two_ranks_agree_and_have_the_figures_of_one_process(tmp_path: Path) -> 
         assert first["summary"][protocol.figure] == second["summary"][protocol.figure]
     assert first["again"] == second["again"]
     (path,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    alone = evaluate_run(path, list(NAMED), runs.CPU)
+    alone = evaluate(run_source(path), list(NAMED), runs.CPU)
     for name, evaluation in first["again"].items():
         assert record(RunFolder(path), name)["trained"]["top1"] == alone[name]["trained"]["top1"]
         assert evaluation["trained"]["top1"] == pytest.approx(alone[name]["trained"]["top1"], abs=0.002)  # of 2,000

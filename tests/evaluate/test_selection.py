@@ -4,7 +4,6 @@ Images are noise, or nearly, so that choices hang on what they are made by.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from torch import nn
 
+from negbench.data.load import RunData, load_splits
 from negbench.evaluate.protocols.common.average_precision import average_precisions
 from negbench.evaluate.protocols.common.datasets import voc07_folder
 from negbench.evaluate.protocols.places205 import evaluate as places205
@@ -21,6 +21,8 @@ from negbench.evaluate.protocols.transfer import evaluate as transfer
 from negbench.evaluate.protocols.voc07 import evaluate as voc07
 from negbench.evaluate.request import make_requests
 from negbench.evaluate.subject import Subject
+from negbench.models.encoder import Encoder
+from negbench.models.files.layout import NoProjector
 from tests.helpers import layouts, runs
 
 COSTS = "costs=[0.01, 0.3, 3]"
@@ -32,8 +34,8 @@ def subject() -> Subject:
     config = runs.short("moco", "data.workers=0").config
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 16))
-    encoder = SimpleNamespace(backbone=backbone, projector=None, feature_dim=16)
-    return Subject(SimpleNamespace(config=config, device=runs.CPU, dtype=None, splits=None, skipped=set()), encoder)
+    data = RunData(config, runs.CPU, None, load_splits(config.data))
+    return Subject(data, Encoder(backbone, NoProjector("there is none"), 16))
 
 
 def redraw(files: list[Path]) -> None:

@@ -15,8 +15,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from negbench.evaluate.final import evaluate_file
+from negbench.evaluate.final import evaluate
 from negbench.evaluate.protocols.knn import knn
+from negbench.evaluate.source import file_source
 from negbench.evaluate.subject import Subject
 from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import architectures
@@ -156,7 +157,9 @@ def test_other_settings_and_other_content_get_folders_of_their_own(
 
     def evaluated(file: Path, *settings: str, protocol: str = "knn") -> Path:
         given = [*on_images(images_), *settings]
-        return evaluate_file(file, [protocol], "imagefolder", given, tmp_path, runs.CPU, lambda text: None)[0]
+        source = file_source(file, "imagefolder", given, tmp_path)
+        evaluate(source, [protocol], runs.CPU)
+        return source.folder.path
 
     first = evaluated(path)
     assert evaluated(path, "data.workers=1", "batch_size=4", protocol="linear") == first
@@ -172,7 +175,8 @@ def test_the_checkpoint_of_a_run_is_evaluated_as_the_run(tmp_path: Path) -> None
     summary = runs.start(resolved, tmp_path)
     (newest, *_) = sorted(runs.folder(resolved, tmp_path).checkpoints.glob("*.pt"), reverse=True)
     notes: list[str] = []
-    _, made = evaluate_file(newest, ["knn", "knn-moco-demo"], None, [], tmp_path, runs.CPU, notes.append)
+    source = file_source(newest, None, [], tmp_path)
+    made = evaluate(source, ["knn", "knn-moco-demo"], runs.CPU, note=notes.append)
     assert made["knn"]["trained"]["top1"]["20"] == summary["knn_top1"]
     assert made["knn"]["untrained"]["top1"]["20"] == summary["knn_top1_untrained"]
     assert "resnet8" in notes[0] and "in the layout of negbench" in notes[0]

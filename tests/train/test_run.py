@@ -14,7 +14,8 @@ from PIL import Image
 
 from negbench.contrast.build import build_method
 from negbench.contrast.method import Method
-from negbench.evaluate.final import evaluate_run
+from negbench.evaluate.final import evaluate
+from negbench.evaluate.source import run_source
 from negbench.models.encoder import build_encoder
 from negbench.records import checkpoint
 from negbench.runtime.failure import Interrupted
@@ -326,10 +327,10 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 def test_evaluate_repeats_the_figures_of_the_run(finished: dict[str, Path]) -> None:
     run = runs.folder(runs.short("moco"), finished["moco"])
     before = json.loads((run.evaluations / "knn.json").read_text())
-    again = evaluate_run(run.path, ["knn"], runs.CPU)
+    again = evaluate(run_source(run.path), ["knn"], runs.CPU)
     assert again["knn"]["trained"] == before["trained"]
     with pytest.raises(ValueError, match="no run folder"):
-        evaluate_run(run.path.parent, ["knn"], runs.CPU)
+        run_source(run.path.parent)
 
 
 def image_folder(root: Path) -> Path:
@@ -384,13 +385,15 @@ def test_image_folders_train_on_ranks_with_shuffled_keys(tmp_path: Path) -> None
         assert summary["restarts"] == 1
 
 
-def test_a_users_method_file_is_copied_and_used_to_evaluate(tmp_path: Path) -> None:
+def test_a_users_method_file_is_copied_and_evaluating_its_run_executes_neither(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(Path(find_method("moco").path).read_text())
     resolved = runs.short(str(path), "method.num_negatives=16")
     summary = runs.start(resolved, tmp_path)
     run = runs.folder(resolved, tmp_path)
+    assert run.method.read_bytes() == path.read_bytes()
     path.unlink()
+    run.method.write_text("raise RuntimeError('executed')\n")
     assert summary["method"] == "mine"
-    again = evaluate_run(run.path, ["knn"], runs.CPU)
+    again = evaluate(run_source(run.path), ["knn"], runs.CPU)
     assert again["knn"]["trained"]["top1"]["20"] == summary["knn_top1"]

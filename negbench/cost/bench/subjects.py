@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
-from negbench.contrast.build import build_method, prepare
+from negbench.contrast.build import build_method
 from negbench.contrast.method import Method, StepOutput
 from negbench.contrast.passes import interleaved, shared_passes
 from negbench.data.batches import training_batches
 from negbench.data.sets import ResidentSet
-from negbench.models.encoder import build_encoder
+from negbench.models.encoder import build_encoder, prepare
 from negbench.models.step import optimizer_step
 from negbench.runtime.compiling import begin_step, compile_encoder
 from negbench.runtime.distributed import rank, world_size

@@ -5,7 +5,6 @@ CPUs always have the former: the compiled function shifts the hue of every row a
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +13,14 @@ from negbench.data.views import crops as views
 from negbench.data.views.colors import mean_std
 from negbench.runtime.compiling import compiled
 from negbench.runtime.device import to_device
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 from negbench.settings.views import ViewConfig
 
 
 class ViewMaker:
     """The views of a run, in its memory format. Shape suffixes as in `views`."""
 
-    def __init__(self, config: RunConfig[Any]) -> None:
+    def __init__(self, config: SharedConfig) -> None:
         self.kinds = tuple(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))
         self.mode = config.execution
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -30,7 +30,7 @@ from negbench.evaluate.diagnostics.figures import (
     tracking,
 )
 from negbench.runtime.seeding import stream
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 NUM_IMAGES = 512  # at least, in whole batches, if the training set has them
 _CHUNK = 512  # images at a time through the encoder
@@ -43,7 +43,7 @@ class Prober:
     """
 
     def __init__(
-        self, config: RunConfig[Any], method: Method, train_set: ResidentSet | FolderSet, device: torch.device
+        self, config: SharedConfig, method: Method, train_set: ResidentSet | FolderSet, device: torch.device
     ) -> None:
         batch = config.batch_size
         self.method, self.device = method, device

@@ -13,7 +13,7 @@ from torch import Tensor
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import Protocol
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 PROTOCOL = Protocol(place=1)
 
@@ -36,7 +36,7 @@ def evaluate(subject: Subject) -> dict[str, Any]:
     }
 
 
-def knn(bank: Features, queries: Features, config: RunConfig[Any], num_classes: int) -> dict[int, float]:
+def knn(bank: Features, queries: Features, config: SharedConfig, num_classes: int) -> dict[int, float]:
     """Top-1 accuracy by k, fractions."""
     return knn_top1(
         bank.features_NF,

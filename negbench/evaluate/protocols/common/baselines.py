@@ -3,21 +3,19 @@
 Shape legend: N images, M bank images, Q queries, C colour channels, H height, W width, D = C * H * W, F = C * 16 bins.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from negbench.data.sets import ResidentSet, Splits
 from negbench.evaluate.protocols.knn import knn_top1
 from negbench.runtime.errors import UserError
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 
 _NUM_BINS = 16
 _K = 20
 
 
-def without_network(splits: Splits, config: RunConfig[Any]) -> dict[str, float]:
+def without_network(splits: Splits, config: SharedConfig) -> dict[str, float]:
     """kNN (k = 20) on raw pixels and on colour histograms; empty for image folders."""
     train, test = splits.train, splits.test
     if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):

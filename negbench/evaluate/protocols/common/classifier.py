@@ -21,7 +21,7 @@ from negbench.models.step import optimizer_step
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import derive_seed
 from negbench.settings.protocol_settings import ClassifierSettings, Finetune
-from negbench.settings.schema import RunConfig
+from negbench.settings.schema import SharedConfig
 from negbench.settings.steps import steps_per_epoch
 from negbench.settings.views import ViewConfig, ViewsConfig
 
@@ -133,7 +133,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
     }
 
 
-def training_config(config: RunConfig[Any], settings: ClassifierSettings, num_images: int) -> RunConfig[Any]:
+def training_config(config: SharedConfig, settings: ClassifierSettings, num_images: int) -> SharedConfig:
     """The run's settings with the classifier's batches and view: a random crop, flipped at random, in no other colours.
 
     Order and crops are of a seed of their own, the same for all protocols.

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from negbench.data.files.listing import Listing, list_classes
 from negbench.data.sets import FolderSet, Splits
 from negbench.evaluate.request import digest
 from negbench.runtime.errors import UserError
-from negbench.settings.schema import DataConfig, RunConfig
+from negbench.settings.schema import DataConfig, SharedConfig
 
 PLACES205_LISTS = "trainvalsplit_places205"
 PLACES205_IMAGES = "data/vision/torralba/deeplearning/images256"
@@ -21,7 +20,7 @@ VOC07_IMAGE_SETS = "ImageSets/Main"
 VOC07_NUM_CLASSES = 20
 
 
-def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
+def image_folder(root: Path, config: SharedConfig) -> Splits:
     """train/CLASS and val/CLASS or test/CLASS; with both, `val` is held out and `test` tested on.
 
     UserError if the layout is another one.
@@ -45,7 +44,7 @@ def image_folder(root: Path, config: RunConfig[Any]) -> Splits:
     return Splits(train, None, test, classes)
 
 
-def places205_folder(root: Path, config: RunConfig[Any]) -> Splits:
+def places205_folder(root: Path, config: SharedConfig) -> Splits:
     """Places205's training images, and its validation images as test set. UserError if the layout is another one.
 
     The lists have a line an image: its path below `PLACES205_IMAGES`, as a/abbey/gsun_0003.jpg, and the class's number.
@@ -70,7 +69,7 @@ def places205_folder(root: Path, config: RunConfig[Any]) -> Splits:
     return Splits(parts["train"], None, parts["val"], classes)
 
 
-def voc07_folder(root: Path, config: RunConfig[Any]) -> tuple[Splits, dict[str, torch.Tensor]]:
+def voc07_folder(root: Path, config: SharedConfig) -> tuple[Splits, dict[str, torch.Tensor]]:
     """VOC2007's trainval and test images, and by `train` and `test` what they show: int64 [N, 20], 1 the class, -1 not,
     0 only `difficult` objects of it.
 
@@ -101,7 +100,7 @@ def voc07_folder(root: Path, config: RunConfig[Any]) -> tuple[Splits, dict[str, 
     return Splits(parts["train"], None, parts["test"], classes), shown
 
 
-def listed_images(names: list[str], labels: Sequence[int], config: RunConfig[Any], whole: bool = False) -> FolderSet:
+def listed_images(names: list[str], labels: Sequence[int], config: SharedConfig, whole: bool = False) -> FolderSet:
     """A set of these files in the view and with the workers of a run."""
     data = config.data
     labels_N = torch.tensor(labels, dtype=torch.int64)
