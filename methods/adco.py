@@ -13,11 +13,11 @@ from negbench.contrast import (
     Contrast,
     Encoded,
     Encoder,
-    Facts,
     InBatch,
     Method,
     MomentumConfig,
     NegativeSource,
+    RunShape,
     all_gather,
     all_reduce_mean_,
     setting,
@@ -99,7 +99,7 @@ class Adversaries(NegativeSource):
             vectors.add_(velocity, alpha=self.config.adversary_lr)
 
 
-def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
-    adversaries = Adversaries(config, facts.dim, facts.seed)
+def build(config: Config, encoder: Encoder, shape: RunShape) -> Method:
+    adversaries = Adversaries(config, shape.dim, shape.seed)
     sources = [InBatch(), adversaries] if config.in_batch_negatives else [adversaries]
-    return Method(encoder, facts.pairs(config.symmetric), sources, config.temperature, config.momentum(facts.num_steps))
+    return Method(encoder, shape.pairs(config.symmetric), sources, config.temperature, config.momentum(shape.num_steps))

@@ -10,9 +10,9 @@ from torch import Tensor
 from negbench.contrast import (
     Encoded,
     Encoder,
-    Facts,
     Method,
     MomentumConfig,
+    RunShape,
     initial_weights,
     mlp,
     negative_cosine,
@@ -34,8 +34,8 @@ class BYOL(Method):
         return negative_cosine(encoded.queries[query_view], encoded.keys[key_view])
 
 
-def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
-    with initial_weights(facts.seed, "predictor"):
-        predictor = mlp(facts.dim, config.predictor_hidden, facts.dim, layers=2, batch_norm=True)
-    momentum = config.momentum(facts.num_steps)
-    return BYOL(encoder, facts.pairs(config.symmetric), key_momentum=momentum, predictor=predictor, reduction="sum")
+def build(config: Config, encoder: Encoder, shape: RunShape) -> Method:
+    with initial_weights(shape.seed, "predictor"):
+        predictor = mlp(shape.dim, config.predictor_hidden, shape.dim, layers=2, batch_norm=True)
+    momentum = config.momentum(shape.num_steps)
+    return BYOL(encoder, shape.pairs(config.symmetric), key_momentum=momentum, predictor=predictor, reduction="sum")

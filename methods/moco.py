@@ -13,10 +13,10 @@ from negbench.contrast import (
     Contrast,
     Encoded,
     Encoder,
-    Facts,
     Method,
     MomentumConfig,
     NegativeSource,
+    RunShape,
     setting,
     stream,
     unit_norm,
@@ -66,6 +66,6 @@ class Queue(NegativeSource):
         self.cursor.add_(len(keys_MD)).remainder_(size)
 
 
-def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
-    queue = Queue(config.num_negatives, facts.dim, facts.seed, config.mask_own_image)
-    return Method(encoder, facts.pairs(config.symmetric), [queue], config.temperature, config.momentum(facts.num_steps))
+def build(config: Config, encoder: Encoder, shape: RunShape) -> Method:
+    queue = Queue(config.num_negatives, shape.dim, shape.seed, config.mask_own_image)
+    return Method(encoder, shape.pairs(config.symmetric), [queue], config.temperature, config.momentum(shape.num_steps))

@@ -5,7 +5,7 @@ Chen et al., ICML 2020, arXiv:2002.05709
 
 from typing import Literal
 
-from negbench.contrast import Encoder, Facts, InBatch, Method, MethodConfig, setting
+from negbench.contrast import Encoder, InBatch, Method, MethodConfig, RunShape, setting
 
 
 class Config(MethodConfig):
@@ -13,6 +13,6 @@ class Config(MethodConfig):
     symmetric: Literal[True] = setting(True, "NT-Xent is symmetric by definition")
 
 
-def build(config: Config, encoder: Encoder, facts: Facts) -> Method:
+def build(config: Config, encoder: Encoder, shape: RunShape) -> Method:
     """NT-Xent, eq. 1: 2N - 2 negatives for each of the 2N queries of the global batch."""
-    return Method(encoder, facts.pairs(symmetric=True), [InBatch(all_views=True)], config.temperature)
+    return Method(encoder, shape.pairs(symmetric=True), [InBatch(all_views=True)], config.temperature)

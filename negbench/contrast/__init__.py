@@ -4,7 +4,7 @@ from negbench.contrast import Method, MethodConfig, setting
 """
 
 from negbench.contrast.losses import Columns, info_nce, negative_cosine
-from negbench.contrast.method import Facts, Method, Probe, StepOutput
+from negbench.contrast.method import Method, Probe, RunShape, StepOutput
 from negbench.contrast.momentum import MomentumConfig
 from negbench.contrast.passes import unit_norm
 from negbench.contrast.source import Contrast, Encoded, InBatch, NegativeSource
@@ -29,13 +29,13 @@ __all__ = [
     "Contrast",
     "Encoded",
     "Encoder",
-    "Facts",
     "InBatch",
     "Method",
     "MethodConfig",
     "MomentumConfig",
     "NegativeSource",
     "Probe",
+    "RunShape",
     "StepOutput",
     "UserError",
     "all_gather",

@@ -2,7 +2,7 @@
 
 import torch
 
-from negbench.contrast.method import Facts, Method
+from negbench.contrast.method import Method, RunShape
 from negbench.models.encoder import build_encoder, prepare
 from negbench.runtime.compiling import compile_encoder
 from negbench.runtime.errors import UserError
@@ -14,11 +14,16 @@ def build_method(resolved: Resolved, num_images: int, device: torch.device, dtyp
     config = resolved.config
     num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
     num_views = len(config.views.all)
-    facts = Facts(num_images, config.batch_size, num_steps, config.projector.dim, config.seed, num_views)
-    method: Method = resolved.module.build(config.method, build_encoder(config), facts)
+    encoder = build_encoder(config, dtype)
+    shape = RunShape(num_images, config.batch_size, num_steps, config.projector.dim, config.seed, num_views)
+    method: Method = resolved.module.build(config.method, encoder, shape)
+    if method.query_encoder.arithmetic != encoder.arithmetic:
+        raise UserError(
+            f"method {config.method.name} makes an encoder of its own without the precision and BatchNorm policy "
+            "of the run; write Encoder(backbone, projector, feature_dim, encoder.arithmetic)"
+        )
     if len({view for pair in method.pairs for view in pair}) < num_views:
         raise UserError(f"method {config.method.name} contrasts only two views; leave views.crops empty for it")
-    method.autocast_dtype, method.batch_norm, method.seed = dtype, config.batch_norm, config.seed
-    for encoder in (method.query_encoder, method.key_encoder):
-        compile_encoder(encoder, config.execution)
+    for each in (method.query_encoder, method.key_encoder):
+        compile_encoder(each, config.execution)
     return prepare(method, config, device)

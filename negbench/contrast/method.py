@@ -28,8 +28,8 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a method may need to know of the run that it is built for."""
+class RunShape:
+    """The sizes of the run that a method is built for, and its seed."""
 
     num_images: int
     batch_size: int  # images a step over all ranks
@@ -70,8 +70,9 @@ class Method(nn.Module):
     """Encode the views, contrast the pairs, and after the optimizer's step move what is not trained by it.
 
     `key_momentum(step)` makes a momentum key encoder; without it queries and keys share one encoder and gradients flow
-    through both. `predictor` stands on the query side only. The losses of all queries of a key view are summed, as
-    AdCo's code has it in multi-crop; `reduction` joins the key views.
+    through both. `predictor` stands on the query side only. Precision, BatchNorm policy and seed are those that
+    `encoder` came with. The losses of all queries of a key view are summed, as AdCo's code has it in multi-crop;
+    `reduction` joins the key views.
     """
 
     def __init__(
@@ -91,8 +92,8 @@ class Method(nn.Module):
         self.sources = nn.ModuleList(sources)
         self.pairs, self.temperature, self.reduction = pairs, temperature, reduction
         self.key_momentum = key_momentum
-        self.autocast_dtype: torch.dtype | None = None  # of the encoders; the contrast is fp32
-        self.batch_norm, self.seed = "process", 0  # the policy, and the seed of its shuffling of keys
+        self.autocast_dtype = encoder.arithmetic.autocast_dtype
+        self.batch_norm, self.seed = encoder.arithmetic.batch_norm, encoder.arithmetic.seed
 
     @property
     def all_sources(self) -> list[NegativeSource]:

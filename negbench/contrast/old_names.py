@@ -21,7 +21,7 @@ HOMES = {  # where the names of a former module are defined now; what imports fr
     "seeding": ("runtime.seeding",),
     "distributed": ("runtime.distributed",),
 }
-RENAMED = {"follow": "ema_update_"}
+RENAMED = {"Facts": "RunShape", "follow": "ema_update_"}
 
 
 def install() -> None:

@@ -5,6 +5,7 @@ Shape suffixes: N images, C channels, H height, W width, F features, D embedding
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -19,14 +20,26 @@ from negbench.settings.schema import SharedConfig
 M = TypeVar("M", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a method computes with its encoders; the contrast is fp32."""
+
+    autocast_dtype: torch.dtype | None = None
+    batch_norm: str = "process"  # the policy
+    seed: int = 0  # of the policy's shuffling of keys
+
+
 class Encoder(nn.Module):
     """projector(backbone(images)). The embedding is not normalised; a method does that in fp32."""
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, feature_dim: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, projector: nn.Module, feature_dim: int, arithmetic: Arithmetic = Arithmetic()
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
         self.feature_dim = feature_dim
+        self.arithmetic = arithmetic
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images [N, 3, H, W] to embeddings [N, D]."""
@@ -34,8 +47,8 @@ class Encoder(nn.Module):
         return embedding_ND
 
 
-def build_encoder(config: SharedConfig) -> Encoder:
-    """The untrained encoder of a run, on the CPU, with plain BatchNorm.
+def build_encoder(config: SharedConfig, autocast_dtype: torch.dtype | None = None) -> Encoder:
+    """The untrained encoder of a run, on the CPU, with plain BatchNorm until `prepare`.
 
     The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
     of a seed starts from the same backbone whatever its projector. Raises UserError for a backbone without the
@@ -46,7 +59,8 @@ def build_encoder(config: SharedConfig) -> Encoder:
     with initial_weights(config.seed, "projector"):
         head = config.projector
         projector = mlp(feature_dim, head.hidden, head.dim, head.layers, head.batch_norm, head.output_batch_norm)
-    return Encoder(backbone, projector, feature_dim)
+    arithmetic = Arithmetic(autocast_dtype, config.batch_norm, config.seed)
+    return Encoder(backbone, projector, feature_dim, arithmetic)
 
 
 def prepare(module: M, config: SharedConfig, device: torch.device) -> M:

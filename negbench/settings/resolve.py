@@ -32,6 +32,7 @@ from negbench.settings.keys import (
 )
 from negbench.settings.plugins import (
     PluginFile,
+    find_logger,
     find_method,
     find_study,
     import_method,

@@ -4,16 +4,20 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from negbench.contrast.method import Facts, Method
+from negbench.contrast.method import Method, RunShape
+from negbench.models.encoder import Arithmetic
 from negbench.runtime.distributed import rank, replicate, world_size
+from negbench.runtime.errors import UserError
 from negbench.settings.plugins import list_methods
-from tests.helpers import tiny
+from negbench.train.setup import set_up
+from tests.helpers import runs, tiny
 from tests.helpers.ranks import on_ranks
 
 ALL = list(tiny.VARIANTS)
@@ -65,7 +69,7 @@ def test_what_a_step_and_a_probe_hand_out_cannot_be_replaced() -> None:
     batch = tiny.batch(0)
     output = method(*batch, 0)
     for held, field in (
-        (Facts(24, 8, 7, 6, 0), "seed"),
+        (RunShape(24, 8, 7, 6, 0), "seed"),
         (output, "loss"),
         (output.encoded, "index"),
         (method.probe([batch]), "temperature"),
@@ -75,7 +79,7 @@ def test_what_a_step_and_a_probe_hand_out_cannot_be_replaced() -> None:
 
 
 def test_a_run_has_two_views_unless_it_says_so() -> None:
-    assert Facts(24, 8, 7, 6, 0).pairs(symmetric=True) == ((0, 1), (1, 0))
+    assert RunShape(24, 8, 7, 6, 0).pairs(symmetric=True) == ((0, 1), (1, 0))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -124,9 +128,8 @@ def test_the_key_encoder_follows_with_the_momentum_of_its_step() -> None:
 
 def encoding_orders(step: int, seed: int = 0) -> list[list[int]]:
     """For each key view the numbers of the images in the order in which the key encoder takes them."""
-    method = tiny.build("moco", symmetric=True)
+    method = tiny.build("moco", tiny.encoder(arithmetic=Arithmetic(None, "split", seed)), symmetric=True)
     assert method.key_encoder is not None
-    method.batch_norm, method.seed = "split", seed
     orders = []
     method.key_encoder.register_forward_pre_hook(lambda _, inputs: orders.append(inputs[0][:, 0, 0, 0].tolist()))
     numbers = torch.arange(float(tiny.BATCH), dtype=torch.float64).view(-1, 1, 1, 1)
@@ -175,3 +178,32 @@ def test_the_listing_says_where_negatives_come_from_and_names_the_paper(name: st
     summary, _, rest = list_methods()[name].docstring.partition("\n\n")
     assert ": " in summary and "negatives" in summary
     assert "arXiv:" in rest
+
+
+OWN_ENCODER = """
+from negbench.contrast import Encoder, InBatch, Method, MethodConfig as Config
+
+
+class Whole(Method):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        assert (str(self.autocast_dtype), self.batch_norm, self.seed) == ("torch.bfloat16", "split", 5)
+
+
+def build(config, encoder, shape):
+    own = Encoder(encoder.backbone, encoder.projector, encoder.feature_dim{arithmetic})
+    return Whole(own, shape.pairs(True), [InBatch()])
+"""
+
+
+def test_a_method_is_built_with_the_precision_the_batch_norm_policy_and_the_seed_of_its_run(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN_ENCODER.format(arithmetic=", encoder.arithmetic"))
+    set_up(runs.short(str(file), "precision=bf16", "batch_norm=split", "seed=5"), runs.CPU)
+
+
+def test_a_method_that_makes_an_encoder_without_them_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN_ENCODER.format(arithmetic="").replace("assert", "self.seen ="))
+    with pytest.raises(UserError, match="method own makes an encoder of its own without the precision and BatchNorm"):
+        set_up(runs.short(str(file), "precision=bf16"), runs.CPU)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from negbench.contrast.method import Facts
+from negbench.contrast.method import RunShape
 from negbench.contrast.source import Encoded
 from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.data.views import crops as views
-from negbench.models.encoder import Encoder
+from negbench.models.encoder import Arithmetic, Encoder
 from negbench.runtime.distributed import rank, world_size
 from negbench.runtime.failure import Interrupted
 from negbench.runtime.seeding import stream
@@ -114,9 +114,9 @@ def test_the_encoder_runs_once_a_size(
 @pytest.mark.parametrize("name", ["adco", "byol", "simclr"])
 def test_each_view_has_its_own_embedding(name: str, symmetric: bool) -> None:
     settings: dict[str, Any] = {} if name == "simclr" else {"symmetric": symmetric}
-    method = tiny.build(name, num_views=5, **settings)
+    shuffling = tiny.encoder(arithmetic=Arithmetic(None, "split"))
+    method = tiny.build(name, shuffling, num_views=5, **settings)
     tiny.train(method, 0, 3)
-    method.batch_norm = "split"  # shuffles keys
     views, index = tiny.batch(3, num_views=5)
     views = [view.contiguous(memory_format=torch.channels_last) for view in views] if symmetric else views
     encoded = method.encode(views, index, 3)
@@ -206,14 +206,14 @@ def test_simclr_contrasts_every_crop_with_both_views_of_the_others() -> None:
 
 def test_byol_sums_over_all_pairs() -> None:
     encoded, loss, _ = encoded_by("byol")
-    pairs = Facts(1, 1, 1, 1, 0, num_views=5).pairs(symmetric=True)
+    pairs = RunShape(1, 1, 1, 1, 0, num_views=5).pairs(symmetric=True)
     assert pairs == ((0, 1), (2, 1), (3, 1), (4, 1), (1, 0), (2, 0), (3, 0), (4, 0))
     cosines = [(encoded.queries[query] * encoded.keys[key]).sum(1) for query, key in pairs]
     torch.testing.assert_close(loss, sum((2 - 2 * cosine).mean() for cosine in cosines), rtol=1e-12, atol=0)
 
 
 def test_a_method_of_two_views_refuses_crops(tmp_path: Path) -> None:
-    source = Path(list_methods()["moco"].path).read_text().replace("facts.pairs(config.symmetric)", "((0, 1),)")
+    source = Path(list_methods()["moco"].path).read_text().replace("shape.pairs(config.symmetric)", "((0, 1),)")
     file = tmp_path / "pair.py"
     file.write_text(source)
     assert set_up(short(str(file), "method.num_negatives=40"), CPU).method.pairs == ((0, 1),)

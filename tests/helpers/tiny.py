@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from negbench.contrast.method import Facts, Method, StepOutput
-from negbench.models.encoder import Encoder
+from negbench.contrast.method import Method, RunShape, StepOutput
+from negbench.models.encoder import Arithmetic, Encoder
 from negbench.runtime.seeding import stream
 from negbench.settings.plugins import find_method, import_method, list_methods
 
@@ -30,19 +30,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 SMALL = {"adco": {"num_negatives": 20}, "moco": {"num_negatives": 20}, "byol": {"predictor_hidden": 5}}
 
 
-def encoder(seed: int = 0) -> Encoder:
+def encoder(seed: int = 0, arithmetic: Arithmetic = Arithmetic()) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone = nn.Sequential(nn.AdaptiveAvgPool2d(SIZE), nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 10), nn.Tanh())
-        return Encoder(backbone, nn.Linear(10, DIM), 10)
+        return Encoder(backbone, nn.Linear(10, DIM), 10, arithmetic)
 
 
 def build(name: str, encoder_: Encoder | None = None, num_views: int = 2, **settings: Any) -> Method:
     """The method in float64 without BatchNorm."""
     module = import_method(find_method(name))
     config = module.Config(name=name, **SMALL.get(name, {}) | settings)
-    facts = Facts(NUM_IMAGES, BATCH, STEPS, DIM, 0, num_views)
-    method: Method = module.build(config, encoder_ or encoder(), facts)
+    shape = RunShape(NUM_IMAGES, BATCH, STEPS, DIM, 0, num_views)
+    method: Method = module.build(config, encoder_ or encoder(), shape)
     if method.predictor is not None:
         method.predictor = nn.Sequential(*(m for m in method.predictor.modules() if isinstance(m, nn.Linear | nn.ReLU)))
     return method.double()
