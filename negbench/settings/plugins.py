@@ -1,4 +1,4 @@
-"""Find methods, data sets, backbones and protocols, negbench's own and other packages', and studies. Imports no torch.
+"""Find methods, data sets, backbones, protocols and loggers, negbench's own and other packages', and studies; no torch.
 
 A plugin is a file in the folder of its kind, or a module that another package names as an entry point of its group.
 """
@@ -20,8 +20,6 @@ from typing import Any
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import Backbone, DataSet, Facts, Protocol
 
-LOGGERS = "negbench.loggers"  # the group of entry points
-NO_CHOICE = ("__init__", "base", "console", "records")  # files of train/loggers/ that no run names
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
 
@@ -33,13 +31,16 @@ class Kind:
     package: str  # the folder of negbench's own
     group: str  # the entry points of other packages
     parts: tuple[str, ...]  # what a file must define
-    facts: type[Facts] | None = None  # what it begins with; a method begins with a docstring instead
+    facts: type[Facts] | None = None  # what it begins with; methods and loggers begin with a docstring instead
+    others: tuple[str, ...] = ("__init__",)  # files of the folder that are no plugins
 
 
 METHOD = Kind("method", "negbench.methods", "negbench.methods", ("Config", "build"))
 PROTOCOL = Kind("protocol", "negbench.evaluate.protocols", "negbench.protocols", ("evaluate",), Protocol)
 DATASET = Kind("data set", "negbench.data.datasets", "negbench.datasets", ("load",), DataSet)
 BACKBONE = Kind("backbone", "negbench.models.backbones", "negbench.backbones", ("build",), Backbone)
+_BESIDE = ("__init__", "base", "console", "records")
+LOGGER = Kind("logger", "negbench.train.loggers", "negbench.loggers", ("build",), others=_BESIDE)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _found(kind: Kind) -> dict[str, PluginFile]:
     """Every plugin of a kind by name; the `problem` of one that cannot be used is said when it is asked for."""
     found: dict[str, PluginFile] = {}
     for path in sorted(package_folder(kind.package).glob("*.py")):
-        if path.stem != "__init__":
+        if path.stem not in kind.others:
             name = path.stem if kind.facts is None else path.stem.replace("_", "-")
             facts = _read_facts(kind, name, path)
             found[name] = PluginFile(kind, name, path, f"{kind.package}.{path.stem}", facts=facts)
@@ -177,34 +178,9 @@ def _execute(file: PluginFile) -> ModuleType:
     return module
 
 
-def list_loggers() -> dict[str, str]:
-    """Return the module of each logger that a run can name: files of `train/loggers/`, then other packages' modules."""
-    folder = "negbench.train.loggers"
-    files = sorted(path.stem for path in package_folder(folder).glob("*.py") if path.stem not in NO_CHOICE)
-    loggers = {name: f"{folder}.{name}" for name in files}
-    for point in entry_points(group=LOGGERS):
-        loggers.setdefault(point.name, point.module)
-    return loggers
-
-
-def find_logger(name: str) -> str:
-    """Return the module of the logger called `name`. UserError if there is none."""
-    loggers = list_loggers()
-    if name not in loggers:
-        raise UserError(f"unknown logger {name!r}{nearest(name, loggers)}; known: {', '.join(loggers) or 'none'}")
-    return loggers[name]
-
-
-def import_logger(name: str) -> ModuleType:
-    """Import the logger's module, which holds `build`. UserError if it cannot be used."""
-    module_name = find_logger(name)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"logger {name} cannot be imported from {module_name}: {error}") from None
-    if not hasattr(module, "build"):
-        raise UserError(f"logger {name} lacks build() in {module_name}; see negbench/train/loggers/base.py")
-    return module
+def find_logger(name: str) -> PluginFile:
+    """Return the logger called `name`. UserError as `find_plugin`."""
+    return find_plugin(LOGGER, name, or_else="" if list_plugins(LOGGER) else "none")
 
 
 def list_studies() -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from negbench.records.run_folder import RunFolder
 from negbench.runtime.distributed import rank
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, StorageError
-from negbench.settings.plugins import import_logger, list_loggers
+from negbench.settings import plugins
 from negbench.settings.resolve import restore
 from negbench.train.loggers.base import LoggedRun, Logger, Loggers, Row
 from negbench.train.loggers.console import Plain
@@ -54,19 +55,23 @@ FEW = ("batch_norm=process", "epochs=2", "evaluation.test=false")
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An installed package that offers loggers by entry points."""
     root = tmp_path / "site"
-    points = {"toy": "toy_logger", "failing": "failing_logger", "empty": "empty_logger", "missing": "no_such_module"}
+    points = {"toy": "toy_logger", "failing": "failing_logger", "empty": "empty_logger"}
+    points |= {"broken": "broken_logger", "missing": "no_such_module"}
     (root / "toy-1.0.dist-info").mkdir(parents=True)
     (root / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     lines = [f"{name} = {module}" for name, module in points.items()]
     (root / "toy-1.0.dist-info" / "entry_points.txt").write_text("\n".join(["[negbench.loggers]", *lines, ""]))
-    for name, code in (("toy_logger", TOY), ("failing_logger", FAILS), ("empty_logger", "")):
+    broken = "import no_such_client\n"
+    for name, code in zip(points.values(), (TOY, FAILS, "", broken), strict=False):
         (root / f"{name}.py").write_text(code)
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(root)
-    return root
+    plugins._found.cache_clear()
+    yield root
+    plugins._found.cache_clear()
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -129,15 +134,24 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path: Path, monkeypatch:
 
 @pytest.mark.usefixtures("package")
 def test_a_logger_that_cannot_be_had_is_the_users_mistake(tmp_path: Path) -> None:
-    assert list_loggers().keys() >= {"toy", "failing", "empty", "missing"}
+    assert plugins.list_plugins(plugins.LOGGER).keys() >= {"toy", "failing", "empty", "broken"}
     with pytest.raises(UserError, match=r"unknown logger 'tox', did you mean 'toy'\?; known: .*toy"):
         runs.short("simclr", "loggers=tox")
-    with pytest.raises(UserError, match=r"logger empty lacks build\(\) in empty_logger"):
-        import_logger("empty")
-    resolved = runs.short("simclr", *FEW, "loggers=missing")
-    with pytest.raises(UserError, match="logger missing cannot be imported from no_such_module: No module named"):
-        runs.start(resolved, tmp_path)
-    assert not runs.folder(resolved, tmp_path).path.exists()
+    with pytest.raises(UserError, match="logger 'missing' of the package toy cannot be used: there is no module"):
+        runs.short("simclr", "loggers=missing")
+    for name, sentence in (
+        ("empty", "lacks build"),
+        ("broken", "cannot be imported: No module named 'no_such_client'"),
+    ):
+        resolved = runs.short("simclr", *FEW, f"loggers={name}")
+        with pytest.raises(UserError, match=f"logger file .*{name}_logger.py {sentence}"):
+            runs.start(resolved, tmp_path)
+        assert not runs.folder(resolved, tmp_path).path.exists()
+
+
+def test_without_any_logger_to_name_the_sentence_says_so() -> None:
+    with pytest.raises(UserError, match=r"unknown logger 'toy'; known: none"):
+        runs.short("simclr", "loggers=toy")
 
 
 @pytest.mark.usefixtures("package")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negbench.settings.plugins import import_logger
+from negbench.settings.plugins import find_logger, import_plugin
 from negbench.settings.schema import RunConfig
 
 Row = dict[str, Any]
@@ -74,7 +74,7 @@ class Loggers(Logger):
 
     def build(self, names: Sequence[str]) -> None:
         """Add the loggers that the settings name. UserError for one that does not exist or cannot be imported."""
-        self.named |= {name: import_logger(name).build() for name in names}
+        self.named |= {name: import_plugin(find_logger(name)).build() for name in names}
 
     def start(self, run: LoggedRun) -> None:
         self._each(lambda logger: logger.start(run))
