@@ -1,0 +1,1 @@
+"""Extension points, by a package that adds one of each."""
