@@ -73,9 +73,9 @@ def test_a_package_adds_a_data_set_a_backbone_a_protocol_and_a_method(toys: tupl
     summary = json.loads((folder / "summary.json").read_text())
     record = json.loads((folder / "evaluations" / "toy-mean.json").read_text())
     assert summary["toy_mean_top1"] == record["trained"]["top1"] > 0.9
-    assert summary["num_classes"] == 2 and "toy nearest mean" in run[2]
+    assert summary["num_classes"] == 2 and "toy nearest mean" in run[1] + run[2]
     assert report[0] == 0, report
-    assert "toy nearest mean, %" in (tmp_path / "report" / "report.md").read_text()
+    assert "toy nearest mean, %" in (tmp_path / "report" / "tables" / "accuracy-quickstart.md").read_text()
     assert plan[0] == 0 and "all of toy shades" in plan[1], plan
     described = config[1]
     for listed in ("cifar10, imagefolder, patterns, toy-data", "resnet8, toy-net", "knn-lightly, toy-mean"):
