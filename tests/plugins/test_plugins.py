@@ -74,6 +74,9 @@ def test_a_package_adds_a_data_set_a_backbone_a_protocol_and_a_method(toys: tupl
     record = json.loads((folder / "evaluations" / "toy-mean.json").read_text())
     assert summary["toy_mean_top1"] == record["trained"]["top1"] > 0.9
     assert summary["num_classes"] == 2 and "toy nearest mean" in run[1] + run[2]
+    (again,) = commands(["evaluate", str(folder), "--protocol", "toy-mean", "--device", "cpu", "--json"], path=toys)
+    assert again[0] == 0, again
+    assert json.loads(again[1])["toy_mean_top1"] == summary["toy_mean_top1"]
     assert report[0] == 0, report
     assert "toy nearest mean, %" in (tmp_path / "report" / "tables" / "accuracy-quickstart.md").read_text()
     assert plan[0] == 0 and "all of toy shades" in plan[1], plan
