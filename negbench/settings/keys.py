@@ -13,7 +13,7 @@ from negbench.settings.plugins import nearest
 from negbench.settings.schema import SharedConfig
 
 Flat = dict[str, Any]
-CONTROLLED_BLOCK_KEYS = ("method.", "optimizer.lr")
+OWN = "method.* and optimizer.lr"  # as sentences have it
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -51,9 +51,14 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def is_of_method(key: str) -> bool:
+    """Return whether a method's file declares the setting `key`."""
+    return key.startswith("method.")
+
+
 def is_own(key: str) -> bool:
-    """Whether methods may differ in the setting `key`."""
-    return key.startswith(CONTROLLED_BLOCK_KEYS)
+    """Return whether methods of a controlled comparison may differ in the setting `key`."""
+    return is_of_method(key) or key == "optimizer.lr"
 
 
 def to_yaml(config: SharedConfig) -> str:

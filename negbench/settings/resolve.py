@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from negbench.runtime import words
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import (
-    CONTROLLED_BLOCK_KEYS,
+    OWN,
     Flat,
     flatten,
     flatten_raw,
+    is_of_method,
+    is_own,
     is_scientific,
     leaves,
     name_of,
@@ -41,7 +43,7 @@ from negbench.settings.plugins import (
 from negbench.settings.schema import RunConfig, SharedConfig
 from negbench.settings.study import block_of, check_blocks, read_study
 
-CLUSTER, METHOD = "cluster.", "method."
+CLUSTER = "cluster."
 C = TypeVar("C", bound=SharedConfig)
 
 
@@ -156,7 +158,7 @@ def resolve_shared(
     chosen = dict(parse_override(text) for text in overrides)
     method = name_of(str(base.get("method.name") or (next(iter(blocks)) if len(blocks) == 1 else otherwise)))
     shared, block = (
-        {key: value for key, value in layer.items() if not key.startswith(METHOD)}
+        {key: value for key, value in layer.items() if not is_of_method(key)}
         for layer in (base, block_of(blocks, method))
     )
     values, origins = _layered(path, shared, method, block, chosen)
@@ -168,10 +170,10 @@ def _layered(path: Path, base: Flat, method: str, block: Flat, chosen: Flat) -> 
     values: Flat = {"study": path.stem} | base | block | chosen
     if values.get("track", "controlled") == "controlled":
         for key in block:
-            if not key.startswith(CONTROLLED_BLOCK_KEYS):
+            if not is_own(key):
                 raise UserError(
-                    f"{path}: per_method.{method} sets {key}, but in a controlled study it may set only method.* "
-                    "and optimizer.lr; move it out of per_method, or set track: recipe"
+                    f"{path}: per_method.{method} sets {key}, but in a controlled study it may set only {OWN}; "
+                    "move it out of per_method, or set track: recipe"
                 )
     origins = dict.fromkeys(base, f"study {path.stem}")
     origins |= dict.fromkeys(block, f"study {path.stem}, block of {method}")

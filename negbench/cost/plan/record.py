@@ -7,7 +7,7 @@ from typing import Any
 from negbench.cost.plan.steps import Steps
 from negbench.records.benches import RECORD, BenchRecord, SubjectRecord, read_record
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import Flat, flatten, is_own, leaves, plain
+from negbench.settings.keys import Flat, flatten, is_of_method, leaves, plain
 from negbench.settings.resolve import Resolved, size_of
 
 # Shared settings that change what a step does; the rest of a study does not.
@@ -95,5 +95,4 @@ def _wanted(resolved: Resolved) -> Flat:
     flat: dict[str, Any] = flatten(resolved.config)
     if flat["batch_norm"] == "shuffled":
         flat["batch_norm"] = "process"
-    own = {key for key in flat if is_own(key) and key.startswith("method.")}
-    return {key: value for key, value in flat.items() if key in own or key.startswith(COSTS)}
+    return {key: value for key, value in flat.items() if is_of_method(key) or key.startswith(COSTS)}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from negbench.report.tables.bench import CROWDED
+from negbench.records.crowding import FOR_BENCHES, is_crowded
 from negbench.runtime.words import count, number
 
 Facts = dict[str, Any]
@@ -13,9 +13,9 @@ def unit(facts: Facts) -> str:
 
 
 def cautions(facts: Facts) -> list[str]:
-    load, cores = facts["environment"]["load_average"], facts["environment"]["num_cpus"]
-    if load is None or not cores or load <= CROWDED * cores:
+    if not is_crowded(facts["environment"], FOR_BENCHES):
         return []
+    load, cores = facts["environment"]["load_average"], facts["environment"]["num_cpus"]
     crowd = f"Steps started on a crowded machine (load average {load:.1f} on {cores} cores)"
     return [f"{crowd}: times may be too long. On a CPU, OMP_NUM_THREADS below the number of free cores helps."]
 

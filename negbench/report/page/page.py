@@ -18,6 +18,7 @@ from negbench.report.figures.style import write as write_figure
 from negbench.report.figures.tuning import tuning_drawings
 from negbench.report.read.comparisons import told
 from negbench.report.read.runs import Run
+from negbench.settings.keys import is_own
 
 if TYPE_CHECKING:
     from negbench.report.sections import Report
@@ -102,7 +103,7 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
 
 
 def _run(run: Run, label: str) -> dict[str, Any]:
-    own = [key for key in run.settings if key.startswith("method.") or key == "optimizer.lr"]
+    own = [key for key in run.settings if is_own(key)]
     return {
         "name": run.name,
         "label": label,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from negbench.records import earlier
 from negbench.records.summary import changed_in
 from negbench.report.read.runs import Run
-from negbench.settings.keys import CONTROLLED_BLOCK_KEYS, Flat, leaves, plain
+from negbench.settings.keys import Flat, is_own, leaves, plain
 from negbench.settings.schema import RunConfig
 
 RECIPE_KEYS = ("data.", "evaluation.", "batch_size")
@@ -128,7 +128,7 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
     for members in rows.values():
         made = _row(members)
         settings = _DEFAULTS | made.settings
-        shared = {key: value for key, value in settings.items() if not _is_own(key, members[0].track)}
+        shared = {key: value for key, value in settings.items() if not _may_differ(key, members[0].track)}
         group = json.dumps([members[0].study, members[0].track, shared], sort_keys=True)
         groups.setdefault(group, []).append(made)
     return _named(list(groups.values()))
@@ -160,10 +160,10 @@ def _row(runs: Sequence[Run]) -> Row:
     return Row(runs[0].method, runs[0].method, settings, tuple(used), tuple(unused))
 
 
-def _is_own(key: str, track: str) -> bool:
+def _may_differ(key: str, track: str) -> bool:
     """Whether rows of one comparison may differ in `key`."""
     if track == "controlled":
-        return key.startswith(CONTROLLED_BLOCK_KEYS)
+        return is_own(key)
     return not key.startswith(RECIPE_KEYS) and key not in ("precision", "processes")
 
 
@@ -175,7 +175,7 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
         studies.setdefault((first.study, first.track), []).append(group)
     for (study, track), members in sorted(studies.items()):
         shared = [_shared([row.settings for row in group]) for group in members]
-        keys = [key for key in differing(shared) if not _is_own(key, track)]
+        keys = [key for key in differing(shared) if not _may_differ(key, track)]
         for group, settings in sorted(zip(members, shared, strict=True), key=lambda pair: told(pair[1], keys)):
             both_tracks = sum(name == study for name, _ in studies) > 1
             parts = [study, *(["recipe track"] if track == "recipe" or both_tracks else []), told(settings, keys)]

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from negbench.records.crowding import FOR_RUNS, is_crowded
 from negbench.report.read.comparisons import Comparison, Row, differing
 from negbench.report.read.runs import Run
 from negbench.report.tables.diagnostics import has_collapsed
 from negbench.runtime import words
+from negbench.settings.keys import is_of_method
 
 FEWEST_SEEDS = 3
 FEWEST_EPOCHS = 3
@@ -80,7 +82,7 @@ def _of_seeds(comparison: Comparison) -> list[str]:
 def _of_equality(comparison: Comparison) -> list[str]:
     found = []
     rows = [row for row in comparison.rows if row.runs]
-    own = [key for key in differing([row.settings for row in rows]) if not key.startswith("method.")] if rows else []
+    own = [key for key in differing([row.settings for row in rows]) if not is_of_method(key)] if rows else []
     if comparison.track == "recipe" and own:
         found.append(f"Recipes differ in more than the method: {words.some(own, 2 * NAMED)}.")
     views = {row.label: row.runs[0].summary["views_per_step"] for row in rows}
@@ -117,8 +119,7 @@ def _short(runs: Sequence[Run]) -> list[Run]:
 
 
 def _crowded(runs: Sequence[Run]) -> list[Run]:
-    known = [(run, run.environment.get("load_average"), run.environment.get("num_cpus")) for run in runs]
-    return [run for run, load, cores in known if load and cores and load > cores]
+    return [run for run in runs if is_crowded(run.environment, FOR_RUNS)]
 
 
 def _on_other_ranks(runs: Sequence[Run]) -> list[Run]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from negbench.records.crowding import FOR_BENCHES, is_crowded
 from negbench.report import text
 from negbench.report.read.benches import Bench, Group, Subject
 from negbench.report.read.statistics import Interval
@@ -13,7 +14,6 @@ from negbench.report.tables.base import Cell, Facts, Table, facts_of
 from negbench.runtime import words
 
 MIB, GIGA = 2**20, 1e9
-CROWDED = 0.5  # load average a core before the bench, from which on others' work takes part of its cores
 PART_TITLES = {  # of span.PARTS, with what a reader calls them
     "views": "views",
     "query_forward": "query forward",
@@ -171,8 +171,8 @@ def bench_cautions(bench: Bench) -> list[str]:
     timed = sum(group.is_done for group in bench.groups)
     if timed < bench.num_groups:
         told.append(f"The bench was stopped: times of {timed} of its {bench.num_groups} groups are here.")
-    load, cores = bench.environment.get("load_average"), bench.environment.get("num_cpus")
-    if load is not None and cores and load > CROWDED * cores:
+    if is_crowded(bench.environment, FOR_BENCHES):
+        load, cores = bench.environment["load_average"], bench.environment["num_cpus"]
         told.append(
             f"It started on a crowded machine (load average {load:.1f} on {cores} cores): times may be disturbed. "
             "Ratios within rounds suffer least."
