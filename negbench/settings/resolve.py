@@ -1,4 +1,6 @@
-"""From layers of settings to one run: defaults < study file < the study's block for the method < `--set`.
+"""From layers of settings to one run.
+
+defaults < the view policy's < study file < the study's block for the method < `--set`.
 
 Imports no torch itself; importing a method file does.
 """
@@ -42,6 +44,7 @@ from negbench.settings.plugins import (
 )
 from negbench.settings.schema import RunConfig, SharedConfig
 from negbench.settings.study import block_of, check_blocks, read_study
+from negbench.settings.views import layer_of_policy
 
 CLUSTER = "cluster."
 C = TypeVar("C", bound=SharedConfig)
@@ -101,11 +104,7 @@ class Resolved:
         return ["negbench", "run", "--method", method, "--config", study, "--seed", str(flat["seed"]), *settings]
 
     def origin(self, key: str) -> str:
-        if key in self.origins:
-            return self.origins[key]
-        if key.startswith("views.") and flatten(self.config)[key] != dict(leaves(RunConfig))[key].default:
-            return f"view policy {self.config.views.policy}"
-        return "default"
+        return self.origins.get(key, "default")
 
 
 def resolve(
@@ -178,7 +177,8 @@ def _layered(path: Path, base: Flat, method: str, block: Flat, chosen: Flat) -> 
     origins = dict.fromkeys(base, f"study {path.stem}")
     origins |= dict.fromkeys(block, f"study {path.stem}, block of {method}")
     origins |= dict.fromkeys(chosen, "--set")
-    return values, origins
+    views, origins_of_views = layer_of_policy(values, origins)
+    return views | values, origins | {key: origin for key, origin in origins_of_views.items() if key not in origins}
 
 
 def restore(folder: Path) -> Resolved:
@@ -191,6 +191,7 @@ def restore(folder: Path) -> Resolved:
     file = find_method(str(copied if copied.exists() else values["method.name"]))
     file = dataclasses.replace(file, name=values["method.name"])
     module = import_method(file)
+    values = layer_of_policy(values, {})[0] | values
     config = _validate(RunConfig[module.Config], values, {}, path)  # type: ignore[name-defined]
     return Resolved(config, {}, file, module, path)
 

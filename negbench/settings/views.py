@@ -87,10 +87,7 @@ class CropConfig(Section):
 
 
 class ViewsConfig(Section):
-    """Two views of each image and, in multi-crop, further ones.
-
-    `second` starts from `first`; a policy and the user set only differences.
-    """
+    """Two views of each image and, in multi-crop, further ones."""
 
     policy: str = setting("moco-v2", f"named views: {', '.join(VIEW_POLICIES)}")
     first: ViewConfig = setting(ViewConfig(), "the first view")
@@ -98,18 +95,6 @@ class ViewsConfig(Section):
     crops: tuple[CropConfig, ...] = setting(
         (), "multi-crop: a list of {size, scale, num}, views that are contrasted with the keys of the first two"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, raw: Any) -> Any:
-        raw = dict(raw) if isinstance(raw, dict) else {"policy": raw}
-        policy = raw.get("policy", "moco-v2")
-        if not isinstance(policy, str) or policy not in VIEW_POLICIES:
-            raise UserError(f"unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
-        given = {name: raw.get(name) or {} for name in ("first", "second")}
-        given = {name: view.model_dump() if isinstance(view, ViewConfig) else view for name, view in given.items()}
-        first = VIEW_POLICIES[policy]["first"] | given["first"]
-        return raw | {"first": first, "second": first | VIEW_POLICIES[policy]["second"] | given["second"]}
 
     @property
     def all(self) -> tuple[ViewConfig, ...]:
@@ -123,3 +108,23 @@ class ViewsConfig(Section):
 
     def _each_crop(self) -> list[CropConfig]:
         return [crop for crop in self.crops for _ in range(crop.num)]
+
+
+def layer_of_policy(values: dict[str, Any], origins: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what the policy of flat settings sets below them, and the origin of each: the lowest layer of settings.
+
+    `second` starts from `first`, that of the settings too; policies and settings give only differences.
+    """
+    policy, origin = values.get("views.policy", "moco-v2"), origins.get("views.policy", "default")
+    if not isinstance(policy, str) or policy not in VIEW_POLICIES:
+        raise UserError(f"views ({origin}): unknown view policy {policy!r}; known: {', '.join(VIEW_POLICIES)}")
+    layer = {
+        f"views.{view}.{key}": value for view, keys in VIEW_POLICIES[policy].items() for key, value in keys.items()
+    }
+    named = dict.fromkeys(layer, f"views: {policy} ({origin})")
+    for key in ViewConfig.model_fields:
+        first, second = f"views.first.{key}", f"views.second.{key}"
+        if second not in layer and (first in layer or first in values):
+            layer[second] = values.get(first, layer.get(first))
+            named[second] = f"{first} ({origins[first]})" if first in origins else named.get(first, "default")
+    return layer, named

@@ -11,7 +11,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 from negbench.data.views import colors, crops, evaluation
-from negbench.settings.views import VIEW_POLICIES, ViewConfig, ViewsConfig
+from negbench.settings.views import VIEW_POLICIES, ViewConfig
+from tests.helpers.views import of_policy as views_of
 
 PLAIN = ViewConfig(
     crop_scale=(1.0, 1.0),
@@ -63,7 +64,7 @@ def resized(image: Tensor, box: Tensor, flip: bool, size: int) -> Tensor:
 @pytest.mark.parametrize("policy", VIEW_POLICIES)
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (40, 64, 48), (70, 33, 24)])
 def test_augment_equals_torchvision(policy: str, height: int, width: int, size: int) -> None:
-    config = ViewsConfig.model_validate(policy)
+    config = views_of(policy)
     images = noise(32, height, width)
     heights_B, widths_B = torch.full((32,), height), torch.full((32,), width)
     for view, uniforms_BP in zip((config.first, config.second), crops.uniforms(0, 0, 32), strict=True):
@@ -165,7 +166,7 @@ def test_one_image_draws_the_box_it_has_in_a_batch_of_many_sizes() -> None:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 45), (50, 150), (120, 40)])
 @pytest.mark.parametrize("policy", ["moco-v2", "cifar"])
 def test_crop_boxes_have_torchvisions_distribution(policy: str, height: int, width: int) -> None:
-    config, num_draws = ViewsConfig.model_validate(policy).first, 2000
+    config, num_draws = views_of(policy).first, 2000
     uniforms_BP = crops.uniforms(0, 0, num_draws)[0]
     ours = crops.crop_boxes(config, uniforms_BP, torch.full((num_draws,), height), torch.full((num_draws,), width))
     with torch.random.fork_rng():
@@ -227,7 +228,7 @@ def test_uniforms_depend_on_seed_and_step_only() -> None:
 
 
 def test_a_ranks_rows_are_the_global_batchs() -> None:
-    config, images = ViewsConfig.model_validate("byol").second, noise(48, 32, 32)
+    config, images = views_of("byol").second, noise(48, 32, 32)
     uniforms_BP = crops.uniforms(0, 0, 48)[1]
     everything = crops.augment(images, config, uniforms_BP, 32)
     for rows in (slice(0, 16), slice(16, 48), slice(20, 21)):
@@ -239,7 +240,7 @@ def test_a_ranks_rows_are_the_global_batchs() -> None:
 def test_nothing_is_read_back_from_the_device(policy: str) -> None:
     # Tensors on the meta device hold no values: whatever asks for one fails.
     images, uniforms_VBP = noise(32, 40, 40).to("meta"), crops.uniforms(0, 0, 32)
-    config = ViewsConfig.model_validate(policy).second.model_copy(update={"blur_probability": 0.5})
+    config = views_of(policy).second.model_copy(update={"blur_probability": 0.5})
     assert crops.augment(images, config, uniforms_VBP[0], 32).shape == (32, 3, 32, 32)
     assert crops.finish(images, config, uniforms_VBP[0]).device.type == "meta"
     assert evaluation.eval_view(images, config, 32).shape == (32, 3, 32, 32)
@@ -247,7 +248,7 @@ def test_nothing_is_read_back_from_the_device(policy: str) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 61), (75, 33), (17, 30)])
 def test_eval_view_is_resize_and_centre_crop(height: int, width: int) -> None:
-    config, images = ViewsConfig.model_validate("cifar").first, noise(3, height, width)
+    config, images = views_of("cifar").first, noise(3, height, width)
     theirs = TF.center_crop(TF.resize(TF.to_dtype(images, torch.float32, scale=True), [32], antialias=True), [32, 32])
     theirs = TF.normalize(theirs, list(config.mean), list(config.std))
     torch.testing.assert_close(evaluation.eval_view(images, config, 32), theirs, rtol=0, atol=2e-5)

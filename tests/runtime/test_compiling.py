@@ -25,11 +25,12 @@ from negbench.runtime.seeding import stream
 from negbench.settings.plugins import list_methods
 from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import ModelConfig
-from negbench.settings.views import VIEW_POLICIES, ViewsConfig
+from negbench.settings.views import VIEW_POLICIES
 from negbench.train.loggers.base import Logger, Row
 from negbench.train.setup import set_up
 from tests.helpers.ranks import on_ranks
 from tests.helpers.runs import CPU, StopAt, assert_same, folder, outcome, short, start
+from tests.helpers.views import of_policy as views_of
 
 pytestmark = pytest.mark.timeout(1200)  # Inductor compiles for minutes on a busy machine
 GPU = torch.device("cuda")
@@ -55,7 +56,7 @@ def images(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("policy", VIEW_POLICIES)
 def test_views_of_all_rows_are_those_of_chosen_rows(policy: str) -> None:
-    given, config = images(40, 30), ViewsConfig.model_validate(policy)
+    given, config = images(40, 30), views_of(policy)
     for view, uniforms_BP in zip((config.first, config.second), views.uniforms(0, 0, 48), strict=True):
         numbers_BN, scaling = views.drawn_numbers(view, uniforms_BP, 40, 30), mean_std(view, CPU)
         expected = views.augment(given, view, uniforms_BP, 24)
@@ -66,8 +67,8 @@ def test_views_of_all_rows_are_those_of_chosen_rows(policy: str) -> None:
 
 
 def test_rows_that_drew_nothing_stay_as_they_are() -> None:
-    policy = {"policy": "byol", "first": {"jitter_probability": 0.5, "blur_probability": 0.5}}
-    config, given = ViewsConfig.model_validate(policy).first, images(16, 16)
+    changes = {"jitter_probability": 0.5, "blur_probability": 0.5}
+    config, given = views_of("byol").first.model_copy(update=changes), images(16, 16)
     uniforms_BP = views.uniforms(0, 0, 48)[0]
     drawn = views.appearance(config, uniforms_BP)
     idle_B = ~(drawn.jitter_B | drawn.blur_B | drawn.grayscale_B | drawn.solarize_B)
@@ -80,7 +81,7 @@ def test_rows_that_drew_nothing_stay_as_they_are() -> None:
 
 @pytest.mark.compile
 def test_compiled_views_are_eager_ones() -> None:
-    config, given = ViewsConfig.model_validate("byol").second, images(16, 16)
+    config, given = views_of("byol").second, images(16, 16)
     function = compiled_view(config, 16, torch.channels_last, "compiled")
     for step in range(2):
         uniforms_BP = views.uniforms(0, step, 48)[0]

@@ -41,6 +41,18 @@ def test_later_layers_win_and_origins_name_them(tmp_path: Path) -> None:
     assert resolved.changed == {"method.num_negatives": 128, "views.first.hue": 0.3}
 
 
+def test_what_a_view_policy_sets_has_it_and_its_layer_as_the_origin(tmp_path: Path) -> None:
+    file = study(tmp_path, views="byol", per_method={"moco": {"method": {"temperature": 0.4}}})
+    resolved = resolve("moco", file, ["views.first.hue=0.3", "views.second.contrast=0"])
+    assert resolved.origin("views.policy") == "study mine"
+    assert resolved.origin("views.first.saturation") == resolved.origin("views.second.saturation")
+    assert resolved.origin("views.second.solarize_probability") == "views: byol (study mine)"
+    assert resolved.origin("views.first.hue") == resolved.origin("views.second.contrast") == "--set"
+    assert resolved.origin("views.second.hue") == "views.first.hue (--set)"
+    assert resolved.origin("views.first.contrast") == "default"
+    assert resolved.label == "moco (views.first.hue=0.3, views.second.contrast=0.0)"
+
+
 def test_second_view_starts_from_the_first_and_policies_give_both() -> None:
     config = resolve("moco", "quickstart", ["views=byol", "views.first.hue=0.3", "views.second.contrast=0"]).config
     assert config.views.first.blur_probability == 1.0
@@ -121,6 +133,7 @@ def test_every_setting_has_a_description() -> None:
         ("moco", ["warmup=1"], "unknown key warmup .*'schedule.warmup_epochs'"),
         ("moco", ["epochs=-1"], "epochs \\(--set\\): input should be greater than or equal to 1, not -1"),
         ("moco", ["optimizer.lr=fast"], "optimizer.lr .*number.*not 'fast'"),
+        ("moco", ["views.first.hu=0.3"], "unknown key views.first.hu (--set), did you mean 'views.first.hue'?"),
         ("moco", ["views=mocov2"], "unknown view policy 'mocov2'; known: moco-v2"),
         ("moco", ["views.first.crop_scale=[0.5, 0.2]"], "crop_scale must be two positive numbers"),
         ("moco", ["epochs"], "--set epochs must have the form key.path=value"),
