@@ -9,4 +9,6 @@ FOR_RUNS = 1.0  # in a sweep the last minute's load is that of the run before, o
 def is_crowded(environment: dict[str, Any], load_a_core: float) -> bool:
     """Return whether the load average at the start was above `load_a_core`. False where it is unknown."""
     load, cores = environment.get("load_average"), environment.get("num_cpus")
-    return bool(load and cores) and load > load_a_core * cores
+    if not load or not cores:
+        return False
+    return bool(load > load_a_core * cores)
