@@ -133,7 +133,7 @@ def test_every_setting_has_a_description() -> None:
         ("moco", ["warmup=1"], "unknown key warmup .*'schedule.warmup_epochs'"),
         ("moco", ["epochs=-1"], "epochs \\(--set\\): input should be greater than or equal to 1, not -1"),
         ("moco", ["optimizer.lr=fast"], "optimizer.lr .*number.*not 'fast'"),
-        ("moco", ["views.first.hu=0.3"], "unknown key views.first.hu (--set), did you mean 'views.first.hue'?"),
+        ("moco", ["views.first.hu=0.3"], r"unknown key views.first.hu \(--set\), did you mean 'views.first.hue'\?"),
         ("moco", ["views=mocov2"], "unknown view policy 'mocov2'; known: moco-v2"),
         ("moco", ["views.first.crop_scale=[0.5, 0.2]"], "crop_scale must be two positive numbers"),
         ("moco", ["epochs"], "--set epochs must have the form key.path=value"),
