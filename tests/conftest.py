@@ -14,6 +14,15 @@ from tests.helpers import records, slurm, warm_python
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 LONGEST_FIRST = ("slurm", "compile", "processes")
+LONG_FILES = (
+    "test_run",
+    "test_export",
+    "test_bench_cli",
+    "test_protocols",
+    "test_encoders",
+    "test_streaming",
+    "test_cli",
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -33,7 +42,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in LONGEST_FIRST])
+    """Start with what takes long, so that no worker is left alone with it."""
+
+    def place(item: pytest.Item) -> list[bool]:
+        return [*(item.get_closest_marker(name) is None for name in LONGEST_FIRST), item.path.stem not in LONG_FILES]
+
+    items.sort(key=place)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
