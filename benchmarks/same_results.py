@@ -41,7 +41,7 @@ ADDED = {  # keys that NEW alone may have, at any depth of the file
     "summary.json": frozenset(("ending", "changed")),
     "environment.json": frozenset(("changed",)),
     "job.json": frozenset(("changed",)),
-    "config.yaml": frozenset(("loggers",)),
+    **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers",))),
 }
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
