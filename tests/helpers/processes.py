@@ -1,6 +1,6 @@
 """The command line in a process of its own: forked from a server, so that it does not import PyTorch again.
 
-The real start, `python -m negbench.cli`, is tested in test_cli.py and by every launcher, which starts its ranks so.
+The real start, `python -m negbench.cli`, is tested in test_cli.py, and in the jobs of copies of the checkout.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import IO, Self
 import pytest
 
 from negbench.launch.sweep import pool
-from tests.helpers import forkserver, runs
+from tests.helpers import runs, warm_python
 
 ARGUMENTS = [part for text in runs.SHORT for part in ("--set", text)]
 SECONDS = 300
@@ -23,23 +23,19 @@ SECONDS = 300
 class Command:
     """A running `negbench ARGUMENTS`, with the methods of subprocess.Popen; its output goes to files.
 
-    `python` is what it starts further processes with.
+    It has a group of its own. The processes that it starts are forked from the server too, or are those of `python`.
     """
 
     def __init__(
-        self,
-        *arguments: str,
-        env: dict[str, str] | None = None,
-        new_group: bool = False,
-        log: Path | None = None,
-        python: str = sys.executable,
+        self, *arguments: str, env: dict[str, str] | None = None, log: Path | None = None, python: str | None = None
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [log or Path(self._folder.name) / name for name in ("out", "err")]
-        place = (os.environ | (env or {}), os.getcwd(), new_group, self._outputs, python)
-        self._process = forkserver.context().Process(target=_run, args=(arguments, *place))
-        self._process.start()
-        assert self._process.pid is not None
+        out, err = (path.open("a") for path in self._outputs)
+        with out, err:
+            command = ["-m", "negbench.cli", *arguments]
+            place = (os.environ | (env or {}), os.getcwd(), out.fileno(), err.fileno(), python)
+            self._process = warm_python.Process(command, *place)
         self.pid = self._process.pid
 
     def __enter__(self) -> Self:
@@ -50,19 +46,18 @@ class Command:
         self._folder.cleanup()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self._process.wait(0)
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        return self.poll()
 
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
 
     def wait(self, timeout: float = SECONDS) -> None:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            self._process.kill()
+        if self._process.wait(timeout) is None:
+            self.send_signal(9)
             raise subprocess.TimeoutExpired("negbench", timeout, *(path.read_text() for path in self._outputs))
 
     def communicate(self, timeout: float = SECONDS) -> tuple[str, str]:
@@ -70,11 +65,11 @@ class Command:
         return self._outputs[0].read_text(), self._outputs[1].read_text()
 
 
-def start(*arguments: str, python: str = sys.executable, **env: str) -> Command:
+def start(*arguments: str, python: str | None = None, **env: str) -> Command:
     return Command(*arguments, env=env, python=python)
 
 
-def finished(*arguments: str, python: str = sys.executable, **env: str) -> tuple[int, str, str]:
+def finished(*arguments: str, python: str | None = None, **env: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error."""
     with start(*arguments, python=python, **env) as process:
         out, err = process.communicate()
@@ -87,20 +82,6 @@ def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def popen(command: list[str], *, env: dict[str, str], stdout: IO[bytes], **_: object) -> Command:
         assert command[:3] == [sys.executable, "-m", "negbench.cli"]
-        return Command(*command[3:], env=env, new_group=True, log=Path(stdout.name))
+        return Command(*command[3:], env=env, log=Path(stdout.name))
 
     monkeypatch.setattr(pool, "subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
-
-
-def _run(
-    arguments: tuple[str, ...], environ: dict[str, str], cwd: str, new_group: bool, outputs: list[Path], python: str
-) -> None:
-    from negbench.cli import main as cli
-
-    if new_group:
-        os.setpgid(0, 0)
-    forkserver.settle(environ, cwd)
-    for number, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv, sys.executable = [cli.__file__, *arguments], python
-    cli.main()

@@ -1,9 +1,10 @@
-"""A Python that has PyTorch loaded: `executable()` takes `[-u] -m MODULE ARGUMENTS` as sys.executable does, in 0.1 s.
+"""A Python that has PyTorch and negbench loaded: processes of tests are forked from it, in 0.1 s and not in 5 s.
 
-It is a small client of a server that forks. What its starter sees is the client: the client's environment, folder,
-output and exit code are those of the module, signals reach the module through the client, and both die together. The
-module imports negbench anew from where PYTHONPATH says. What tells a process by its own number or parent needs the
-real start.
+One server serves all workers of a session. `Process` starts a module in a fork of it. `executable()` is a script that
+takes `[-u] -m MODULE ARGUMENTS` as sys.executable does: a small client of the server, whose environment, folder, output
+and exit code are those of the module; signals reach the module through the client, and both die together. Where
+PYTHONPATH is set, the module imports negbench anew, from where that says. What a process started by that module takes
+for sys.executable is the script again. What tells a process by its own number or parent needs the real start.
 """
 
 import array
@@ -15,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +26,16 @@ FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGHUP")
 
 @functools.cache
 def executable() -> str:
-    """A shell script that stands for `python`. The server ends with this process."""
+    """Return the script that stands for `python`. The server ends with the process that made it."""
+    return os.environ.get("NEGBENCH_TESTS_WARM_PYTHON") or _start_server()
+
+
+def share() -> None:
+    """Let processes that are started from now on use this process's server, which loads PyTorch when it is needed."""
+    os.environ["NEGBENCH_TESTS_WARM_PYTHON"] = executable()
+
+
+def _start_server() -> str:
     import shutil
     import subprocess
     import tempfile
@@ -40,12 +51,37 @@ def executable() -> str:
     script.chmod(0o755)
     (folder / "config" / "negbench").mkdir(parents=True)
     (folder / "config" / "negbench" / "cluster.yaml").write_text(f"python: {script}\n")
-    server = f"from tests.helpers import warm_python; warm_python.serve({listener.fileno()})"
+    server = f"from tests.helpers import warm_python; warm_python.serve({listener.fileno()}, {str(script)!r})"
     root = Path(__file__).parents[2]
     subprocess.Popen(
         [sys.executable, "-c", server], cwd=root, pass_fds=[listener.fileno()], stdin=subprocess.PIPE, process_group=0
     )
     return str(script)
+
+
+class Process:
+    """A module that runs in a fork of the server, in a group of its own; it dies with this process.
+
+    `returncode` is that of subprocess.Popen; None until `wait` has seen the end.
+    """
+
+    def __init__(
+        self, arguments: list[str], environ: Mapping[str, str], cwd: str, out: int, err: int, python: str | None = None
+    ) -> None:
+        path = os.path.join(os.path.dirname(executable()), "socket")
+        with open(os.devnull) as nothing:
+            self._connection = _ask(path, arguments, environ, cwd, (nothing.fileno(), out, err), python)
+        self.pid = int.from_bytes(self._connection.recv(4))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code, or None after `timeout` seconds."""
+        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+            answer = self._connection.recv(2)
+            assert answer, "the server of tests/helpers/warm_python.py is gone"
+            self.returncode = int.from_bytes(answer, signed=True)
+            self._connection.close()
+        return self.returncode
 
 
 def site() -> str:
@@ -55,21 +91,18 @@ def site() -> str:
     return str(Path(executable()).parent / "config")
 
 
-def serve(listener_fd: int) -> None:
+def serve(listener_fd: int, script: str) -> None:
     """Fork one process for each client, until the starter of the server is gone."""
-    import submitit.core._submit  # noqa: F401
-    import torch._dynamo  # noqa: F401
+    import gc
 
-    import negbench.cli.main
-    import negbench.train.run
-
-    del negbench
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("negbench", "tests")]:
-        del sys.modules[name]
-    sys.path.remove("")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=listener_fd)
-    while listener.fileno() in select.select([listener.fileno(), sys.stdin.fileno()], [], [])[0]:
+    ends = [listener.fileno(), sys.stdin.fileno()]
+    while listener.fileno() in select.select(ends, [], [])[0]:
+        if "torch" not in sys.modules:
+            _load()
+            sys.executable = script
+            gc.freeze()
         connection, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -78,8 +111,16 @@ def serve(listener_fd: int) -> None:
         connection.close()
 
 
+def _load() -> None:
+
+    import tests.helpers.runs
+    import tests.helpers.tiny  # noqa: F401
+
+    sys.path[:] = [*(path for path in sys.path if path), os.getcwd()]
+
+
 def _keep(connection: socket.socket) -> None:
-    """In a process of its own: start the module, pass signals on, report its end."""
+    """In a process of its own: start the module, pass signals on, report its number and its end."""
     message, streams, *_ = socket.recv_fds(connection, 1 << 20, len(STREAMS))
     request = json.loads(message)
     pid = os.fork()
@@ -88,6 +129,7 @@ def _keep(connection: socket.socket) -> None:
         _run(request, streams)
     for stream in streams:
         os.close(stream)
+    connection.send(pid.to_bytes(4))
     ended = os.pidfd_open(pid)
     while ended not in select.select([ended, connection.fileno()], [], [])[0]:
         signals = connection.recv(16)
@@ -97,7 +139,7 @@ def _keep(connection: socket.socket) -> None:
             break
     status = os.waitpid(pid, 0)[1]
     with suppress(OSError):
-        connection.send(bytes([os.waitstatus_to_exitcode(status) % 256, os.WIFSIGNALED(status)]))
+        connection.send(os.waitstatus_to_exitcode(status).to_bytes(2, signed=True))
     os._exit(0)
 
 
@@ -113,7 +155,11 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environ"])
-    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.executable = request["python"] or sys.executable
+    if paths := [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]:
+        sys.path[:0] = paths
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("negbench", "tests")]:
+            del sys.modules[name]
     if not os.environ.get("PYTHONSAFEPATH"):
         sys.path.insert(0, os.getcwd())
     arguments = [argument for argument in request["argv"] if argument != "-u"]
@@ -146,23 +192,30 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
         os._exit(code % 256)
 
 
-def _be_client(path: str, arguments: list[str]) -> None:
-    """In the place of the module: nothing but the standard library, since every millisecond counts."""
+def _ask(
+    path: str, arguments: list[str], environ: Mapping[str, str], cwd: str, streams: tuple[int, ...], python: str | None
+) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
-    request = {"argv": arguments, "cwd": os.getcwd(), "environ": dict(os.environ)}
-    rights = array.array("i", STREAMS)
+    request = {"argv": arguments, "cwd": cwd, "environ": dict(environ), "python": python}
+    rights = array.array("i", streams)
     connection.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    return connection
+
+
+def _be_client(path: str, arguments: list[str]) -> None:
+    """In the place of the module: nothing but the standard library, since every millisecond counts."""
+    connection = _ask(path, arguments, os.environ, os.getcwd(), STREAMS, None)
+    connection.recv(4)
     for name in FORWARDED:
         signal.signal(getattr(signal, name), lambda signum, _: connection.send(bytes([signum])))
     answer = connection.recv(2)
     if not answer:
         sys.exit("the server of tests/warm_python.py is gone")
-    code, was_killed = answer
-    if was_killed:
-        signum = 256 - code
-        signal.signal(signum, signal.SIG_DFL) if signum != signal.SIGKILL else None
-        os.kill(os.getpid(), signum)
+    code = int.from_bytes(answer, signed=True)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if code != -signal.SIGKILL else None
+        os.kill(os.getpid(), -code)
     os._exit(code)
 
 

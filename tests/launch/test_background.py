@@ -73,7 +73,7 @@ def test_cancel_ends_the_training_behind_set_up_lines(output: Path) -> None:
 
 
 def test_ctrl_c_while_waiting_leaves_the_job_alone(output: Path) -> None:
-    with Command("run", "--method", "moco", "--output", str(output), *LONG, "--wait", new_group=True) as process:
+    with Command("run", "--method", "moco", "--output", str(output), *LONG, "--wait") as process:
         (path,) = wait_until_trained(output)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate()

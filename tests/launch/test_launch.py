@@ -14,7 +14,6 @@ from negbench.records.run_folder import RunFolder
 from negbench.runtime.place import _first_node, find_place, was_launched
 from negbench.settings import cluster as layers
 from negbench.settings.grid import combinations, parse_seeds, plan
-from tests.helpers import warm_python
 from tests.helpers.processes import ARGUMENTS, finished
 
 GOLDEN = Path(__file__).parent / "golden" / "two_nodes.sh"
@@ -137,9 +136,7 @@ def test_a_background_job_is_the_same_job(tmp_path: Path, warm_jobs: None) -> No
 def test_a_sweep_here(tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ["sweep", "--methods", "moco,byol", "--device", "cpu", "--output", str(output), *ARGUMENTS]
-    code, out, err = finished(
-        *arguments, "--max-parallel", "2", "--then", f"status --output {output}", python=warm_python.executable()
-    )
+    code, out, err = finished(*arguments, "--max-parallel", "2", "--then", f"status --output {output}")
     assert code == 0, out + err
     assert out.count(" done after ") == 2 and "left  node" in out
     assert all((path / "run.log").exists() for path in output.iterdir())

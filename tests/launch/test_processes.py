@@ -39,7 +39,7 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     arguments = ["run", "--method", str(method), "--processes-per-node", "2", *out, *ARGUMENTS]
-    code, _, err = finished(*arguments, python=warm_python.executable(), TMPDIR=str(temporary))
+    code, _, err = finished(*arguments, TMPDIR=str(temporary))
     assert code == 1
     assert not list(temporary.iterdir())
     assert err.count("Traceback") == 1 and "negbench: rank 1: Traceback" in err and "KeyError: 'a defect'" in err
@@ -64,14 +64,14 @@ def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) 
     output = tmp_path / "disturbed"
     output.mkdir()
     for signum, ending, step in ((signal.SIGKILL, 137, 20), (signal.SIGINT, 130, 60)):
-        with start(*arguments, "--output", str(output), python=warm_python.executable()) as process:
+        with start(*arguments, "--output", str(output)) as process:
             _wait_for_step(output, step)
             os.kill(_ranks(process.pid)[1] if signum == signal.SIGKILL else process.pid, signum)
             _, err = process.communicate()
         assert process.returncode == ending, err
         assert "the same command goes on" in err
         assert not _ranks(process.pid)
-    code, _, err = finished(*arguments, "--output", str(output), python=warm_python.executable())
+    code, _, err = finished(*arguments, "--output", str(output))
     assert code == 0 and "resumed" in err
     (path,) = output.glob("*-s0-*")
     runs.assert_same(runs.outcome(RunFolder(path)), on_ranks(2, undisturbed, str(tmp_path / "undisturbed"))[0])

@@ -22,7 +22,7 @@ from negbench.settings.grid import Planned
 from negbench.settings.resolve import Resolved
 from negbench.train.monitor import Monitor
 from negbench.train.stopping import Stopping, signals
-from tests.helpers import runs, warm_python
+from tests.helpers import runs
 from tests.helpers.processes import ARGUMENTS, finished
 from tests.helpers.ranks import on_ranks
 
@@ -78,7 +78,7 @@ def test_a_failure_on_another_rank_before_the_first_write_is_recorded(unbuildabl
     method = str(unbuildable.method_file.path)
     out = ["--output", str(path.parent), "--device", "cpu"]
     two = ["--processes-per-node", "2"]
-    code, _, err = finished("run", "--method", method, *two, *out, *ARGUMENTS, python=warm_python.executable())
+    code, _, err = finished("run", "--method", method, *two, *out, *ARGUMENTS)
     assert code == 1 and "rank 1" in err
     summary = RunFolder(path).read_summary()
     assert summary["error"] == "KeyError: 'not built'"
@@ -108,7 +108,7 @@ def test_a_smoke_test_that_fails_leaves_its_error_alone(num_ranks: int, tmp_path
     path.mkdir(parents=True)
     arguments = ["--method", str(method), "--output", str(path.parent), "--device", "cpu", *ARGUMENTS]
     arguments += ["--processes-per-node", str(num_ranks), *(part for text in settings for part in ("--set", text))]
-    code, _, err = finished("run", "--smoke", *arguments, python=warm_python.executable())
+    code, _, err = finished("run", "--smoke", *arguments)
     assert code == 1 and "in the second half" in err
     assert [entry.name for entry in path.iterdir()] == ["summary.json"]
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'in the second half'"
