@@ -12,6 +12,8 @@ import torch
 
 from tests.helpers import records, slurm, warm_python
 
+SITE = str(Path(__file__).with_name("site"))  # what is installed for tests alone: a backbone for short runs
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), SITE)))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 LONGEST_FIRST = ("slurm", "compile", "processes")

@@ -1,4 +1,4 @@
-"""Short real runs: patterns at 8 x 8 pixels, a ResNet-8, 12 steps."""
+"""Short real runs: patterns at 8 x 8 pixels, two convolutions, 12 steps."""
 
 import os
 import signal
@@ -15,6 +15,7 @@ from negbench.train.run import execute
 
 CPU = torch.device("cpu")
 SHORT = [
+    "model.name=two-convolutions",
     "data.image_size=8",
     "data.num_images=70",
     "batch_size=16",

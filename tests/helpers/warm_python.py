@@ -3,7 +3,7 @@
 One server serves all workers of a session. `Process` starts a module in a fork of it. `executable()` is a script that
 takes `[-u] -m MODULE ARGUMENTS` as sys.executable does: a small client of the server, whose environment, folder, output
 and exit code are those of the module; signals reach the module through the client, and both die together. Where
-PYTHONPATH is set, the module imports negbench anew, from where that says. What a process started by that module takes
+PYTHONPATH is not the server's, the module imports negbench anew, from where that says. What a process started by that module takes
 for sys.executable is the script again. What tells a process by its own number or parent needs the real start.
 """
 
@@ -153,11 +153,12 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(request["cwd"])
+    loaded_from = os.environ.get("PYTHONPATH", "")
     os.environ.clear()
     os.environ.update(request["environ"])
     sys.executable = request["python"] or sys.executable
-    if paths := [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]:
-        sys.path[:0] = paths
+    if (asked := os.environ.get("PYTHONPATH", "")) != loaded_from:
+        sys.path[:0] = filter(None, asked.split(os.pathsep))
         for name in [name for name in sys.modules if name.partition(".")[0] in ("negbench", "tests")]:
             del sys.modules[name]
     if not os.environ.get("PYTHONSAFEPATH"):
