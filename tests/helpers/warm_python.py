@@ -3,8 +3,8 @@
 One server serves all workers of a session. `Process` starts a module in a fork of it. `executable()` is a script that
 takes `[-u] -m MODULE ARGUMENTS` as sys.executable does: a small client of the server, whose environment, folder, output
 and exit code are those of the module; signals reach the module through the client, and both die together. Where
-PYTHONPATH is not the server's, the module imports negbench anew, from where that says. What a process started by that module takes
-for sys.executable is the script again. What tells a process by its own number or parent needs the real start.
+PYTHONPATH is not the server's, the module imports negbench anew, from where that says. Processes that the module starts
+by sys.executable are forked from the server too. What tells a process by its own number or parent needs the real start.
 """
 
 import array

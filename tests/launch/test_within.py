@@ -10,6 +10,7 @@ from negbench.records.run_folder import RunFolder
 from negbench.settings.cluster import seconds_of
 from negbench.settings.resolve import resolve
 from tests.helpers import records
+from tests.helpers.jobs import set_pace, slow_method
 from tests.helpers.processes import ARGUMENTS, finished
 
 SWEEP = ["sweep", "--device", "cpu", "--seeds", "0:3", "--methods", "moco", *ARGUMENTS]
@@ -109,10 +110,12 @@ def test_a_run_that_would_not_end_in_time_is_not_started(tmp_path: Path, study: 
 def test_what_runs_when_the_time_is_over_leaves_a_checkpoint(tmp_path: Path) -> None:
     output = tmp_path / "out"
     long = [*SWEEP, "--set", "epochs=100000", "--set", "evaluate_every_epochs=0", "--output", str(output)]
-    code, out, err = finished(*long, "--within", "20s")
+    long += ["--methods", str(slow_method("moco", tmp_path))]
+    set_pace(tmp_path / "pace", 0.2)
+    code, out, err = finished(*long, "--within", "12s", PACE=str(tmp_path / "pace"))
     assert code == 124, out + err
     assert out.count("starts") == 1 and "ended with exit code 143" in out
-    assert "within 20s: 3 of 3 runs are left" in out
+    assert "within 12s: 3 of 3 runs are left" in out
     (path,) = output.iterdir()
     run = RunFolder(path)
     assert not run.done.exists() and list(run.checkpoints.iterdir())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import finished
+
 TOYS = Path(__file__).with_name("toys")
 ENTRY_POINTS = {
     "negbench.datasets": "toy-data = toy_data",
@@ -15,14 +17,6 @@ ENTRY_POINTS = {
     "negbench.protocols": "toy-mean = toy_protocol",
     "negbench.methods": "toy = toy_method",
 }
-COMMANDS = """
-import json, sys
-from typer.testing import CliRunner
-from negbench.cli.main import app
-for arguments in json.loads(sys.argv[1]):
-    done = CliRunner().invoke(app, arguments)
-    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
-"""
 TOY = ("data.name=toy-data", "model.name=toy-net", "evaluation.protocols=toy-mean", "data.image_size=8")
 SHORT = ("batch_size=16", "epochs=2", "projector.hidden=8", "projector.dim=4", "precision=fp32", "views=patterns")
 LIGHT = ("evaluation.linear_epochs=2", "evaluate_every_epochs=1")
@@ -47,8 +41,7 @@ def python(code: str, *arguments: str, path: tuple[Path, ...]) -> str:
 
 def commands(*commands: list[str], path: tuple[Path, ...]) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each command."""
-    lines = python(COMMANDS, json.dumps(commands), path=path).splitlines()
-    return [tuple(json.loads(line)) for line in lines]
+    return [finished(*arguments, PYTHONPATH=os.pathsep.join(map(str, path))) for arguments in commands]
 
 
 @pytest.fixture
