@@ -212,8 +212,11 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch
         set_up(short("moco", "execution=graphs"), CPU)
 
 
+TINY = ["model.name=two-convolutions", "data.image_size=16", "batch_size=32", "batch_norm_splits=2"]
+
+
 def small(method: str, *settings: str) -> Resolved:
-    return resolve(method, "quickstart", ["data.image_size=16", "batch_size=32", "batch_norm_splits=2", *settings])
+    return resolve(method, "quickstart", [*TINY, *settings])
 
 
 @pytest.mark.parametrize("method", list_methods())
