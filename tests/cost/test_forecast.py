@@ -213,7 +213,7 @@ def test_steps_of_a_bench_take_the_place_of_steps_here(tmp_path: Path) -> None:
             ["method.num_negatives=48"],
             "`negbench bench --methods moco --batch-size 8 --num-negatives 48 --set batch",
         ),
-        (2, ["model.name=resnet18"], "was made with model.name=resnet8, and the plan has resnet18"),
+        (2, ["model.name=resnet18"], "was made with model.name=two-convolutions, and the plan has resnet18"),
         (2, ["data.image_size=16"], "was made with data.image_size=8, and the plan has 16"),
         (2, ["precision=bf16"], "was made with precision=fp32, and the plan has bf16"),
         (2, ["views.first.blur_probability=0.5"], "was made with views.first.blur_probability=0.0"),

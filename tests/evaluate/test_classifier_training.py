@@ -32,7 +32,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 def test_linear_classifiers_start_from_small_normal_weights(trained: list[tuple[Any, ...]]) -> None:
     for seed in range(5):
-        classifier.linear(subject("moco", f"seed={seed}"), request("linear-moco", "epochs=1"))
+        classifier.linear(subject("moco", f"seed={seed}", "model.name=resnet8"), request("linear-moco", "epochs=1"))
     assert not any(head.bias.any() for _, head, _, _ in trained)
     weights = torch.cat([head.weight.detach().flatten() for _, head, _, _ in trained])
     assert len(weights) == 5 * 640

@@ -1,5 +1,6 @@
 """Run a function on several gloo processes, which are forked from a server."""
 
+import json
 import os
 import pickle
 import sys
@@ -21,6 +22,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[
     """What `function(*args)`, defined in a module, returns on each rank (anything that torch.save takes)."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
+        (folder / "path").write_text(json.dumps(sys.path))
         (folder / "call").write_bytes(pickle.dumps((function, args)))
         environ = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
         ranks = []
@@ -42,6 +44,7 @@ def on_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[
 
 
 def _be_rank(folder: Path, rank: int, world_size: int) -> None:
+    sys.path[:] = json.loads((folder / "path").read_text())
     function, args = pickle.loads((folder / "call").read_bytes())
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     torch.save(function(*args), folder / str(rank))

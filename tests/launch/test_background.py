@@ -1,5 +1,6 @@
 """Background jobs of this machine: told to end, left alone, time limits, and how many run at once."""
 
+import functools
 import json
 import os
 import signal
@@ -14,9 +15,11 @@ from negbench.launch.jobs.background import BackgroundController
 from negbench.records.files import read_json
 from negbench.records.jobs import is_controller
 from negbench.records.run_folder import RunFolder
-from tests.helpers.processes import ARGUMENTS, Command, finished
+from tests.helpers import processes
+from tests.helpers.processes import ARGUMENTS, Command
 
 pytestmark = pytest.mark.processes
+finished = functools.partial(processes.finished, python=sys.executable)  # controllers tell themselves by number
 BROKEN = '''"""BYOL that fails in its first step."""
 from negbench.methods.byol import BYOL, Config, build
 
@@ -73,7 +76,7 @@ def test_cancel_ends_the_training_behind_set_up_lines(output: Path) -> None:
 
 
 def test_ctrl_c_while_waiting_leaves_the_job_alone(output: Path) -> None:
-    with Command("run", "--method", "moco", "--output", str(output), *LONG, "--wait") as process:
+    with Command("run", "--method", "moco", "--output", str(output), *LONG, "--wait", python=sys.executable) as process:
         (path,) = wait_until_trained(output)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate()

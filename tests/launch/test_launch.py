@@ -121,7 +121,9 @@ def test_seeds_and_grids() -> None:
 
 def test_a_background_job_is_the_same_job(tmp_path: Path, warm_jobs: None) -> None:
     arguments = ["run", "--method", "moco", "--device", "cpu", "--output", str(tmp_path / "out"), *ARGUMENTS]
-    code, out, err = finished(*arguments, "--cluster", "local", "--processes-per-node", "2", "--wait", "--smoke")
+    code, out, err = finished(
+        *arguments, "--cluster", "local", "--processes-per-node", "2", "--wait", "--smoke", python=sys.executable
+    )
     assert code == 0, out + err
     (path,) = (tmp_path / "out").iterdir()
     run = RunFolder(path)

@@ -20,7 +20,7 @@ from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.settings.resolve import resolve
 from negbench.train.run import execute
-from tests.helpers import runs
+from tests.helpers import runs, warm_python
 from tests.helpers.jobs import DEADLINE_SECONDS, Story, negbench, set_pace, slow_method, together
 from tests.helpers.ranks import on_ranks
 from tests.helpers.slurm import Cluster
@@ -209,7 +209,7 @@ def a_run_that_loses_rank_1_then_is_cancelled_then_requeued_too_often(cluster: C
     row = run.status()
     assert row["state"] == "failed" and "requeued 2 times, more than cluster.max_requeues 1" in row["detail"]
     run.pace.unlink()
-    command = ["srun", "-N2", "-n2", "--exclusive", sys.executable, "-m", "negbench.cli", *run.command]
+    command = ["srun", "-N2", "-n2", "--exclusive", warm_python.executable(), "-m", "negbench.cli", *run.command]
     one_thread = cluster.env | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=one_thread, cwd=cluster.folder, capture_output=True, text=True, timeout=DEADLINE_SECONDS
@@ -237,7 +237,7 @@ def a_job_of_code_that_breaks_after_its_submission(cluster: Cluster, folder: Pat
     method.write_text(TELLING_METHOD)
     command = [sys.executable, "-u", "-m", "negbench.cli", "run", "--method", str(method), "--device", "cpu"]
     command += [*options(TELLING_SETTINGS), "--output", str(output), *ON_TWO_NODES, "--slurm", "hold", "--wait"]
-    pipe, env = subprocess.PIPE, cluster.env | {"PYTHONPATH": str(checkout)}
+    pipe, env = subprocess.PIPE, cluster.env | {"PYTHONPATH": f"{checkout}:{cluster.env['PYTHONPATH']}"}
     with subprocess.Popen(command, env=env, cwd=cluster.folder, stdout=pipe, stderr=pipe, text=True) as waiting:
         assert waiting.stdout is not None and waiting.stderr is not None
         said = iter(waiting.stdout.readline, "")

@@ -179,7 +179,7 @@ def test_the_checkpoint_of_a_run_is_evaluated_as_the_run(tmp_path: Path) -> None
     made = evaluate(source, ["knn", "knn-moco-demo"], runs.CPU, note=notes.append)
     assert made["knn"]["trained"]["top1"]["20"] == summary["knn_top1"]
     assert made["knn"]["untrained"]["top1"]["20"] == summary["knn_top1_untrained"]
-    assert "resnet8" in notes[0] and "in the layout of negbench" in notes[0]
+    assert "two-convolutions" in notes[0] and "in the layout of negbench" in notes[0]
     damaged = newest.read_bytes()[:-1] + b"x"
     newest.write_bytes(damaged)
     with pytest.raises(ValueError, match="its checksum does not match"):

@@ -26,6 +26,7 @@ from tests.cli.test_cli import invoke
 from tests.helpers import encoder_files, runs
 from tests.helpers.encoder_files import features, images, resnet
 
+FEW = ("epochs=1", "evaluation.test=false", "evaluate_every_epochs=0")
 ROUNDING = 1e-5  # of other kernels and other batches, over the largest feature
 
 
@@ -35,8 +36,8 @@ def silent(text: str) -> None: ...
 @pytest.fixture(scope="module", params=["cifar", "imagenet"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run of a ResNet-18, three steps on 8 x 8 pixels."""
-    settings = ("model.name=resnet18", f"model.stem={request.param}", "epochs=1", "evaluation.test=false")
-    resolved = runs.short("moco", *settings, "evaluate_every_epochs=0", "data.num_images=48")
+    settings = ("model.name=resnet18", f"model.stem={request.param}", "data.num_images=48")
+    resolved = runs.short("moco", *FEW, *settings)
     output = tmp_path_factory.mktemp(request.param)
     runs.start(resolved, output)
     return runs.folder(resolved, output)
@@ -197,7 +198,7 @@ def test_an_export_can_be_evaluated_and_exported_again(run: RunFolder, tmp_path:
 
 
 def test_our_resnet_8_has_a_file_where_a_name_is_needed_of_nobody(tmp_path: Path) -> None:
-    resolved = runs.short("moco", "epochs=1", "evaluation.test=false", "evaluate_every_epochs=0")
+    resolved = runs.short("moco", "model.name=resnet8", *FEW)
     runs.start(resolved, tmp_path)
     run = runs.folder(resolved, tmp_path)
     made = {format: export(run.path, format, None, False, silent) for format in ("safetensors", "onnx")}
