@@ -1,5 +1,6 @@
 """Published recipes: configs/paper resolves to the values that recipes.yaml has from the sources, and trains."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ SHRINK = [
     "batch_size=16",
     "batch_norm_splits=2",
     "epochs=1",
-    "model.name=resnet8",
+    "model.name=two-convolutions",
     "model.stem=cifar",
     "projector.hidden=16",
     "projector.dim=8",
@@ -74,9 +75,14 @@ def test_settings_are_the_published_ones(name: str, method: str) -> None:
 
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_recipe_trains(name: str, method: str, tmp_path: Path) -> None:
-    resolved = published(name, method, *SHRINK, *SMALL.get(method, []))
-    if resolved.config.batch_norm == "shuffled":  # needs several processes
-        resolved = published(name, method, *SHRINK, *SMALL.get(method, []), "batch_norm=split")
+    config = published(name, method).config
+    settings = [*SHRINK, *SMALL.get(method, [])]
+    if config.batch_norm == "shuffled":  # needs several processes
+        settings.append("batch_norm=split")
+    if config.views.crops:
+        crops = [crop.model_dump(mode="json") | {"size": crop.size // 24} for crop in config.views.crops]
+        settings.append(f"views.crops={json.dumps(crops)}")
+    resolved = published(name, method, *settings)
     start(resolved, tmp_path)
     (step,) = (row for row in folder(resolved, tmp_path).read_metrics() if "loss" in row)
     assert step["step"] == 2
