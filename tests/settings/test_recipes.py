@@ -80,7 +80,7 @@ def test_recipe_trains(name: str, method: str, tmp_path: Path) -> None:
     if config.batch_norm == "shuffled":  # needs several processes
         settings.append("batch_norm=split")
     if config.views.crops:
-        crops = [crop.model_dump(mode="json") | {"size": crop.size // 24} for crop in config.views.crops]
+        crops = [crop.model_dump(mode="json") | {"size": crop.size // 12} for crop in config.views.crops]
         settings.append(f"views.crops={json.dumps(crops)}")
     resolved = published(name, method, *settings)
     start(resolved, tmp_path)
