@@ -2,8 +2,8 @@
 
 import contextlib
 import io
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ from benchmarks.peers.plan import Comparison, Group, Measured, Side, at_least, a
 from benchmarks.peers.side import ROOT
 from negbench.report import text
 from negbench.settings.resolve import resolve
+from tests.helpers import warm_python
 
-COMMAND = [sys.executable, "-m", "benchmarks.peers", "--device", "cpu"]
+COMMAND = ["-m", "benchmarks.peers", "--device", "cpu"]
 SPEEDS = (
     Comparison("B / A", "B", "A", at_least(2)),
     Comparison("A / B", "A", "B", at_most(0.45)),
@@ -46,7 +47,7 @@ def _record() -> record.Record:
 def _run(*arguments: object) -> tuple[int, str, str]:
     """`python -m benchmarks.peers ARGUMENTS` in this process: exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
-    argv = mock.patch.object(sys, "argv", [*COMMAND[2:], *map(str, arguments)])
+    argv = mock.patch.object(sys, "argv", [*COMMAND[1:], *map(str, arguments)])
     with argv, contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main()
     return code, out.getvalue(), err.getvalue()
@@ -107,7 +108,7 @@ def test_a_side_that_dies_is_left_out_with_its_last_words(capfd: pytest.CaptureF
     broken = Side("broken", "ours", ("method", "moco", "quickstart", "cpu", "no_such_key=1"), images=1)
     peer = Side("peer", "kornia_views", ("8",), images=8, peer=True)
     group = Group("some", "none of which can be measured", (broken, peer), (Comparison("?", "broken", "peer"),))
-    measured = turns.measure(group, 2, turns.Pythons(sys.executable, None), "")
+    measured = turns.measure(group, 2, turns.Pythons(warm_python.executable(), None), "")
     assert measured.values == {} and measured.left_out["peer"] == turns.NO_PEERS
     assert "UserError: unknown key no_such_key" in measured.left_out["broken"]
     assert "some: broken ended: negbench.runtime.errors.UserError" in capfd.readouterr().err
@@ -115,18 +116,19 @@ def test_a_side_that_dies_is_left_out_with_its_last_words(capfd: pytest.CaptureF
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_nothing_is_left_when_it_is_interrupted(signum: signal.Signals, code: int) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "--groups", "adco", "--batch", "4"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "starting MoCo" in line:  # AdCo is frozen by now
-            break
-    _wait_until(lambda: bool(_children(process.pid)))
-    sides = _children(process.pid)
-    process.send_signal(signum)
-    told = process.stderr.read()
-    assert process.wait() == code, told
+    read, write = os.pipe()
+    with os.fdopen(read) as told:
+        command = [*COMMAND, "--groups", "adco", "--batch", "4"]
+        process = warm_python.Process(command, os.environ, str(ROOT), write, write)
+        os.close(write)
+        for line in told:
+            if "starting MoCo" in line:  # AdCo is frozen by now
+                break
+        _wait_until(lambda: bool(_children(process.pid)))
+        sides = _children(process.pid)
+        os.kill(process.pid, signum)
+        rest = told.read()
+    assert process.wait() == code, rest
     _wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in sides))
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from negbench.cli.main import app
 from tests.helpers import records
+from tests.helpers.processes import finished
 
 LOADED = """
 import sys
@@ -81,8 +82,7 @@ def test_mistakes(output: Path, arguments: list[str], sentence: str, monkeypatch
     monkeypatch.chdir(output.parent)
     (output.parent / "empty").mkdir()
     before = sorted(output.parent.rglob("*"))
-    command = [sys.executable, "-m", "negbench.cli", "report", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=output.parent)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1] == f"negbench: {sentence}"
+    code, _, told = finished("report", *arguments)
+    assert code == 2
+    assert told.strip().splitlines()[-1] == f"negbench: {sentence}"
     assert sorted(output.parent.rglob("*")) == before  # nothing lost, nothing left

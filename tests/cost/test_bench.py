@@ -5,8 +5,6 @@ import os
 import resource
 import traceback
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from negbench.train.loggers.base import Loggers
 from negbench.train.optim import build_optimizer, set_learning_rate
 from negbench.train.trainer import Trainer
 from tests.helpers import runs, tiny
+from tests.helpers.ranks import on_ranks
 
 CPU = torch.device("cpu")
 NO_SIZES = Sizes()
@@ -242,14 +241,12 @@ def test_other_errors_are_raised() -> None:
 @pytest.mark.skipif(process_bytes("VmHWM") is None, reason="no /proc/self/status, which Linux has")
 def test_the_peak_is_that_of_what_is_alive_at_once() -> None:
     """In a process of its own, as a bench is: here other tests have left free blocks that would be taken first."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        peak = process.submit(_peak_of_hungry).result()
+    (peak,) = on_ranks(1, _peak_of_hungry)
     assert peak == pytest.approx(192 * MEBI, abs=16 * MEBI)
 
 
 def test_what_a_process_keeps_to_reuse_is_not_in_the_peak_that_follows() -> None:
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        before, after = process.submit(_peaks_around_an_evaluation).result()
+    ((before, after),) = on_ranks(1, _peaks_around_an_evaluation)
     assert after < before + 100 * MEBI
 
 

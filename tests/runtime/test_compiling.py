@@ -213,10 +213,11 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch
 
 
 TINY = ["model.name=two-convolutions", "data.image_size=16", "batch_size=32", "batch_norm_splits=2"]
+QUEUE = {"adco": ["method.num_negatives=128"], "moco": ["method.num_negatives=128"]}  # a block of columns, and more
 
 
 def small(method: str, *settings: str) -> Resolved:
-    return resolve(method, "quickstart", [*TINY, *settings])
+    return resolve(method, "quickstart", [*TINY, *QUEUE.get(method, []), *settings])
 
 
 @pytest.mark.parametrize("method", list_methods())
