@@ -3,14 +3,19 @@
 Shape legend: N images of a set, M images chosen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from negbench.data.sets import Splits
+from negbench.data.fingerprint import describe
+from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
+from negbench.records.data import DataRecord, check_same
+from negbench.records.run_folder import RunFolder
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
+from negbench.runtime.distributed import rank
 from negbench.runtime.errors import UserError
 from negbench.settings.plugins import DATASET, find_plugin, import_plugin
 from negbench.settings.schema import DataConfig, SharedConfig
@@ -25,6 +30,7 @@ class RunData:
     dtype: torch.dtype | None
     splits: Splits
     skipped: set[str] = field(default_factory=set)  # undecodable files met so far
+    record: DataRecord | None = None  # of rank 0
 
 
 def load_data(config: SharedConfig, device: torch.device) -> RunData:
@@ -35,10 +41,12 @@ def load_data(config: SharedConfig, device: torch.device) -> RunData:
     dtype = autocast_dtype(config.precision, device)
     set_backends(config.precision, config.deterministic, device)
     check_compiler(config.execution, device)
-    splits = load_splits(config.data)
+    loaded = load_whole(config.data)
+    record = describe(loaded) if rank() == 0 else None
+    splits = divide(loaded, config.data)
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
         split_for_probe(splits.train.labels_N)
-    return RunData(config, device, dtype, splits.to(device))
+    return RunData(config, device, dtype, splits.to(device), record=record)
 
 
 def load_splits(config: DataConfig) -> Splits:
@@ -50,13 +58,36 @@ def load_splits(config: DataConfig) -> Splits:
 
     Raises UserError where the data is absent or malformed, and where it cannot be divided as asked.
     """
+    return divide(load_whole(config), config)
+
+
+def load_whole(config: DataConfig) -> Loaded:
+    """Return training and test images, the classes and how many files were left out. UserError as `load_splits`."""
     file = find_plugin(DATASET, config.name)
     if file.facts.root and config.root is None:
         raise UserError(f"data.root is not set; for {config.name} it is the folder that holds {file.facts.root}")
     try:
-        train, test, classes, skipped = import_plugin(file).load(config)
+        loaded: Loaded = import_plugin(file).load(config)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
+    return loaded
+
+
+def check_same_data(folder: RunFolder, config: DataConfig, note: Callable[[str], None]) -> None:
+    """Raise UserError if the run in `folder` has other data on record than `config` names; data not here is noted."""
+    if config.root is None or not folder.data.exists():
+        return
+    try:
+        now = describe(load_whole(config))
+    except UserError as error:
+        note(f"the data of {folder.path} cannot be compared with what it was: {error}")
+    else:
+        check_same(folder, now)
+
+
+def divide(loaded: Loaded, config: DataConfig) -> Splits:
+    """Return the parts of a data set as `load_splits` does."""
+    train, test, classes, skipped = loaded
     kept_N, held_out_M = split_validation(train.labels_N, config.validation, config.name)
     if config.num_images is not None:
         kept_N = kept_N[balanced_subset(train.labels_N[kept_N], config.num_images, config.name)]

@@ -15,6 +15,7 @@ from negbench.evaluate.source import SECTIONS, Source
 from negbench.evaluate.subject import Subject, Tell, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
+from negbench.records.data import check_same
 from negbench.records.files import write_atomically, write_json
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import environment
@@ -95,6 +96,8 @@ def evaluate(
     for text in source.notes:
         note(text)
     data = load_data(config, device)
+    if source.step is not None:
+        check_same(folder, data.record)
     encoder = prepare(encoder, config, device)
     epoch: float = 0
     if source.step is None:
@@ -147,5 +150,7 @@ def _describe(source: Source, data: RunData) -> None:
         write_json(folder.path / "encoder.json", source.facts["encoder"] | found)
         write_atomically(folder.config, yaml.safe_dump(sections, sort_keys=False))
         write_json(folder.environment, environment.describe(data.device, 1, data.dtype))
+        if data.record is not None:
+            write_json(folder.data, data.record.model_dump(mode="json"))
     except OSError as error:
         raise UserError(f"cannot write to {folder.path}: {error.strerror}") from None

@@ -33,12 +33,12 @@ class Source:
     notes: list[str] = field(default_factory=list)  # what the user should know
 
 
-def run_source(path: Path, warn: Callable[[str], None] = warnings.warn) -> Source:
-    """Return the newest whole checkpoint of a run folder. UserError if there is none."""
+def run_source(path: Path, warn: Callable[[str], None] = warnings.warn, settings: Sequence[str] = ()) -> Source:
+    """Return the newest whole checkpoint of a run folder, its data where `settings` say. UserError if there is none."""
     folder = RunFolder(path)
     if not folder.config.exists():
         raise UserError(f"{path} is no run folder: it holds no config.yaml")
-    config, _ = resolve_shared(str(folder.config))
+    config, _ = resolve_shared(str(folder.config), settings)
     newest = checkpoint.find_whole(folder.checkpoints, warn)
     if newest is None:
         raise UserError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")

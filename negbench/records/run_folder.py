@@ -1,6 +1,6 @@
 """A run's folder: what is written, when, and by whom.
 
-`config.yaml` and `environment.json` at the start, `metrics.jsonl` appended while it runs, `checkpoints/`,
+`config.yaml`, `environment.json` and `data.json` at the start, `metrics.jsonl` appended while it runs, `checkpoints/`,
 `summary.json` at every end, `done` at the good one. `run.lock` holds the number of the attempt that may write.
 Imports no torch.
 """
@@ -31,6 +31,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.method = path / "method.py"  # a copy of the user's method file
         self.environment = path / "environment.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.done = path / "done"

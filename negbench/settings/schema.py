@@ -18,6 +18,7 @@ from negbench.settings.views import ViewsConfig
 class DataConfig(Section):
     name: str = setting("patterns", f"data set: {', '.join(list_plugins(DATASET))}")
     root: str | None = setting(None, "folder of the data set; patterns needs none", scientific=False)
+    version: str | None = setting(None, "a name for this version of the data, where there is more than one")
     image_size: int = setting(32, "height and width of a view, pixels", ge=8, le=1024)
     num_images: int | None = setting(None, "use only this many training images, class-balanced (default: all)", ge=2)
     validation: float = setting(0.1, "share of the training set held out for curves and tuning", ge=0, lt=1)

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from negbench.data.load import check_same_data
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
+from negbench.records.data import check_same
 from negbench.records.files import filesystem, write_atomically, write_json
 from negbench.records.outcome import DONE, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
@@ -18,6 +20,7 @@ from negbench.runtime.distributed import broadcast_objects, gather_objects, rank
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
+from negbench.settings.schema import DataConfig
 from negbench.settings.steps import check_batch
 from negbench.train.loggers.base import LoggedRun, Logger, Loggers
 from negbench.train.loggers.records import Records
@@ -44,7 +47,7 @@ def execute(
     """
     folder = RunFolder(output / resolved.run_id)
     loggers = Loggers([Records(folder), *loggers_of_caller] if rank() == 0 else loggers_of_caller)
-    if _by_rank_0(lambda: folder.is_done() and not fresh):
+    if _by_rank_0(lambda: not fresh and _is_finished(folder, resolved.config.data, loggers.note)):
         return _report_finished(folder, loggers)
     check_batch(resolved.config, world_size())
     _by_rank_0(folder.check_writable)
@@ -61,6 +64,13 @@ def execute(
     finally:
         loggers.close()
         folder.close()
+
+
+def _is_finished(folder: RunFolder, data: DataConfig, note: Callable[[str], None]) -> bool:
+    """Return whether the run is finished. UserError if it was made on other data."""
+    if folder.is_done():
+        check_same_data(folder, data, note)
+    return folder.is_done()
 
 
 def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,8 +103,12 @@ def _report_finished(folder: RunFolder, loggers: Loggers) -> dict[str, Any]:
 def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     """Take the folder and write what is known at the start; True if another process has finished the run meanwhile."""
     folder.open(fresh)
+    if checkpoint.find(folder.checkpoints):
+        check_same(folder, setup.record)
     if folder.is_done():
         return True
+    if setup.record is not None:
+        write_json(folder.data, setup.record.model_dump(mode="json"))
     folder.summary.unlink(missing_ok=True)  # an earlier attempt's: without one, this attempt has not ended well
     write_atomically(folder.config, to_yaml(setup.config))
     if setup.resolved.method_file.module is None:

@@ -25,4 +25,4 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Return data and method on the device. Every mistake of the user is a UserError."""
     data = load_data(resolved.config, device)
     method = build_method(resolved, len(data.splits.train), device, data.dtype)
-    return Setup(resolved.config, device, data.dtype, data.splits, data.skipped, resolved=resolved, method=method)
+    return Setup(**vars(data) | {"config": resolved.config}, resolved=resolved, method=method)

@@ -92,6 +92,18 @@ class Listing:
     def num_bytes(self, position: int) -> int:
         return os.stat(self.path(position)).st_size
 
+    def read(self, position: int) -> bytes:
+        with open(self.path(position), "rb") as file:
+            return file.read()
+
+    def names_in_bytes(self) -> tuple[bytes, ...]:
+        """Return what two listings share whose images have the same classes, and the same names below their roots."""
+        used, folder_N = self.folder_N.unique(return_inverse=True)
+        folders = (os.fsencode(self.folders[number]) for number in used.tolist())
+        classes = map(os.fsencode, self.classes)
+        names = (folder_N, self.names.text, self.names.ends_N)
+        return (b"\0".join(classes), b"\0".join(folders), *(tensor.numpy().tobytes() for tensor in names))
+
     def decode(self, position: int) -> Tensor:
         """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         return decode(self.path(position))

@@ -77,6 +77,9 @@ class Pack:
     def num_bytes(self, position: int) -> int:
         return int(self.extents.length_N[position])
 
+    def names_in_bytes(self) -> tuple[bytes, ...]:
+        return self.listing.names_in_bytes()
+
     def decode(self, position: int) -> Tensor:
         """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         path = self.path(position)

@@ -1,0 +1,74 @@
+"""What a run was given as data, as `data.json` in its folder says it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from negbench.records.files import read_json
+from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
+
+
+class PartRecord(BaseModel):
+    """One part of a data set: two parts are taken for equal where all of these are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    names: str | None  # digest of the files' names, class by class; None of images in memory
+    contents: str  # digest of the files' bytes, or of pixels and labels in any order
+    num_compared: int  # images that `contents` is of
+
+
+class DataRecord(BaseModel):
+    """A data set: the names of its classes, and the images for training and for testing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    classes: tuple[str, ...]
+    train: PartRecord
+    test: PartRecord
+
+    def difference(self, before: "DataRecord") -> str | None:
+        """Return what is different from `before`, as the part of a sentence, or None."""
+        added, missing = _difference(self.classes, before.classes), _difference(before.classes, self.classes)
+        if added or missing:
+            news = [
+                f"class {name!r} is {what}" for names, what in ((added, "new"), (missing, "gone")) for name in names
+            ]
+            return f"it has {len(self.classes)} classes instead of {len(before.classes)}, {_few(news)}"
+        for name, now, then in (("train", self.train, before.train), ("test", self.test, before.test)):
+            if now.images != then.images:
+                return f"it has {now.images:,} images to {name} instead of {then.images:,}"
+            if now.names != then.names and None not in (now.names, then.names):
+                return f"its files to {name} have other names or classes"
+            if now.contents != then.contents:
+                return f"its images to {name} have another content ({now.num_compared:,} were compared)"
+        return None
+
+
+def check_same(folder: RunFolder, now: DataRecord | None) -> None:
+    """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared."""
+    before = _read(folder.data)
+    if before and now and (difference := now.difference(before)):
+        raise UserError(
+            f"{folder.path} was made on other data: {difference}; give the data as it was, or name this data by "
+            "--set data.version=NAME, or choose another --output, or make the run anew with --fresh"
+        )
+
+
+def _read(path: Path) -> DataRecord | None:
+    """Return the record in a file, or None if there is none that can be read."""
+    try:
+        return DataRecord.model_validate(read_json(path))
+    except ValidationError:
+        return None
+
+
+def _difference(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in set(others)]
+
+
+def _few(news: Sequence[str]) -> str:
+    return ", ".join(news[:3]) + (f" and {len(news) - 3} more" if len(news) > 3 else "")
