@@ -11,8 +11,9 @@ import torch
 from negbench.data.fingerprint import describe
 from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
-from negbench.records.data import DataRecord, check_same
+from negbench.records.data import DataRecord
 from negbench.records.run_folder import RunFolder
+from negbench.records.same import check_data
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.distributed import rank
@@ -82,7 +83,7 @@ def check_same_data(folder: RunFolder, config: DataConfig, note: Callable[[str],
     except UserError as error:
         note(f"the data of {folder.path} cannot be compared with what it was: {error}")
     else:
-        check_same(folder, now)
+        check_data(folder, now)
 
 
 def divide(loaded: Loaded, config: DataConfig) -> Splits:

@@ -15,9 +15,9 @@ from negbench.evaluate.source import SECTIONS, Source
 from negbench.evaluate.subject import Subject, Tell, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
-from negbench.records.data import check_same
 from negbench.records.files import write_atomically, write_json
 from negbench.records.run_folder import RunFolder
+from negbench.records.same import check_data
 from negbench.runtime import environment
 from negbench.runtime.errors import UserError
 from negbench.settings.protocols import PROTOCOLS, check_track, of_every_epoch
@@ -97,7 +97,7 @@ def evaluate(
         note(text)
     data = load_data(config, device)
     if source.step is not None:
-        check_same(folder, data.record)
+        check_data(folder, data.record)
     encoder = prepare(encoder, config, device)
     epoch: float = 0
     if source.step is None:

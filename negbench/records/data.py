@@ -6,8 +6,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from negbench.records.files import read_json
-from negbench.records.run_folder import RunFolder
-from negbench.runtime.errors import UserError
 
 
 class PartRecord(BaseModel):
@@ -48,17 +46,7 @@ class DataRecord(BaseModel):
         return None
 
 
-def check_same(folder: RunFolder, now: DataRecord | None) -> None:
-    """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared."""
-    before = _read(folder.data)
-    if before and now and (difference := now.difference(before)):
-        raise UserError(
-            f"{folder.path} was made on other data: {difference}; give the data as it was, or name this data by "
-            "--set data.version=NAME, or choose another --output, or make the run anew with --fresh"
-        )
-
-
-def _read(path: Path) -> DataRecord | None:
+def read_data_record(path: Path) -> DataRecord | None:
     """Return the record in a file, or None if there is none that can be read."""
     try:
         return DataRecord.model_validate(read_json(path))

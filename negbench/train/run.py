@@ -11,16 +11,16 @@ from negbench.data.load import check_same_data
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
-from negbench.records.data import check_same
 from negbench.records.files import filesystem, write_atomically, write_json
 from negbench.records.outcome import DONE, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
+from negbench.records.same import check_code, check_data
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.runtime.errors import UserError
+from negbench.settings.code import code_digest
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
-from negbench.settings.schema import DataConfig
 from negbench.settings.steps import check_batch
 from negbench.train.loggers.base import LoggedRun, Logger, Loggers
 from negbench.train.loggers.records import Records
@@ -47,7 +47,7 @@ def execute(
     """
     folder = RunFolder(output / resolved.run_id)
     loggers = Loggers([Records(folder), *loggers_of_caller] if rank() == 0 else loggers_of_caller)
-    if _by_rank_0(lambda: not fresh and _is_finished(folder, resolved.config.data, loggers.note)):
+    if _by_rank_0(lambda: not fresh and _is_finished(folder, resolved, loggers.note)):
         return _report_finished(folder, loggers)
     check_batch(resolved.config, world_size())
     _by_rank_0(folder.check_writable)
@@ -66,10 +66,11 @@ def execute(
         folder.close()
 
 
-def _is_finished(folder: RunFolder, data: DataConfig, note: Callable[[str], None]) -> bool:
-    """Return whether the run is finished. UserError if it was made on other data."""
+def _is_finished(folder: RunFolder, resolved: Resolved, note: Callable[[str], None]) -> bool:
+    """Return whether the run is finished. UserError if it was made by other code or on other data."""
     if folder.is_done():
-        check_same_data(folder, data, note)
+        check_code(folder, resolved.method_file)
+        check_same_data(folder, resolved.config.data, note)
     return folder.is_done()
 
 
@@ -104,7 +105,8 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     """Take the folder and write what is known at the start; True if another process has finished the run meanwhile."""
     folder.open(fresh)
     if checkpoint.find(folder.checkpoints):
-        check_same(folder, setup.record)
+        check_code(folder, setup.resolved.method_file)
+        check_data(folder, setup.record)
     if folder.is_done():
         return True
     if setup.record is not None:
@@ -116,6 +118,7 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
     this = environment.describe(setup.device, world_size(), setup.dtype)
     root = setup.config.data.root
     this |= {"attempt": folder.attempt, "data_filesystem": filesystem(Path(root).expanduser()) if root else None}
+    this |= {"method_code": code_digest(setup.resolved.method_file)}
     this |= {"reproduce": setup.resolved.command, "changed": setup.resolved.changed}
     attempts = [*folder.read_environment().get("attempts", []), this]
     write_json(folder.environment, {**this, "attempts": attempts})
