@@ -14,7 +14,7 @@ from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.cost.bench.groups import Plan
-    from negbench.cost.bench.run import Tell
+    from negbench.cost.bench.run import Progress as Report
 
 
 def register(app: typer.Typer) -> None:
@@ -64,8 +64,8 @@ def bench(
         )
         folder = BenchFolder(output, chosen.config.study, where.type)
         try:
-            with _progress(chosen) as tell:
-                run.execute(chosen, where, rounds, folder, tell, trace)
+            with _progress(chosen) as progress:
+                run.execute(chosen, where, rounds, folder, progress, trace)
         except KeyboardInterrupt:
             kept = f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
             _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
@@ -80,7 +80,7 @@ def _note(text: str) -> None:
 
 
 @contextmanager
-def _progress(plan: "Plan") -> "Iterator[Tell]":
+def _progress(plan: "Plan") -> "Iterator[Report]":
     """A bar on a terminal; elsewhere a line a group."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -93,7 +93,7 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=num_groups)
 
-        def tell(number: int | None, text: str) -> None:
+        def progress(number: int | None, text: str) -> None:
             nonlocal told
             if number is not None:
                 text = f"group {number + 1} of {num_groups}, {plan.groups[number].title}: {text}"
@@ -103,7 +103,7 @@ def _progress(plan: "Plan") -> "Iterator[Tell]":
                 _note(title)
             told = title
 
-        yield tell
+        yield progress
 
 
 def _show(folder: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from negbench.cli.errors import mistakes_of_the_user
 
 if TYPE_CHECKING:
-    from negbench.data.files.packing import Tell
+    from negbench.data.files.packing import Progress as Report
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def verify(root: Annotated[Path, typer.Argument(help="Folder of the pack.", show
 
 
 @contextmanager
-def _progress(doing: str, interrupted: str) -> Iterator[Callable[[int], "Tell"]]:
+def _progress(doing: str, interrupted: str) -> Iterator[Callable[[int], "Report"]]:
     """A bar on a terminal; elsewhere a line at the start and one at the end."""
     import time
 
@@ -66,15 +66,15 @@ def _progress(doing: str, interrupted: str) -> Iterator[Callable[[int], "Tell"]]
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None, facts="")
 
-        def begin(num_images: int) -> "Tell":
+        def begin(num_images: int) -> "Report":
             nonlocal started, total
             started, total = time.monotonic(), num_images
             bar.update(task, total=num_images)
             if not console.is_terminal:
                 console.print(f"{doing} {num_images:,} images")
-            return tell
+            return progress
 
-        def tell(images: int, num_bytes: int) -> None:
+        def progress(images: int, num_bytes: int) -> None:
             nonlocal done, size
             done, size = done + images, size + num_bytes
             bar.update(task, completed=done, facts=facts())

@@ -16,7 +16,7 @@ from negbench.settings.facts import STANDARD
 from negbench.settings.protocols import PROTOCOLS, find_protocol, keys_of_protocols, of_every_epoch
 
 if TYPE_CHECKING:
-    from negbench.evaluate.subject import Tell
+    from negbench.evaluate.subject import Progress as Report
 
 
 _HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
@@ -74,12 +74,12 @@ def evaluate(
 
         where, note = choose_device(device), Plain().note
         try:
-            with _progress() as tell:
+            with _progress() as progress:
                 if path.is_dir():
                     source = run_source(path, note)
                 else:
                     source = file_source(path, config, of_study, output or Path("results"))
-                evaluations = final.evaluate(source, protocols, where, requests, tell, note)
+                evaluations = final.evaluate(source, protocols, where, requests, progress, note)
         except KeyboardInterrupt:
             console.print(
                 "interrupted; protocols that were done are written, and all other records are as they were",
@@ -108,7 +108,7 @@ def _is_of_study(setting: str, protocols: list[str]) -> bool:
 
 
 @contextmanager
-def _progress() -> "Iterator[Tell]":
+def _progress() -> "Iterator[Report]":
     """A bar on a terminal for each part of the work; elsewhere a line now and then of what takes long."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -121,7 +121,7 @@ def _progress() -> "Iterator[Tell]":
         task = bar.add_task("", total=None)
         shown = ""
 
-        def tell(what: str, done: int, of: int) -> None:
+        def progress(what: str, done: int, of: int) -> None:
             nonlocal told, shown
             if what != shown:
                 bar.reset(task, description=what, total=of)
@@ -131,4 +131,4 @@ def _progress() -> "Iterator[Tell]":
                 console.print(f"{what}: {done:,} of {of:,}", markup=False, soft_wrap=True)
                 told = time.monotonic()
 
-        yield tell
+        yield progress

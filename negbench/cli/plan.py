@@ -13,7 +13,7 @@ from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice,
 from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from negbench.cost.plan.steps import Tell
+    from negbench.cost.plan.steps import Progress as Report
     from negbench.settings.cluster import ClusterConfig
     from negbench.settings.resolve import Resolved
 
@@ -41,7 +41,7 @@ def plan(
     seconds: Annotated[float, typer.Option(min=0, help="Time for steps here; at least two are timed.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Tell the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
+    """Report the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
     with mistakes_of_the_user():
         from negbench.runtime.place import find_place
         from negbench.settings.resolve import resolve
@@ -56,7 +56,7 @@ def plan(
         from negbench.runtime.device import choose_device
 
         try:
-            with _progress() as tell:
+            with _progress() as progress:
                 facts = forecast(
                     resolved,
                     shape,
@@ -65,7 +65,7 @@ def plan(
                     bench=bench,
                     interconnect_gb_per_second=interconnect,
                     seconds=seconds,
-                    tell=tell,
+                    progress=progress,
                 )
         except KeyboardInterrupt:
             typer.echo("interrupted; a plan keeps nothing", err=True)
@@ -86,7 +86,7 @@ def _shape(resolved: "Resolved", given: dict[str, Any]) -> "ClusterConfig":
 
 
 @contextmanager
-def _progress() -> "Iterator[Tell]":
+def _progress() -> "Iterator[Report]":
     """What is done now: in place on a terminal, elsewhere a line each (WHAT: WHICH, a line for WHAT)."""
     from negbench.train.loggers.console import console
 

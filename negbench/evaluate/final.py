@@ -12,7 +12,7 @@ from negbench.evaluate.curve import highest
 from negbench.evaluate.protocols.common.baselines import without_network
 from negbench.evaluate.request import Request, make_record, make_requests
 from negbench.evaluate.source import SECTIONS, Source
-from negbench.evaluate.subject import Subject, Tell, silent
+from negbench.evaluate.subject import Progress, Subject, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
 from negbench.records.files import write_atomically, write_json
@@ -38,7 +38,7 @@ def evaluate_on_test(
     epoch: float = 0,
     rows: Sequence[dict[str, Any]] = (),
     requests: Mapping[str, Request] | None = None,
-    tell: Tell = silent,
+    progress: Progress = silent,
     done: Callable[[str, dict[str, Any]], None] = lambda name, evaluation: None,
 ) -> dict[str, dict[str, Any]]:
     """The figures of the trained `encoder`, of the untrained one, and (for kNN) of features that need no network.
@@ -53,7 +53,7 @@ def evaluate_on_test(
     compared = compared if data.config.evaluation.untrained else []
     if "knn" in protocols:
         evaluations["knn"]["without_network"] = without_network(data.splits, data.config)
-    trained = Subject(data, encoder, tell)
+    trained = Subject(data, encoder, progress)
     for name in protocols:
         record = make_record(PROTOCOLS[name], trained, requests.get(name))
         evaluations[name]["trained"] = highest(record, epoch, rows) if name in selecting else record
@@ -61,7 +61,7 @@ def evaluate_on_test(
             done(name, evaluations[name])
     del trained  # and its features
     if compared:
-        untrained = Subject(data, build_encoder(data.config).to(data.device), tell)
+        untrained = Subject(data, build_encoder(data.config).to(data.device), progress)
         for name in compared:
             evaluations[name]["untrained"] = make_record(PROTOCOLS[name], untrained, requests.get(name))
             done(name, evaluations[name])
@@ -73,7 +73,7 @@ def evaluate(
     protocols: Sequence[str],
     device: torch.device,
     requests: Mapping[str, Request] | None = None,
-    tell: Tell = silent,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate the encoder of `source`, and write a file in `evaluations/` for each protocol that is done.
@@ -110,7 +110,7 @@ def evaluate(
         with writing(folder):
             write_evaluations(folder, {name: evaluation | source.facts}, requests)
 
-    return evaluate_on_test(data, encoder, protocols, epoch, folder.read_metrics(), requests, tell, done)
+    return evaluate_on_test(data, encoder, protocols, epoch, folder.read_metrics(), requests, progress, done)
 
 
 def write_evaluations(

@@ -22,7 +22,7 @@ from negbench.settings.schema import SharedConfig
 
 Dataset = ResidentSet | FolderSet
 Part = Literal["train", "validation", "test"]
-Tell = Callable[[str, int, int], None]  # told of work: what it is, how much is done, of how much
+Progress = Callable[[str, int, int], None]  # reports work: what it is, how much is done, of how much
 _CHUNK = 4096  # features at a time through the projector
 
 
@@ -37,10 +37,12 @@ class Features:
 
 class Subject:
     """An encoder under evaluation, on the data of `setup` or on other `splits`. Features are made when they are first
-    asked for; all ranks ask for the same. `tell` is told how far long work is."""
+    asked for; all ranks ask for the same. `progress` reports how far long work is."""
 
-    def __init__(self, setup: RunData, encoder: Encoder, tell: Tell = silent, splits: Splits | None = None) -> None:
-        self.setup, self.encoder, self.tell = setup, encoder, tell
+    def __init__(
+        self, setup: RunData, encoder: Encoder, progress: Progress = silent, splits: Splits | None = None
+    ) -> None:
+        self.setup, self.encoder, self.progress = setup, encoder, progress
         self.splits = setup.splits if splits is None else splits
         self._features: dict[Part, Features] = {}
 
@@ -73,7 +75,7 @@ class Subject:
 
     def on(self, splits: Splits) -> "Subject":
         """The same encoder on other data, in the run's view of it."""
-        return Subject(self.setup, self.encoder, self.tell, splits)
+        return Subject(self.setup, self.encoder, self.progress, splits)
 
     def features(self, part: Part) -> Features:
         """The backbone's features [N, F] of the test view, fp32, and labels [N], on every rank."""
@@ -84,12 +86,12 @@ class Subject:
     def extract(self, backbone: nn.Module, dataset: Dataset, what: str) -> Features:
         """As `features`, of any backbone and images."""
         setup = self.setup
-        tell = self.tell
+        progress = self.progress
 
-        def told(done: int, of: int) -> None:
-            tell(what, done, of)
+        def report(done: int, of: int) -> None:
+            progress(what, done, of)
 
-        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, told)
+        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, report)
 
     def all_training_features(self) -> Features:
         """Of all training images, those held out too."""
@@ -120,12 +122,12 @@ def extract(
     device: torch.device,
     dtype: torch.dtype | None,
     skipped: set[str],
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Features:
     """Features [N, F] of the test view, fp32, and labels [N], on every rank; each rank encodes its share.
 
     Paths of files that cannot be decoded are added to `skipped`. The backbone is in evaluation mode inside and back in
-    its own mode after. `tell` is told the batches done, of how many.
+    its own mode after. `progress` gets the batches done, of how many.
     """
     training = backbone.training
     backbone.eval()
@@ -136,7 +138,7 @@ def extract(
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             features.append(backbone(images).float())
         labels.append(label)
-        tell(len(labels), num_batches)
+        progress(len(labels), num_batches)
     backbone.train(training)
     if not features:
         raise BadImageError(f"none of the {len(dataset)} images to evaluate on can be decoded")

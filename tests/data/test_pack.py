@@ -275,11 +275,11 @@ def test_the_commands(root: Path) -> None:
 
 def test_an_interrupted_pack_leaves_nothing(root: Path) -> None:
     def interrupt(num_images: int) -> Callable[[int, int], None]:
-        def tell(images: int, num_bytes: int) -> None:
+        def progress(images: int, num_bytes: int) -> None:
             assert list((root.parent / "pack.partial" / "train").iterdir())
             raise KeyboardInterrupt
 
-        return tell
+        return progress
 
     before = sorted(root.parent.iterdir())
     with pytest.raises(KeyboardInterrupt):

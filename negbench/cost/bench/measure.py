@@ -23,7 +23,7 @@ WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a subject alone
 WARMUP_ROUNDS = 1
 Facts = dict[str, Any]
 T = TypeVar("T")
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
     facts: Facts
 
 
-def examined(group: Group, machine: Machine, tell: Tell) -> list[Entry]:
+def examined(group: Group, machine: Machine, progress: Progress) -> list[Entry]:
     """A group's subjects with their memory: methods, bare steps with their passes, matrices in the study's group.
 
     To be called for all groups before any is timed: what glibc keeps then would be counted here.
@@ -55,10 +55,10 @@ def examined(group: Group, machine: Machine, tell: Tell) -> list[Entry]:
     if group.kind == "study":
         _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no subject
     for entry in entries:
-        tell(f"{entry.facts['name']} alone")
+        progress(f"{entry.facts['name']} alone")
         _examine(entry, machine.device, graphs)
     for entry in _bares(group, entries, machine):
-        tell(f"{entry.facts['name']} step alone")
+        progress(f"{entry.facts['name']} step alone")
         _examine(entry, machine.device, graphs)
         entries.append(entry)
     if group.kind == "study":
@@ -143,7 +143,7 @@ def examine(build: Callable[[], Subject], device: torch.device, graphs: bool = F
     return found | {"flops": counter.get_total_flops()} | subject.facts()
 
 
-def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
+def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Facts]:
     """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
     subjects: dict[int, Subject] = {}
     turns: dict[int, list[dict[str, float]]] = {}
@@ -155,7 +155,7 @@ def timed(entries: list[Entry], machine: Machine, tell: Tell) -> list[Facts]:
             else:
                 subjects[number], turns[number] = subject, []
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
-        tell(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
+        progress(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
         for number in list(subjects):
             turn, reason = attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
             if turn is None:

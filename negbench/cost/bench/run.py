@@ -19,11 +19,13 @@ STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
 
-Tell = Callable[[int | None, str], None]  # the number of the group that is timed, and what is done (None: KIND: WHAT)
+Progress = Callable[
+    [int | None, str], None
+]  # the number of the group that is timed, and what is done (None: KIND: WHAT)
 
 
 def execute(
-    plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, tell: Tell, traced: bool = False
+    plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, progress: Progress, traced: bool = False
 ) -> None:
     """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
     At last, if `traced`, profiles of the study's own setting.
@@ -49,14 +51,14 @@ def execute(
     records: list[dict[str, Any]] = []
     with limited_to_free_memory(device):
         for group in plan.groups:
-            entries = examined(group, machine, lambda text: tell(None, f"memory: {text}"))
+            entries = examined(group, machine, lambda text: progress(None, f"memory: {text}"))
             examinations.append(entries)
             subjects = [entry.facts for entry in entries]
             records.append({"kind": group.kind, "value": group.value, "subjects": subjects})
             folder.write(facts, records, num_timed=0)
         for number, entries in enumerate(examinations):
-            records[number]["subjects"] = timed(entries, machine, lambda text, number=number: tell(number, text))  # type: ignore[misc]
+            records[number]["subjects"] = timed(entries, machine, lambda text, number=number: progress(number, text))  # type: ignore[misc]
             folder.write(facts, records, num_timed=number + 1)
             release(device)
         if traced:
-            write_traces(examinations[0], device, folder.path, lambda text: tell(None, f"profiles: {text}"))
+            write_traces(examinations[0], device, folder.path, lambda text: progress(None, f"profiles: {text}"))

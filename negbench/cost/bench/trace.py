@@ -6,24 +6,24 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from negbench.cost.bench.measure import WARMUP_STEPS, Entry, Tell, attempt
+from negbench.cost.bench.measure import WARMUP_STEPS, Entry, Progress, attempt
 from negbench.cost.bench.space import release
 from negbench.runtime.span import labelled
 
 STEPS, OPERATIONS = 2, 40
 
 
-def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, tell: Tell) -> None:
+def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, progress: Progress) -> None:
     """Of each method and bare step two files: `trace-NAME.json.gz` for https://ui.perfetto.dev or chrome://tracing, and
     `trace-NAME.txt`, the operations that take longest. What has run out of memory before has none.
     """
     for entry in entries:
         if entry.facts["kind"] != "matrices" and not entry.facts.get("out_of_memory"):
-            tell(entry.facts["name"])
+            progress(entry.facts["name"])
             path = folder / f"trace-{entry.facts['name'].replace(' ', '-')}"
             _, reason = attempt(entry, lambda entry=entry, path=path: _write_trace(entry, device, path))  # type: ignore[misc]
             if reason:
-                tell(f"{entry.facts['name']} has none: {reason}")
+                progress(f"{entry.facts['name']} has none: {reason}")
             release(device)
 
 

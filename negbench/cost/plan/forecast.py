@@ -15,7 +15,7 @@ from negbench.cost.plan.extent import Extent, extent_of
 from negbench.cost.plan.imagined_ranks import imagined
 from negbench.cost.plan.published import published_costs
 from negbench.cost.plan.record import steps_of_record
-from negbench.cost.plan.steps import Steps, Tell, count_received, gradient_bytes, save_in_memory, time_steps
+from negbench.cost.plan.steps import Progress, Steps, count_received, gradient_bytes, save_in_memory, time_steps
 from negbench.runtime import environment
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
@@ -39,20 +39,20 @@ def forecast(
     bench: Path | None,
     interconnect_gb_per_second: float,
     seconds: float,
-    tell: Tell,
+    progress: Progress,
 ) -> Facts:
     """Everything that `negbench plan --json` prints; units are in the keys. UserError for the user's mistakes."""
     config, processes = resolved.config, shape.world_size
     check_batch(config, processes)
     steps = steps_of_record(bench, resolved, processes) if bench else None
-    tell("counting images")
+    progress("counting images")
     extent = extent_of(config.data, num_images)
     steps_per_epoch(extent.train, config.batch_size)
     decoding = None
     if extent.decoded_in_training:
-        tell("decoding files")
+        progress("decoding files")
         decoding = measure_decoding(config, extent.files)
-    steps, evaluating = _measure(resolved, device, processes, extent, steps, seconds, tell)
+    steps, evaluating = _measure(resolved, device, processes, extent, steps, seconds, progress)
     return _joined(resolved, shape, extent, steps, evaluating, decoding, interconnect_gb_per_second)
 
 
@@ -63,7 +63,7 @@ def _measure(
     extent: Extent,
     steps: Steps | None,
     seconds: float,
-    tell: Tell,
+    progress: Progress,
 ) -> tuple[Steps, Evaluating | None]:
     """Steps here, or those of a record with what it lacks, and then evaluations, of a record's device none."""
     config = resolved.config
@@ -73,16 +73,16 @@ def _measure(
 
     def work() -> tuple[Steps, Evaluating | None]:
         if steps is not None:
-            subject, received = count_received(resolved, device, processes, extent.train, tell)
+            subject, received = count_received(resolved, device, processes, extent.train, progress)
             return _completed(steps, subject, received, processes), None
         with imagined(processes):
-            tell(f"building {config.method.name}")
+            progress(f"building {config.method.name}")
             subject = MethodSubject(resolved, device, dtype, extent.train)
-            timed = time_steps(subject, resolved, device, seconds, tell)
+            timed = time_steps(subject, resolved, device, seconds, progress)
         timed = _completed(timed, subject, timed.received_bytes, processes)
         backbone = subject.method.query_encoder.backbone
         del subject
-        tell("evaluations")
+        progress("evaluations")
         return timed, time_evaluations(backbone, config, device, extent)
 
     with limited_to_free_memory(device):

@@ -25,7 +25,7 @@ STEPS_A_TURN = {"cpu": 1, "cuda": 10}  # timed together: a GPU is not made to wa
 MIN_TURNS, MAX_TURNS = 2, 50
 COUNTING_SIZES = (32, 64)  # pixels
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Steps:
 
 
 def time_steps(
-    subject: MethodSubject, resolved: Resolved, device: torch.device, budget_seconds: float, tell: Tell
+    subject: MethodSubject, resolved: Resolved, device: torch.device, budget_seconds: float, progress: Progress
 ) -> Steps:
     """Turns until the budget is spent, at least two; what is received is counted in the warm-up."""
     around = environment.describe(device, 1, subject.method.autocast_dtype)  # its load is that of others
@@ -54,12 +54,12 @@ def time_steps(
     peak = PeakMemory(device, resolved.config.execution == "graphs")
     peak.start()
     for number in range(WARMUP_STEPS[device.type]):
-        tell(f"warming up: step {number + 1} of {WARMUP_STEPS[device.type]}")
+        progress(f"warming up: step {number + 1} of {WARMUP_STEPS[device.type]}")
         received = count_step(subject)
     turns: list[dict[str, float]] = []
     while len(turns) < MIN_TURNS or (len(turns) < MAX_TURNS and _time_is_left(started, budget_seconds, turns)):
         last = f", the last in {sum(turns[-1].values()):.3g} s" if turns else ""
-        tell(f"timing steps: number {1 + len(turns) * STEPS_A_TURN[device.type]}{last}")
+        progress(f"timing steps: number {1 + len(turns) * STEPS_A_TURN[device.type]}{last}")
         turns.append(_take_turn(subject, device))
     peak.update()
     memory_source = (
@@ -102,7 +102,7 @@ def count_step(subject: MethodSubject) -> dict[str, int]:
 
 
 def count_received(
-    resolved: Resolved, device: torch.device, num_processes: int, num_images: int, tell: Tell
+    resolved: Resolved, device: torch.device, num_processes: int, num_images: int, progress: Progress
 ) -> tuple[MethodSubject, dict[str, int]]:
     """What `time_steps` would count, from steps with small images: a gather's bytes grow with the images' area, or
     not at all. Beside it a subject that has made a step.
@@ -110,7 +110,7 @@ def count_received(
     counts = []
     with imagined(num_processes):
         for size in COUNTING_SIZES:
-            tell(f"counting bytes: images of {size} pixels")
+            progress(f"counting bytes: images of {size} pixels")
             config = resolved.config
             data = config.data.model_copy(update={"image_size": size})
             small = config.model_copy(update={"data": data, "execution": "eager"})

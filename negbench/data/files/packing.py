@@ -31,12 +31,12 @@ from negbench.data.files.pack import (
 )
 from negbench.runtime.errors import UserError
 
-Tell = Callable[[int, int], None]  # images and bytes that are done since the last time
+Progress = Callable[[int, int], None]  # images and bytes that are done since the last time
 _READERS = 16  # files under way at once: on a network file system a small one is mostly waited for
 _AT_ONCE = 64  # images in memory
 
 
-def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Tell]) -> None:
+def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Progress]) -> None:
     """Pack the image folder `root` into the new folder `out`, in shards of at most `shard_bytes` (or of one file).
 
     It is written beside `out`, as OUT.partial, and renamed when all of it is on disk; an exception removes it.
@@ -74,17 +74,17 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Te
         raise
 
 
-def verify_pack(root: Path, begin: Callable[[int], Tell]) -> None:
+def verify_pack(root: Path, begin: Callable[[int], Progress]) -> None:
     """Read all of a pack. UserError if any byte is not as it was packed; it names shards and images."""
     splits = read_manifest(root).splits
     with _reading(root):
         packs = {name: open_split(root, name, split) for name, split in splits.items()}
-    tell = begin(sum(map(len, packs.values())))
+    progress = begin(sum(map(len, packs.values())))
     damages = [
         f"{root / shard.name} ({damage})"
         for name, pack in packs.items()
         for number, shard in enumerate(splits[name].shards)
-        if (damage := _damage(pack, number, shard.sha256, tell))
+        if (damage := _damage(pack, number, shard.sha256, progress))
     ]
     if damages:
         raise UserError(f"not as packed: {', '.join(damages)}: {AGAIN}")
@@ -105,7 +105,7 @@ def _onto_disk(folder: Path) -> None:
     os.close(descriptor)
 
 
-def _damage(pack: Pack, number: int, sha256: str, tell: Tell) -> str | None:
+def _damage(pack: Pack, number: int, sha256: str, progress: Progress) -> str | None:
     """What is wrong with a shard."""
     digest, damaged = hashlib.sha256(), []
     for position in (pack.extents.shard_N == number).nonzero().squeeze(1).tolist():
@@ -116,19 +116,19 @@ def _damage(pack: Pack, number: int, sha256: str, tell: Tell) -> str | None:
         digest.update(data)
         if not pack.is_whole(position, data):
             damaged.append(pack.listing.path(position))
-        tell(1, len(data))
+        progress(1, len(data))
     if digest.hexdigest() == sha256:
         return None
     others = f" and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
     return f"{damaged[0]}{others}" if damaged else "its SHA-256"
 
 
-def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, tell: Tell) -> None:
+def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, progress: Progress) -> None:
     splits = {}
     for listing in listings:
         name = Path(listing.root).name
         (folder / name).mkdir()
-        shards, extents = _write_shards(listing, folder, name, shard_bytes, tell)
+        shards, extents = _write_shards(listing, folder, name, shard_bytes, progress)
         arrays = io.BytesIO()
         np.savez(arrays, **listing.to_arrays(), **extents.to_arrays())
         index = _File(folder, f"{name}/{INDEX}").add(arrays.getvalue()).finish()
@@ -139,7 +139,7 @@ def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, te
 
 
 def _write_shards(
-    listing: Listing, folder: Path, name: str, shard_bytes: int, tell: Tell
+    listing: Listing, folder: Path, name: str, shard_bytes: int, progress: Progress
 ) -> tuple[list[PackedFile], Extents]:
     finished: list[PackedFile] = []
     numbers, starts, lengths, checksums = array("i"), array("q"), array("q"), array("q")
@@ -154,7 +154,7 @@ def _write_shards(
             lengths.append(len(data))
             checksums.append(zlib.crc32(data))
             shard.add(data)
-        tell(len(chunk), sum(map(len, chunk)))
+        progress(len(chunk), sum(map(len, chunk)))
     finished.append(shard.finish())
     shard_N = torch.tensor(numbers, dtype=torch.int32)
     return finished, Extents(shard_N, *(torch.tensor(column) for column in (starts, lengths, checksums)))

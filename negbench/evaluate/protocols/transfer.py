@@ -56,7 +56,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     for number, strength in enumerate(strengths, 1):
         model = fit(train_NF[kept_N], labels_N[kept_N], strength, settings.max_iterations)
         scores[strength] = accuracies(model.predict(train_NF[held_out_N]), labels_N[held_out_N])
-        subject.tell("logistic regression", number, len(strengths))
+        subject.progress("logistic regression", number, len(strengths))
     chosen = max(strengths, key=lambda strength: scores[strength][settings.choose_by])  # of equals the strongest
     model = fit(train_NF, labels_N, chosen, settings.max_iterations)
     return {

@@ -63,7 +63,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
             "converged": bool(model.n_iter_ < settings.max_iterations),
             "validated_ap": validated,
         }
-        subject.tell("SVMs", number + 1, len(splits.classes))
+        subject.progress("SVMs", number + 1, len(splits.classes))
     return {
         "mean_ap": float(np.mean([figures["ap"] for figures in by_class.values()])),
         "mean_ap_area": float(np.mean([figures["ap_area"] for figures in by_class.values()])),

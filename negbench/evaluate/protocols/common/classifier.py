@@ -120,7 +120,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         with torch.set_grad_enabled(learns), torch.autocast(device.type, dtype, enabled=dtype is not None):
             features_nF = backbone(view_n3SS)
         optimizer_step(F.cross_entropy(head(features_nF.float()), labels_N[index_n]), optimizer, scaler)
-        subject.tell(f"{name}, steps", step + 1, steps * settings.epochs)
+        subject.progress(f"{name}, steps", step + 1, steps * settings.epochs)
         if within == steps - 1 and not all(parameter.isfinite().all() for parameter in head.parameters()):
             smaller = f"--set lr={settings.lr / 10:g}"
             raise UserError(f"{name} diverged in epoch {epoch + 1}; try a smaller rate, as {smaller}")
