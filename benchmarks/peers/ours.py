@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.peers.pictures import chosen
 from benchmarks.peers.worker import serve
-from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.cost.bench.workloads import BareWorkload, MethodWorkload, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.data.files.listing import Listing
 from negbench.data.sets import FolderSet
@@ -45,10 +45,10 @@ def main() -> None:
 
 def _subject(kind: str, resolved: Resolved, device: torch.device) -> Callable[[], object]:
     dtype = autocast_dtype(resolved.config.precision, device)
-    subject = MethodSubject(resolved, device, dtype)
+    workload = MethodWorkload(resolved, device, dtype)
     if kind == "bare":
-        return BareSubject(resolved.config, passes_of(subject.method), device, dtype).step
-    return subject.step
+        return BareWorkload(resolved.config, passes_of(workload.method), device, dtype).step
+    return workload.step
 
 
 def _views(resolved: Resolved, device: torch.device) -> Callable[[], object]:

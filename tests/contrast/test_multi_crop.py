@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from negbench.contrast.method import RunShape
 from negbench.contrast.source import Encoded
-from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.cost.bench.workloads import BareWorkload, MethodWorkload, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.data.views import crops as views
 from negbench.models.encoder import Arithmetic, Encoder
@@ -100,11 +100,11 @@ def test_the_encoder_runs_once_a_size(
 ) -> None:
     crops = "views.crops=[{size: 12, scale: [0.1, 0.5]}, {size: 9, scale: [0.05, 0.3], num: 2}]"
     resolved = short(name, crops, f"method.symmetric={str(symmetric).lower()}")
-    subject = MethodSubject(resolved, CPU, None)
-    bare = BareSubject(resolved.config, passes_of(subject.method), CPU, None)
-    seen = [shapes(encoder) for encoder in (subject.method.query_encoder, subject.method.key_encoder)]
+    workload = MethodWorkload(resolved, CPU, None)
+    bare = BareWorkload(resolved.config, passes_of(workload.method), CPU, None)
+    seen = [shapes(encoder) for encoder in (workload.method.query_encoder, workload.method.key_encoder)]
     seen_bare = [shapes(encoder) for encoder in (bare.encoder, bare.key_encoder)]
-    subject.step()
+    workload.step()
     bare.step()
     assert seen == [of_queries, of_keys]
     assert seen_bare == seen

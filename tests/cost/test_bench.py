@@ -16,7 +16,7 @@ from negbench.contrast.build import build_method
 from negbench.cost.bench import measure, run, space
 from negbench.cost.bench.groups import Sizes, make_plan, parse_sizes
 from negbench.cost.bench.measure import Entry, Machine
-from negbench.cost.bench.subjects import BareSubject, MethodSubject, passes_of, random_images
+from negbench.cost.bench.workloads import BareWorkload, MethodWorkload, passes_of, random_images
 from negbench.data.batches import training_batches
 from negbench.data.views.maker import compiled_view
 from negbench.records.benches import BenchFolder
@@ -35,7 +35,7 @@ MEBI = 2**20
 
 
 class Counted:
-    """A subject that writes its name down at each step."""
+    """A workload that writes its name down at each step."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
@@ -75,41 +75,41 @@ def test_operations_are_counted() -> None:
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_bare_step_makes_the_methods_passes(name: str) -> None:
     resolved = runs.short(name)
-    subject = MethodSubject(resolved, CPU, None)
-    bare = BareSubject(resolved.config, passes_of(subject.method), CPU, None)
-    encoders = (subject.method.query_encoder, subject.method.key_encoder, bare.encoder, bare.key_encoder)
+    workload = MethodWorkload(resolved, CPU, None)
+    bare = BareWorkload(resolved.config, passes_of(workload.method), CPU, None)
+    encoders = (workload.method.query_encoder, workload.method.key_encoder, bare.encoder, bare.key_encoder)
     calls = Counter[int]()
     for place, encoder in enumerate(encoders):
         if encoder is not None:
             encoder.register_forward_hook(lambda *_, place=place: calls.update([place]))
-    subject.step()
+    workload.step()
     bare.step()
-    assert (calls[0], calls[1]) == (calls[2], calls[3]) == passes_of(subject.method)
+    assert (calls[0], calls[1]) == (calls[2], calls[3]) == passes_of(workload.method)
 
 
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_a_method_is_stepped_as_the_trainer_steps_it(name: str, tmp_path: Path) -> None:
     resolved = runs.short(name)
     config, images = resolved.config, random_images(resolved.config, CPU)
-    subject = MethodSubject(resolved, CPU, None)
-    subject.number, subject.batches = 0, training_batches(images, config, CPU, 0, 4)
+    workload = MethodWorkload(resolved, CPU, None)
+    workload.number, workload.batches = 0, training_batches(images, config, CPU, 0, 4)
     method = build_method(resolved, len(images), CPU, None).train()
     optimizer = build_optimizer(method, config.optimizer)
     trainer = Trainer(config, method, optimizer, images, RunFolder(tmp_path), CPU, Loggers(), None, set())
     for views, index in training_batches(images, config, CPU, 0, 4):
-        set_learning_rate(subject.optimizer, trainer._lr(trainer.step))
-        subject.step()
+        set_learning_rate(workload.optimizer, trainer._lr(trainer.step))
+        workload.step()
         trainer.train_step(views, index)
         trainer.step += 1
-    runs.assert_same(subject.method.state_dict(), method.state_dict())
+    runs.assert_same(workload.method.state_dict(), method.state_dict())
 
 
 def test_adversaries_climb_and_weights_stay() -> None:
     resolved = runs.short("adco")  # K = 40, 32 keys a step: a run's first two steps would only store keys
-    subject = MethodSubject(resolved, CPU, None)
-    before = {name: value.clone() for name, value in subject.method.state_dict().items()}
-    subject.step()
-    after = subject.method.state_dict()
+    workload = MethodWorkload(resolved, CPU, None)
+    before = {name: value.clone() for name, value in workload.method.state_dict().items()}
+    workload.step()
+    after = workload.method.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     moved = {name for name in changed if "running_" not in name and "num_batches" not in name}
     assert moved == {"sources.1.vectors_KD", "sources.1.velocity_KD"}
@@ -163,9 +163,9 @@ def test_a_batch_too_large_is_a_row_and_the_other_groups_go_on(tmp_path: Path) -
     folder = BenchFolder(tmp_path, "quickstart", "cpu")
     run.execute(plan, CPU, 2, folder, lambda number, text: None)
     main, large = json.loads((folder.path / "bench.json").read_text())["groups"]
-    assert all(len(subject["seconds"]) == 2 for subject in main["subjects"])
-    assert [subject["name"] for subject in large["subjects"]] == ["moco", "simclr"]
-    assert all("can't allocate memory" in subject["out_of_memory"] for subject in large["subjects"])
+    assert all(len(row["seconds"]) == 2 for row in main["subjects"])
+    assert [row["name"] for row in large["subjects"]] == ["moco", "simclr"]
+    assert all("can't allocate memory" in row["out_of_memory"] for row in large["subjects"])
 
 
 def test_images_take_the_memory_of_one() -> None:
@@ -208,7 +208,7 @@ def test_errors_name_the_subject_and_its_size(error: type[Exception]) -> None:
 def test_a_step_of_moco_counts_the_products_with_each_key() -> None:
     def operations(num_negatives: int) -> int:
         resolved = runs.short("moco", f"method.num_negatives={num_negatives}", "method.symmetric=true")
-        return int(measure.examine(lambda: MethodSubject(resolved, CPU, None), CPU)["flops"])
+        return int(measure.examine(lambda: MethodWorkload(resolved, CPU, None), CPU)["flops"])
 
     queries, dim = 2 * 16, 8  # of both views; products: cosines, and their gradient by the queries
     assert operations(96) - operations(32) == 2 * (2 * queries * (96 - 32) * dim)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from negbench.cost.bench.subjects import MethodSubject
+from negbench.cost.bench.workloads import MethodWorkload
 from negbench.cost.plan import arithmetic
 from negbench.cost.plan.decoding import HEIGHT, IMAGENET_MEAN_BYTES, WIDTH, measure_decoding
 from negbench.cost.plan.evaluations import Evaluating
@@ -101,11 +101,11 @@ def test_imagined_processes_gather_this_ones_rows_and_are_gone_afterwards() -> N
         assert world_size() == 1
 
 
-def stepped(policy: str, num_processes: int = 1) -> tuple[MethodSubject, dict[str, int]]:
+def stepped(policy: str, num_processes: int = 1) -> tuple[MethodWorkload, dict[str, int]]:
     """A method that has made a step, and the bytes that it received."""
     with imagined(num_processes):
-        subject = MethodSubject(runs.short("adco", f"batch_norm={policy}"), runs.CPU, None, num_images=63)
-        return subject, count_step(subject)
+        workload = MethodWorkload(runs.short("adco", f"batch_norm={policy}"), runs.CPU, None, num_images=63)
+        return workload, count_step(workload)
 
 
 def counted_on_ranks() -> list[dict[str, int]]:
@@ -124,11 +124,11 @@ def test_bytes_are_those_that_two_processes_count() -> None:
 
 
 def test_gradients_and_checkpoint_are_as_large_as_their_tensors() -> None:
-    subject, _ = stepped("process", 4)
-    parameters = sum(p.nbytes for p in subject.method.query_encoder.parameters())
-    assert gradient_bytes(subject, 4) == parameters * 3 // 2
-    tensors = parameters + sum(t.nbytes for t in subject.method.state_dict().values())  # SGD's momentum beside them
-    size, seconds = save_in_memory(subject)
+    workload, _ = stepped("process", 4)
+    parameters = sum(p.nbytes for p in workload.method.query_encoder.parameters())
+    assert gradient_bytes(workload, 4) == parameters * 3 // 2
+    tensors = parameters + sum(t.nbytes for t in workload.method.state_dict().values())  # SGD's momentum beside them
+    size, seconds = save_in_memory(workload)
     assert tensors < size < 1.5 * tensors and seconds > 0
 
 

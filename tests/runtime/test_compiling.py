@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock
 
 from negbench.contrast import losses
 from negbench.contrast.method import Method
-from negbench.cost.bench.subjects import BareSubject, MethodSubject, random_images
+from negbench.cost.bench.workloads import BareWorkload, MethodWorkload, random_images
 from negbench.data.batches import training_batches
 from negbench.data.views import crops as views
 from negbench.data.views.colors import mean_std
@@ -233,9 +233,9 @@ def test_a_step_reads_nothing_from_the_device(
     for sizes in (losses.DENSE, losses.BLOCK):
         monkeypatch.setitem(sizes, "meta", 1 << 10)
     monkeypatch.setattr(Method, "_autocast", lambda self, input: nullcontext())  # which knows no such device
-    subject = MethodSubject(small(method, "precision=fp32", *settings), meta, None)
+    workload = MethodWorkload(small(method, "precision=fp32", *settings), meta, None)
     for _ in range(2):
-        subject.step()
+        workload.step()
 
 
 def test_a_step_that_reads_is_found_out() -> None:
@@ -247,12 +247,12 @@ def test_a_step_that_reads_is_found_out() -> None:
 @pytest.mark.parametrize("mode", ["eager", "compiled", "graphs"])
 @pytest.mark.parametrize("method", list_methods())
 def test_a_step_on_a_gpu_waits_for_nothing(method: str, mode: str) -> None:
-    subject = MethodSubject(small(method, f"execution={mode}", "precision=bf16"), GPU, torch.bfloat16)
+    workload = MethodWorkload(small(method, f"execution={mode}", "precision=bf16"), GPU, torch.bfloat16)
     for _ in range(4):
-        subject.step()
+        workload.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        subject.step()
+        workload.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -261,13 +261,13 @@ def test_a_step_on_a_gpu_waits_for_nothing(method: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["compiled", "graphs"])
 @pytest.mark.parametrize("method", list_methods())
 def test_compiled_steps_on_a_gpu_are_eager_ones(method: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("negbench.cost.bench.subjects.set_learning_rate", lambda optimizer, lr: None)
+    monkeypatch.setattr("negbench.cost.bench.workloads.set_learning_rate", lambda optimizer, lr: None)
 
     def stepped(how: str) -> dict[str, Any]:
-        subject = MethodSubject(small(method, f"execution={how}", "precision=fp32"), GPU, None)
+        workload = MethodWorkload(small(method, f"execution={how}", "precision=fp32"), GPU, None)
         for _ in range(5):
-            subject.step()
-        return subject.method.state_dict()
+            workload.step()
+        return workload.method.state_dict()
 
     expected, found = stepped("eager"), stepped(mode)
     for name, value in expected.items():
@@ -289,6 +289,6 @@ def test_compiled_views_on_a_gpu_are_those_of_the_cpu(mode: str) -> None:
 @pytest.mark.gpu
 def test_the_bare_step_is_compiled_too() -> None:
     config = small("moco", "execution=graphs").config
-    subject = BareSubject(config, (1, 1), GPU, torch.bfloat16)
+    workload = BareWorkload(config, (1, 1), GPU, torch.bfloat16)
     for _ in range(4):
-        subject.step()
+        workload.step()

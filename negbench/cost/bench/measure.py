@@ -1,7 +1,7 @@
-"""Stepping a group: each subject alone for its memory and operations, then all of them in turns for their times.
+"""Stepping a group: each workload alone for its memory and operations, then all of them in turns for their times.
 
-A turn is one step untimed and then some timed ones of one subject; a round is one turn of each subject, in order. What
-disturbs the machine for longer than a round meets all subjects alike, and ratios are taken within rounds.
+A turn is one step untimed and then some timed ones of one workload; a round is one turn of each workload, in order.
+What disturbs the machine for longer than a round meets all workloads alike, and ratios are taken within rounds.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from negbench.cost.bench.groups import Group
 from negbench.cost.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
-from negbench.cost.bench.subjects import BareSubject, MatrixSubject, MethodSubject, Subject
+from negbench.cost.bench.workloads import BareWorkload, MatrixWorkload, MethodWorkload, Workload
 from negbench.runtime.errors import UserError
 from negbench.runtime.span import Spans
 from negbench.settings.keys import flatten, is_own
 from negbench.settings.resolve import size_of
 
-WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a subject alone
+WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a workload alone
 WARMUP_ROUNDS = 1
 Facts = dict[str, Any]
 T = TypeVar("T")
@@ -39,21 +39,21 @@ class Machine:
 
 @dataclass
 class Entry:
-    """A subject and what becomes known of it."""
+    """A workload and what becomes known of it."""
 
-    build: Callable[[], Subject]
+    build: Callable[[], Workload]
     facts: Facts
 
 
 def examined(group: Group, machine: Machine, progress: Progress) -> list[Entry]:
-    """A group's subjects with their memory: methods, bare steps with their passes, matrices in the study's group.
+    """A group's workloads with their memory: methods, bare steps with their passes, matrices in the study's group.
 
     To be called for all groups before any is timed: what glibc keeps then would be counted here.
     """
     entries = _methods(group, machine)
     graphs = group.methods[0].config.execution == "graphs"
     if group.kind == "study":
-        _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no subject
+        _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no workload
     for entry in entries:
         progress(f"{entry.facts['name']} alone")
         _examine(entry, machine.device, graphs)
@@ -71,8 +71,8 @@ def _methods(group: Group, machine: Machine) -> list[Entry]:
     for resolved in group.methods:
         settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
 
-        def build(resolved: Any = resolved) -> Subject:
-            return MethodSubject(resolved, machine.device, machine.dtype)
+        def build(resolved: Any = resolved) -> Workload:
+            return MethodWorkload(resolved, machine.device, machine.dtype)
 
         facts = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
         entries.append(Entry(build, facts | _sizes(resolved.config.batch_size, size_of(resolved))))
@@ -85,8 +85,8 @@ def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
     entries = []
     for passes in dict.fromkeys(entry.facts["passes"] for entry in methods if "passes" in entry.facts):
 
-        def build(passes: Any = passes) -> Subject:
-            return BareSubject(config, passes, machine.device, machine.dtype)
+        def build(passes: Any = passes) -> Workload:
+            return BareWorkload(config, passes, machine.device, machine.dtype)
 
         facts = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
         entries.append(Entry(build, facts | _sizes(config.batch_size, None)))
@@ -96,8 +96,8 @@ def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
 def _matrices(group: Group, machine: Machine) -> Entry:
     tf32, size = group.methods[0].config.precision == "tf32", machine.matrix_size
 
-    def build() -> Subject:
-        return MatrixSubject(size, machine.device, machine.dtype, tf32)
+    def build() -> Workload:
+        return MatrixWorkload(size, machine.device, machine.dtype, tf32)
 
     return Entry(build, {"kind": "matrices", "name": "matrices", "flops": 2 * size**3})
 
@@ -116,7 +116,7 @@ def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
 
 
 def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """As `unless_out_of_memory`; other errors say which subject's they are, and at which size."""
+    """As `unless_out_of_memory`; other errors say which workload's they are, and at which size."""
     try:
         return unless_out_of_memory(work)
     except Exception as error:
@@ -128,39 +128,39 @@ def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
         raise
 
 
-def examine(build: Callable[[], Subject], device: torch.device, graphs: bool = False) -> Facts:
-    """Memory over what was held before, after warm-up; floating-point operations of a step; the subject's facts."""
+def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = False) -> Facts:
+    """Memory over what was held before, after warm-up; floating-point operations of a step; the workload's facts."""
     memory = AddedMemory(device, graphs)
-    subject = build()
+    workload = build()
     for _ in range(WARMUP_STEPS):
-        subject.step()
+        workload.step()
     memory.start()
     for _ in range(PEAK_STEPS):
-        subject.step()
+        workload.step()
     found: Facts = memory.read()
     with FlopCounterMode(display=False) as counter:
-        subject.step()
-    return found | {"flops": counter.get_total_flops()} | subject.facts()
+        workload.step()
+    return found | {"flops": counter.get_total_flops()} | workload.facts()
 
 
 def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Facts]:
     """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
-    subjects: dict[int, Subject] = {}
+    workloads: dict[int, Workload] = {}
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
         if not entry.facts.get("out_of_memory"):
-            subject, reason = attempt(entry, entry.build)
-            if subject is None:
+            workload, reason = attempt(entry, entry.build)
+            if workload is None:
                 entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
             else:
-                subjects[number], turns[number] = subject, []
+                workloads[number], turns[number] = workload, []
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
         progress(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
-        for number in list(subjects):
-            turn, reason = attempt(entries[number], lambda number=number: take_turn(subjects[number], machine))  # type: ignore[misc]
+        for number in list(workloads):
+            turn, reason = attempt(entries[number], lambda number=number: take_turn(workloads[number], machine))  # type: ignore[misc]
             if turn is None:
                 entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
-                del subjects[number], turns[number]
+                del workloads[number], turns[number]
                 release(machine.device)
             elif completed >= 0:
                 turns[number].append(turn)
@@ -173,11 +173,11 @@ def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Fa
     return [entry.facts for entry in entries]
 
 
-def take_turn(subject: Subject, machine: Machine) -> dict[str, float]:
+def take_turn(workload: Workload, machine: Machine) -> dict[str, float]:
     """Mean seconds a step by part, which add up to the step."""
-    subject.step()
+    workload.step()
     spans = Spans(machine.device)
     with spans.recording():
         for _ in range(machine.steps):
-            subject.step()
+            workload.step()
     return {part: seconds / machine.steps for part, seconds in spans.seconds().items()}

@@ -27,7 +27,7 @@ Progress = Callable[
 def execute(
     plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, progress: Progress, traced: bool = False
 ) -> None:
-    """Every subject alone for its memory, then the groups' times; the record is written after each group, of both.
+    """Every workload alone for its memory, then the groups' times; the record is written after each group, of both.
     At last, if `traced`, profiles of the study's own setting.
 
     UserError for the user's mistakes; KeyboardInterrupt leaves what is written.
@@ -53,8 +53,8 @@ def execute(
         for group in plan.groups:
             entries = examined(group, machine, lambda text: progress(None, f"memory: {text}"))
             examinations.append(entries)
-            subjects = [entry.facts for entry in entries]
-            records.append({"kind": group.kind, "value": group.value, "subjects": subjects})
+            workloads = [entry.facts for entry in entries]
+            records.append({"kind": group.kind, "value": group.value, "subjects": workloads})
             folder.write(facts, records, num_timed=0)
         for number, entries in enumerate(examinations):
             records[number]["subjects"] = timed(entries, machine, lambda text, number=number: progress(number, text))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Memory: what a subject takes when it is alone, and how running out of it is survived."""
+"""Memory: what a workload takes when it is alone, and how running out of it is survived."""
 
 import gc
 import re

@@ -28,14 +28,14 @@ def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, p
 
 
 def _write_trace(entry: Entry, device: torch.device, path: Path) -> None:
-    subject = entry.build()
+    workload = entry.build()
     for _ in range(WARMUP_STEPS):
-        subject.step()
+        workload.step()
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with labelled(), profile(activities=activities) as found:
         for _ in range(STEPS):
-            subject.step()
+            workload.step()
         if on_gpu:
             torch.cuda.synchronize(device)
     found.export_chrome_trace(f"{path}.json.gz")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from negbench.cost.bench.subjects import random_images
+from negbench.cost.bench.workloads import random_images
 from negbench.cost.plan.extent import Extent
 from negbench.data.batches import eval_batch_size
 from negbench.evaluate.protocols.knn import KNN_K, knn_top1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from negbench.cost.bench.space import limited_to_free_memory, release, unless_out_of_memory
-from negbench.cost.bench.subjects import MethodSubject
+from negbench.cost.bench.workloads import MethodWorkload
 from negbench.cost.plan import arithmetic, sentences
 from negbench.cost.plan.decoding import Decoding, measure_decoding
 from negbench.cost.plan.evaluations import Evaluating, time_evaluations
@@ -73,15 +73,15 @@ def _measure(
 
     def work() -> tuple[Steps, Evaluating | None]:
         if steps is not None:
-            subject, received = count_received(resolved, device, processes, extent.train, progress)
-            return _completed(steps, subject, received, processes), None
+            workload, received = count_received(resolved, device, processes, extent.train, progress)
+            return _completed(steps, workload, received, processes), None
         with imagined(processes):
             progress(f"building {config.method.name}")
-            subject = MethodSubject(resolved, device, dtype, extent.train)
-            timed = time_steps(subject, resolved, device, seconds, progress)
-        timed = _completed(timed, subject, timed.received_bytes, processes)
-        backbone = subject.method.query_encoder.backbone
-        del subject
+            workload = MethodWorkload(resolved, device, dtype, extent.train)
+            timed = time_steps(workload, resolved, device, seconds, progress)
+        timed = _completed(timed, workload, timed.received_bytes, processes)
+        backbone = workload.method.query_encoder.backbone
+        del workload
         progress("evaluations")
         return timed, time_evaluations(backbone, config, device, extent)
 
@@ -97,9 +97,9 @@ def _measure(
     return found
 
 
-def _completed(steps: Steps, subject: MethodSubject, received: dict[str, int], processes: int) -> Steps:
-    steps.received_bytes = {"gradients": gradient_bytes(subject, processes), **received}
-    steps.state_bytes, steps.save_seconds = save_in_memory(subject)
+def _completed(steps: Steps, workload: MethodWorkload, received: dict[str, int], processes: int) -> Steps:
+    steps.received_bytes = {"gradients": gradient_bytes(workload, processes), **received}
+    steps.state_bytes, steps.save_seconds = save_in_memory(workload)
     return steps
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from negbench.cost.bench.subjects import MethodSubject
+from negbench.cost.bench.workloads import MethodWorkload
 from negbench.cost.plan.arithmetic import ring_bytes
 from negbench.cost.plan.imagined_ranks import imagined
 from negbench.runtime import environment
@@ -46,21 +46,21 @@ class Steps:
 
 
 def time_steps(
-    subject: MethodSubject, resolved: Resolved, device: torch.device, budget_seconds: float, progress: Progress
+    workload: MethodWorkload, resolved: Resolved, device: torch.device, budget_seconds: float, progress: Progress
 ) -> Steps:
     """Turns until the budget is spent, at least two; what is received is counted in the warm-up."""
-    around = environment.describe(device, 1, subject.method.autocast_dtype)  # its load is that of others
+    around = environment.describe(device, 1, workload.method.autocast_dtype)  # its load is that of others
     started = time.perf_counter()
     peak = PeakMemory(device, resolved.config.execution == "graphs")
     peak.start()
     for number in range(WARMUP_STEPS[device.type]):
         progress(f"warming up: step {number + 1} of {WARMUP_STEPS[device.type]}")
-        received = count_step(subject)
+        received = count_step(workload)
     turns: list[dict[str, float]] = []
     while len(turns) < MIN_TURNS or (len(turns) < MAX_TURNS and _time_is_left(started, budget_seconds, turns)):
         last = f", the last in {sum(turns[-1].values()):.3g} s" if turns else ""
         progress(f"timing steps: number {1 + len(turns) * STEPS_A_TURN[device.type]}{last}")
-        turns.append(_take_turn(subject, device))
+        turns.append(_take_turn(workload, device))
     peak.update()
     memory_source = (
         "most that tensors took in these steps; the CUDA context and NCCL come on top"
@@ -85,27 +85,27 @@ def _time_is_left(started: float, budget_seconds: float, turns: list[dict[str, f
     return now + (now - started) / (len(turns) + 1) < started + budget_seconds
 
 
-def _take_turn(subject: MethodSubject, device: torch.device) -> dict[str, float]:
+def _take_turn(workload: MethodWorkload, device: torch.device) -> dict[str, float]:
     """Mean seconds a step by part, which add up to the step."""
     spans, number = Spans(device), STEPS_A_TURN[device.type]
     with spans.recording():
         for _ in range(number):
-            subject.step()
+            workload.step()
     return {part: seconds / number for part, seconds in spans.seconds().items()}
 
 
-def count_step(subject: MethodSubject) -> dict[str, int]:
+def count_step(workload: MethodWorkload) -> dict[str, int]:
     """Makes a step; the bytes that it received."""
     before = received_bytes.copy()
-    subject.step()
+    workload.step()
     return dict(received_bytes - before)
 
 
 def count_received(
     resolved: Resolved, device: torch.device, num_processes: int, num_images: int, progress: Progress
-) -> tuple[MethodSubject, dict[str, int]]:
+) -> tuple[MethodWorkload, dict[str, int]]:
     """What `time_steps` would count, from steps with small images: a gather's bytes grow with the images' area, or
-    not at all. Beside it a subject that has made a step.
+    not at all. Beside it a workload that has made a step.
     """
     counts = []
     with imagined(num_processes):
@@ -115,26 +115,26 @@ def count_received(
             data = config.data.model_copy(update={"image_size": size})
             small = config.model_copy(update={"data": data, "execution": "eager"})
             dtype = autocast_dtype(config.precision, device)
-            subject = MethodSubject(replace(resolved, config=small), device, dtype, num_images)
-            counts.append(count_step(subject))
+            workload = MethodWorkload(replace(resolved, config=small), device, dtype, num_images)
+            counts.append(count_step(workload))
     (few, many), (low, high) = counts, (size**2 for size in COUNTING_SIZES)
     area = resolved.config.data.image_size**2
-    return subject, {
+    return workload, {
         purpose: round(few[purpose] + (many[purpose] - few[purpose]) * (area - low) / (high - low)) for purpose in few
     }
 
 
-def gradient_bytes(subject: MethodSubject, num_processes: int) -> int:
+def gradient_bytes(workload: MethodWorkload, num_processes: int) -> int:
     """What a process receives a step while gradients are averaged."""
-    trained = sum(p.nbytes for p in subject.method.parameters() if p.requires_grad)
+    trained = sum(p.nbytes for p in workload.method.parameters() if p.requires_grad)
     return ring_bytes(trained, num_processes)
 
 
-def save_in_memory(subject: MethodSubject) -> tuple[int, float]:
+def save_in_memory(workload: MethodWorkload) -> tuple[int, float]:
     """Bytes of a checkpoint's tensors, and the seconds of its serialisation and checksum."""
     started = time.perf_counter()
     buffer = io.BytesIO()
-    torch.save({"method": subject.method.state_dict(), "optimizer": subject.optimizer.state_dict()}, buffer)
+    torch.save({"method": workload.method.state_dict(), "optimizer": workload.optimizer.state_dict()}, buffer)
     content = buffer.getvalue()
     hashlib.sha256(content).hexdigest()
     return len(content), time.perf_counter() - started

@@ -29,7 +29,7 @@ Passes = tuple[int, int]  # views a step through the query encoder, which are ba
 MIN_IMAGES = 1024
 
 
-class Subject(Protocol):
+class Workload(Protocol):
     def step(self) -> None:
         """Everything that is done again for each batch."""
 
@@ -48,7 +48,7 @@ def random_images(config: RunConfig[Any], device: torch.device, num_images: int 
     return ResidentSet(image.to(device).expand(num_images, -1, -1, -1), label.expand(num_images))
 
 
-class MethodSubject:
+class MethodWorkload:
     """A method as the trainer steps it.
 
     Steps are numbered from K on: a source that is filled at first, as AdCo's adversaries, is full by then.
@@ -95,7 +95,7 @@ def passes_of(method: Method) -> Passes:
     return len(method.query_views), len(method.key_views) if method.key_encoder is not None else 0
 
 
-class BareSubject:
+class BareWorkload:
     """The encoder alone: `passes` as a method makes them, backward and the optimizer, on one fixed batch.
 
     No views, momentum update, contrast, predictor or refresh. The loss is the embedding's mean square norm.
@@ -139,7 +139,7 @@ class BareSubject:
         return {"passes": self.passes, "parameters": sum(p.numel() for p in self.encoder.parameters())}
 
 
-class MatrixSubject:
+class MatrixWorkload:
     """Square matrices multiplied in the encoder's precision: the rate that the encoder's work is held against."""
 
     def __init__(self, size: int, device: torch.device, dtype: torch.dtype | None, tf32: bool) -> None:
