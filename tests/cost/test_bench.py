@@ -57,8 +57,10 @@ def test_subjects_take_turns() -> None:
     measure.timed(entries, _machine(rounds=2, steps=2), lambda text: None)
     assert "".join(log) == 3 * "AAABBBCCC"  # warm-up and two rounds, each turn one step untimed and two timed ones
     for entry in entries:
-        assert len(entry.facts["seconds"]) == 2
-        assert [sum(parts) for parts in zip(*entry.facts["parts"].values(), strict=True)] == entry.facts["seconds"]
+        assert len(entry.measurement["seconds"]) == 2
+        assert [sum(parts) for parts in zip(*entry.measurement["parts"].values(), strict=True)] == entry.measurement[
+            "seconds"
+        ]
 
 
 def test_operations_are_counted() -> None:
@@ -282,4 +284,4 @@ def _peak_of_hungry() -> int:
     keep_freed_memory()
     entry = Entry(Hungry, {"name": "hungry"})
     measure._examine(entry, CPU)
-    return int(entry.facts["peak_memory_bytes"])
+    return int(entry.measurement["peak_memory_bytes"])

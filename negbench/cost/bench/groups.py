@@ -18,7 +18,7 @@ NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
 
 
 @dataclass(frozen=True)
-class Group:
+class BenchGroup:
     """Methods that take turns. `kind` says what the group is for: "study", "num_negatives" or "batch_size"."""
 
     kind: str
@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    groups: tuple[Group, ...]
+    groups: tuple[BenchGroup, ...]
 
     @property
     def config(self) -> RunConfig[Any]:
@@ -126,7 +126,7 @@ def make_plan(
     _check_equal_settings(main)
     config = main[0].config
     check_batch(config, 1)
-    groups = [Group("study", None, tuple(main))]
+    groups = [BenchGroup("study", None, tuple(main))]
     sized = [(name, size_of(resolved)) for name, resolved in zip(names, main, strict=True) if size_of(resolved)]
     if not sized and num_negatives.asked:
         raise UserError(
@@ -135,12 +135,12 @@ def make_plan(
         )
     for size in num_negatives.swept if sized else ():
         if any(own != size for _, own in sized):
-            groups.append(Group("num_negatives", size, tuple(at(name, size, batch) for name, _ in sized)))
+            groups.append(BenchGroup("num_negatives", size, tuple(at(name, size, batch) for name, _ in sized)))
     for size in batch_size.swept if batch_size else _around(config):
         if size != config.batch_size:
             methods = tuple(at(name, size_of(own), size) for name, own in zip(names, main, strict=True))
             check_batch(methods[0].config, 1)
-            groups.append(Group("batch_size", size, methods))
+            groups.append(BenchGroup("batch_size", size, methods))
     return Plan(tuple(groups))
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from negbench.cost.bench.groups import Group
+from negbench.cost.bench.groups import BenchGroup
 from negbench.cost.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
 from negbench.cost.bench.workloads import BareWorkload, MatrixWorkload, MethodWorkload, Workload
 from negbench.runtime.errors import UserError
@@ -21,7 +21,7 @@ from negbench.settings.resolve import size_of
 
 WARMUP_STEPS, PEAK_STEPS = 2, 2  # of a workload alone
 WARMUP_ROUNDS = 1
-Facts = dict[str, Any]
+Measurement = dict[str, Any]
 T = TypeVar("T")
 Progress = Callable[[str], None]
 
@@ -42,10 +42,10 @@ class Entry:
     """A workload and what becomes known of it."""
 
     build: Callable[[], Workload]
-    facts: Facts
+    measurement: Measurement
 
 
-def examined(group: Group, machine: Machine, progress: Progress) -> list[Entry]:
+def examined(group: BenchGroup, machine: Machine, progress: Progress) -> list[Entry]:
     """A group's workloads with their memory: methods, bare steps with their passes, matrices in the study's group.
 
     To be called for all groups before any is timed: what glibc keeps then would be counted here.
@@ -55,10 +55,10 @@ def examined(group: Group, machine: Machine, progress: Progress) -> list[Entry]:
     if group.kind == "study":
         _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no workload
     for entry in entries:
-        progress(f"{entry.facts['name']} alone")
+        progress(f"{entry.measurement['name']} alone")
         _examine(entry, machine.device, graphs)
     for entry in _bares(group, entries, machine):
-        progress(f"{entry.facts['name']} step alone")
+        progress(f"{entry.measurement['name']} step alone")
         _examine(entry, machine.device, graphs)
         entries.append(entry)
     if group.kind == "study":
@@ -66,7 +66,7 @@ def examined(group: Group, machine: Machine, progress: Progress) -> list[Entry]:
     return entries
 
 
-def _methods(group: Group, machine: Machine) -> list[Entry]:
+def _methods(group: BenchGroup, machine: Machine) -> list[Entry]:
     entries = []
     for resolved in group.methods:
         settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
@@ -79,11 +79,11 @@ def _methods(group: Group, machine: Machine) -> list[Entry]:
     return entries
 
 
-def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
+def _bares(group: BenchGroup, methods: list[Entry], machine: Machine) -> list[Entry]:
     """One for each number of passes that a method of the group makes."""
     config = group.methods[0].config
     entries = []
-    for passes in dict.fromkeys(entry.facts["passes"] for entry in methods if "passes" in entry.facts):
+    for passes in dict.fromkeys(entry.measurement["passes"] for entry in methods if "passes" in entry.measurement):
 
         def build(passes: Any = passes) -> Workload:
             return BareWorkload(config, passes, machine.device, machine.dtype)
@@ -93,7 +93,7 @@ def _bares(group: Group, methods: list[Entry], machine: Machine) -> list[Entry]:
     return entries
 
 
-def _matrices(group: Group, machine: Machine) -> Entry:
+def _matrices(group: BenchGroup, machine: Machine) -> Entry:
     tf32, size = group.methods[0].config.precision == "tf32", machine.matrix_size
 
     def build() -> Workload:
@@ -102,7 +102,7 @@ def _matrices(group: Group, machine: Machine) -> Entry:
     return Entry(build, {"kind": "matrices", "name": "matrices", "flops": 2 * size**3})
 
 
-def _sizes(batch_size: int, num_negatives: int | None) -> Facts:
+def _sizes(batch_size: int, num_negatives: int | None) -> Measurement:
     return {"batch_size": batch_size, "num_negatives": num_negatives, "out_of_memory": None}
 
 
@@ -111,7 +111,7 @@ def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
     release(device)
     with without_reuse(device):
         found, reason = attempt(entry, lambda: examine(entry.build, device, graphs))
-    entry.facts |= {"out_of_memory": reason} | (found or {})
+    entry.measurement |= {"out_of_memory": reason} | (found or {})
     release(device)
 
 
@@ -120,15 +120,17 @@ def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
     try:
         return unless_out_of_memory(work)
     except Exception as error:
-        sizes = (f"{key} {entry.facts[key]}" for key in ("num_negatives", "batch_size") if entry.facts.get(key))
-        who = ", ".join([entry.facts["name"], *sizes])
+        sizes = (
+            f"{key} {entry.measurement[key]}" for key in ("num_negatives", "batch_size") if entry.measurement.get(key)
+        )
+        who = ", ".join([entry.measurement["name"], *sizes])
         if isinstance(error, UserError):
             raise UserError(f"{who}: {error}") from error
         error.add_note(f"in the bench: {who}")
         raise
 
 
-def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = False) -> Facts:
+def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = False) -> Measurement:
     """Memory over what was held before, after warm-up; floating-point operations of a step; the workload's facts."""
     memory = AddedMemory(device, graphs)
     workload = build()
@@ -137,21 +139,21 @@ def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = 
     memory.start()
     for _ in range(PEAK_STEPS):
         workload.step()
-    found: Facts = memory.read()
+    found: Measurement = memory.read()
     with FlopCounterMode(display=False) as counter:
         workload.step()
     return found | {"flops": counter.get_total_flops()} | workload.facts()
 
 
-def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Facts]:
+def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Measurement]:
     """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
     workloads: dict[int, Workload] = {}
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
-        if not entry.facts.get("out_of_memory"):
+        if not entry.measurement.get("out_of_memory"):
             workload, reason = attempt(entry, entry.build)
             if workload is None:
-                entry.facts["out_of_memory"] = f"beside the others of its group: {reason}"
+                entry.measurement["out_of_memory"] = f"beside the others of its group: {reason}"
             else:
                 workloads[number], turns[number] = workload, []
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
@@ -159,18 +161,18 @@ def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Fa
         for number in list(workloads):
             turn, reason = attempt(entries[number], lambda number=number: take_turn(workloads[number], machine))  # type: ignore[misc]
             if turn is None:
-                entries[number].facts["out_of_memory"] = f"beside the others of its group: {reason}"
+                entries[number].measurement["out_of_memory"] = f"beside the others of its group: {reason}"
                 del workloads[number], turns[number]
                 release(machine.device)
             elif completed >= 0:
                 turns[number].append(turn)
     for number, taken in turns.items():
         parts = sorted({part for turn in taken for part in turn})
-        entries[number].facts |= {
+        entries[number].measurement |= {
             "seconds": [sum(turn.values()) for turn in taken],
             "parts": {part: [turn.get(part, 0.0) for turn in taken] for part in parts},
         }
-    return [entry.facts for entry in entries]
+    return [entry.measurement for entry in entries]
 
 
 def take_turn(workload: Workload, machine: Machine) -> dict[str, float]:

@@ -53,7 +53,7 @@ def execute(
         for group in plan.groups:
             entries = examined(group, machine, lambda text: progress(None, f"memory: {text}"))
             examinations.append(entries)
-            workloads = [entry.facts for entry in entries]
+            workloads = [entry.measurement for entry in entries]
             records.append({"kind": group.kind, "value": group.value, "subjects": workloads})
             folder.write(facts, records, num_timed=0)
         for number, entries in enumerate(examinations):

@@ -18,12 +18,12 @@ def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, p
     `trace-NAME.txt`, the operations that take longest. What has run out of memory before has none.
     """
     for entry in entries:
-        if entry.facts["kind"] != "matrices" and not entry.facts.get("out_of_memory"):
-            progress(entry.facts["name"])
-            path = folder / f"trace-{entry.facts['name'].replace(' ', '-')}"
+        if entry.measurement["kind"] != "matrices" and not entry.measurement.get("out_of_memory"):
+            progress(entry.measurement["name"])
+            path = folder / f"trace-{entry.measurement['name'].replace(' ', '-')}"
             _, reason = attempt(entry, lambda entry=entry, path=path: _write_trace(entry, device, path))  # type: ignore[misc]
             if reason:
-                progress(f"{entry.facts['name']} has none: {reason}")
+                progress(f"{entry.measurement['name']} has none: {reason}")
             release(device)
 
 
@@ -41,4 +41,4 @@ def _write_trace(entry: Entry, device: torch.device, path: Path) -> None:
     found.export_chrome_trace(f"{path}.json.gz")
     order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     table = found.key_averages().table(sort_by=order, row_limit=OPERATIONS, max_name_column_width=60)
-    Path(f"{path}.txt").write_text(f"{STEPS} steps of {entry.facts['name']}\n{table}\n")
+    Path(f"{path}.txt").write_text(f"{STEPS} steps of {entry.measurement['name']}\n{table}\n")
