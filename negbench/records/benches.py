@@ -80,7 +80,7 @@ class _Version(_Checked):
     schema_version: int
 
 
-class SubjectRecord(_Checked):
+class RowRecord(_Checked):
     kind: Literal["method", "bare", "matrices"]
     name: str
     batch_size: Positive | None = None
@@ -98,7 +98,7 @@ class SubjectRecord(_Checked):
     parts: dict[str, list[Seconds]] = {}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "SubjectRecord":
+    def _is_whole(self) -> "RowRecord":
         if self.kind == "matrices" and not self.flops:
             raise UserError("matrices without flops")
         if self.kind != "matrices" and self.batch_size is None:
@@ -114,7 +114,7 @@ class SubjectRecord(_Checked):
 class GroupRecord(_Checked):
     kind: Literal["study", "num_negatives", "batch_size"]
     value: Positive | None
-    subjects: list[SubjectRecord]
+    subjects: list[RowRecord]
 
 
 class EnvironmentRecord(_Checked):
@@ -145,18 +145,18 @@ class BenchRecord(_Checked):
     def _fits_together(self) -> "BenchRecord":
         if not self.groups or self.groups[0].kind != "study":
             raise UserError("its first group is not the study's own setting")
-        known = {subject.name for subject in self.groups[0].subjects if subject.kind == "method"}
+        known = {row.name for row in self.groups[0].subjects if row.kind == "method"}
         if not known:
             raise UserError("no method was stepped")
-        for subject in (subject for group in self.groups for subject in group.subjects):
-            if subject.kind == "method" and subject.name not in known:
-                raise UserError(f"{subject.name} is not in the first group")
-            expected = 0 if subject.out_of_memory else self.rounds
-            awaits_its_turn = not self.complete and not subject.seconds
-            if len(subject.seconds) != expected and not awaits_its_turn:
-                raise UserError(f"{subject.name} has {len(subject.seconds)} rounds, not {expected}")
-            if not subject.parts.keys() <= set(self.parts):
-                raise UserError(f"{subject.name} has parts that the bench does not name")
+        for row in (row for group in self.groups for row in group.subjects):
+            if row.kind == "method" and row.name not in known:
+                raise UserError(f"{row.name} is not in the first group")
+            expected = 0 if row.out_of_memory else self.rounds
+            awaits_its_turn = not self.complete and not row.seconds
+            if len(row.seconds) != expected and not awaits_its_turn:
+                raise UserError(f"{row.name} has {len(row.seconds)} rounds, not {expected}")
+            if not row.parts.keys() <= set(self.parts):
+                raise UserError(f"{row.name} has parts that the bench does not name")
         return self
 
 

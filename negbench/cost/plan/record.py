@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from negbench.cost.plan.steps import Steps
-from negbench.records.benches import RECORD, BenchRecord, SubjectRecord, read_record
+from negbench.records.benches import RECORD, BenchRecord, RowRecord, read_record
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten, is_of_method, leaves, plain
 from negbench.settings.resolve import Resolved, size_of
@@ -24,20 +24,20 @@ def steps_of_record(folder: Path, resolved: Resolved, num_processes: int) -> Ste
     """
     record = _read(folder)
     images = resolved.config.batch_size // num_processes
-    subject = _entry(record, folder, resolved, images)
-    _check_settings(record, subject, folder, resolved, images)
-    if subject.out_of_memory:
-        raise UserError(f"--bench {folder}: {subject.name} with {images} images ran out of memory there")
-    if not subject.seconds:
-        raise UserError(f"--bench {folder}: {subject.name} with {images} images was not timed; finish the bench")
+    row = _entry(record, folder, resolved, images)
+    _check_settings(record, row, folder, resolved, images)
+    if row.out_of_memory:
+        raise UserError(f"--bench {folder}: {row.name} with {images} images ran out of memory there")
+    if not row.seconds:
+        raise UserError(f"--bench {folder}: {row.name} with {images} images was not timed; finish the bench")
     memory = "over what the process held before" if record.environment.device_type == "cpu" else "of tensors"
     return Steps(
         source=f"median of {record.rounds} rounds of {record.steps_per_turn} steps in {folder}",
         environment=record.environment.model_dump(),
-        seconds=subject.seconds,
-        parts={part: median(seconds) for part, seconds in subject.parts.items()},
-        peak_memory_bytes=subject.peak_memory_bytes,
-        peak_reserved_bytes=subject.peak_reserved_bytes,
+        seconds=row.seconds,
+        parts={part: median(seconds) for part, seconds in row.parts.items()},
+        peak_memory_bytes=row.peak_memory_bytes,
+        peak_reserved_bytes=row.peak_reserved_bytes,
         memory_source=f"in {folder}: peak {memory}, without what is gathered from other processes",
         bench=str(folder),
     )
@@ -54,12 +54,12 @@ def _read(folder: Path) -> BenchRecord:
         raise UserError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
 
 
-def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> SubjectRecord:
+def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> RowRecord:
     name, number = resolved.config.method.name, size_of(resolved)
-    methods = [subject for group in record.groups for subject in group.subjects if subject.kind == "method"]
-    for subject in methods:
-        if (subject.name, subject.batch_size, subject.num_negatives) == (name, images, number):
-            return subject
+    methods = [row for group in record.groups for row in group.subjects if row.kind == "method"]
+    for row in methods:
+        if (row.name, row.batch_size, row.num_negatives) == (name, images, number):
+            return row
     held = "; ".join(dict.fromkeys(_named(s.name, s.batch_size, s.num_negatives) for s in methods))
     raise UserError(
         f"--bench {folder} has no {_named(name, images, number)}, which is what a process would step; it has {held}; "
@@ -71,9 +71,9 @@ def _named(name: str, images: int | None, number: int | None) -> str:
     return f"{name} with {images} images" + (f" and K = {number}" if number else "")
 
 
-def _check_settings(record: BenchRecord, subject: SubjectRecord, folder: Path, resolved: Resolved, images: int) -> None:
+def _check_settings(record: BenchRecord, row: RowRecord, folder: Path, resolved: Resolved, images: int) -> None:
     defaults = {key: field.default for key, field in leaves(type(resolved.config))}
-    held = {**record.settings, **subject.settings}
+    held = {**record.settings, **row.settings}
     for key, value in _wanted(resolved).items():
         found = held.get(key, plain(defaults[key]))  # an earlier version had no such setting, and did the same
         if found != value:

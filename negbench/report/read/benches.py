@@ -13,7 +13,7 @@ from negbench.records.benches import (
     RECORD,
     BenchRecord,
     OtherVersionError,
-    SubjectRecord,
+    RowRecord,
     benches_in,
     is_bench,
     read_record,
@@ -180,7 +180,7 @@ def _bench(path: Path, record: BenchRecord) -> Bench:
     )
 
 
-def _subject(record: SubjectRecord) -> Subject:
+def _subject(record: RowRecord) -> Subject:
     return Subject(
         record.kind,
         record.name,
