@@ -1,24 +1,13 @@
 """`negbench bench`: what a step of each method costs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice
+from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process
 from negbench.cli.tables import show_and_write
-from negbench.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from negbench.cost.bench.groups import Plan
-    from negbench.cost.bench.run import Progress as Report
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(bench)
 
 
 def bench(
@@ -44,11 +33,9 @@ def bench(
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
     with mistakes_of_the_user():
-        from negbench.runtime.place import find_place
-
-        if find_place().world_size > 1:
-            raise UserError("negbench bench measures one process on one device; start it without torchrun or srun")
+        check_single_process("bench")
         check_choice("--device", device, DEVICES)
+        from negbench.cli.progress import bench_progress, interruptible
         from negbench.cost.bench import groups as plan
         from negbench.cost.bench import run
         from negbench.records.benches import BenchFolder
@@ -63,49 +50,13 @@ def bench(
             plan.parse_batch_size(batch_size),
         )
         folder = BenchFolder(output, chosen.config.study, where.type)
-        try:
-            with _progress(chosen) as progress:
-                run.execute(chosen, where, rounds, folder, progress, trace)
-        except KeyboardInterrupt:
-            kept = f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
-            _note(f"interrupted; {kept if folder.num_groups else 'no group was done, so nothing is kept'}")
-            raise typer.Exit(130) from None
-        _show(folder.path)
 
+        def kept() -> str:
+            if not folder.num_groups:
+                return "no group was done, so nothing is kept"
+            return f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
 
-def _note(text: str) -> None:
-    from negbench.train.loggers.console import console
-
-    console.print(text, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(plan: "Plan") -> "Iterator[Report]":
-    """A bar on a terminal; elsewhere a line a group."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from negbench.train.loggers.console import console
-
-    num_groups = len(plan.groups)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    told = ""
-
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=num_groups)
-
-        def progress(number: int | None, text: str) -> None:
-            nonlocal told
-            if number is not None:
-                text = f"group {number + 1} of {num_groups}, {plan.groups[number].title}: {text}"
-            title = text.rpartition(": ")[0]
-            bar.update(task, completed=number, description=text)
-            if title != told and not console.is_terminal:
-                _note(title)
-            told = title
-
-        yield progress
-
-
-def _show(folder: Path) -> None:
-    """The tables, and the page in `report/`."""
-    show_and_write([], [folder], folder / "report")
+        titles = [group.title for group in chosen.groups]
+        with interruptible(kept), bench_progress(titles) as progress:
+            run.execute(chosen, where, rounds, folder, progress, trace)
+        show_and_write([], [folder.path], folder.path / "report")

@@ -1,35 +1,32 @@
 """`negbench evaluate`: a run's newest checkpoint on the test set, or on other data, by protocols by name."""
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, check_choice
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import STANDARD
-from negbench.settings.protocols import PROTOCOLS, find_protocol, keys_of_protocols, of_every_epoch
-
-if TYPE_CHECKING:
-    from negbench.evaluate.subject import Progress as Report
 
 
-_HELP = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
-_LINE_EVERY_SECONDS = 30.0  # where no bar can be shown
+class EvaluateCommand(TyperCommand):
+    """Lists the protocols when its help is asked for, since finding them takes longer than `negbench --help`."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from negbench.settings.facts import STANDARD
+        from negbench.settings.protocols import PROTOCOLS
 
-def register(app: typer.Typer) -> None:
-    app.command()(evaluate)
+        option: Any = next(option for option in self.params if option.name == "protocol")
+        option.help = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
+        super().format_help(ctx, formatter)
 
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
-    protocol: Annotated[list[str] | None, typer.Option(help=_HELP)] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,8 +50,11 @@ def evaluate(
 
     Writes evaluations/PROTOCOL.json.
     """
-    protocols = list(dict.fromkeys(protocol or STANDARD))
     with mistakes_of_the_user():
+        from negbench.settings.facts import STANDARD
+        from negbench.settings.protocols import find_protocol, of_every_epoch
+
+        protocols = list(dict.fromkeys(protocol or STANDARD))
         for name in protocols:
             find_protocol(name)
         check_choice("--device", device, DEVICES)
@@ -66,27 +66,20 @@ def evaluate(
         if path.is_dir() and (config or of_study or output):
             option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
             raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
+        from negbench.cli.progress import evaluation_progress, interruptible, note
         from negbench.evaluate import final
         from negbench.evaluate.source import file_source, run_source
         from negbench.records.summary import top1_figures
         from negbench.runtime.device import choose_device
-        from negbench.train.loggers.console import Plain, console
 
-        where, note = choose_device(device), Plain().note
-        try:
-            with _progress() as progress:
-                if path.is_dir():
-                    source = run_source(path, note)
-                else:
-                    source = file_source(path, config, of_study, output or Path("results"))
-                evaluations = final.evaluate(source, protocols, where, requests, progress, note)
-        except KeyboardInterrupt:
-            console.print(
-                "interrupted; protocols that were done are written, and all other records are as they were",
-                markup=False,
-                soft_wrap=True,
-            )
-            raise typer.Exit(130) from None
+        where = choose_device(device)
+        kept = "protocols that were done are written, and all other records are as they were"
+        with interruptible(lambda: kept), evaluation_progress() as progress:
+            if path.is_dir():
+                source = run_source(path, note)
+            else:
+                source = file_source(path, config, of_study, output or Path("results"))
+            evaluations = final.evaluate(source, protocols, where, requests, progress, note)
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))
@@ -101,34 +94,8 @@ def evaluate(
 
 def _is_of_study(setting: str, protocols: list[str]) -> bool:
     """Whether it is a key of runs and not of a protocol."""
+    from negbench.settings.protocols import keys_of_protocols
     from negbench.settings.schema import RunConfig
 
     key = setting.partition("=")[0]
     return "." in key or (key in RunConfig.model_fields and key not in keys_of_protocols(protocols))
-
-
-@contextmanager
-def _progress() -> "Iterator[Report]":
-    """A bar on a terminal for each part of the work; elsewhere a line now and then of what takes long."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from negbench.train.loggers.console import console
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    told = time.monotonic()
-
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        shown = ""
-
-        def progress(what: str, done: int, of: int) -> None:
-            nonlocal told, shown
-            if what != shown:
-                bar.reset(task, description=what, total=of)
-                shown = what
-            bar.update(task, completed=done)
-            if not console.is_terminal and time.monotonic() - told > _LINE_EVERY_SECONDS:
-                console.print(f"{what}: {done:,} of {of:,}", markup=False, soft_wrap=True)
-                told = time.monotonic()
-
-        yield progress

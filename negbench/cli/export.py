@@ -11,10 +11,6 @@ from negbench.cli.options import check_choice
 FORMATS = ("torchvision", "timm", "safetensors", "detectron2", "onnx")
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(export)
-
-
 def export(
     path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
     format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.", show_default=False)],

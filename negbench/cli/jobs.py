@@ -24,11 +24,6 @@ Runs = Annotated[list[Path], typer.Argument(help="Run folders.", show_default=Fa
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red", "dead": "red", "pending": "yellow"}
 
 
-def register(app: typer.Typer) -> None:
-    for command in (status, logs, cancel):
-        app.command()(command)
-
-
 def status(
     output: Output = Path("results"),
     study: Annotated[str | None, typer.Option(help="Only this study's runs.")] = None,

@@ -6,18 +6,17 @@ from typing import Annotated, Any
 import typer
 
 import negbench
-from negbench.cli.bench import register as register_bench
-from negbench.cli.data import register as register_data
-from negbench.cli.evaluate import register as register_evaluate
-from negbench.cli.export import register as register_export
-from negbench.cli.jobs import register as register_jobs
-from negbench.cli.plan import register as register_plan
-from negbench.cli.report import register as register_report
-from negbench.cli.run import register as register_run
-from negbench.cli.show import register as register_show
-from negbench.cli.sweep import register as register_sweep
-from negbench.cli.tune import register as register_tune
-from negbench.settings.plugins import nearest
+from negbench.cli.bench import bench
+from negbench.cli.data import data
+from negbench.cli.evaluate import EvaluateCommand, evaluate
+from negbench.cli.export import export
+from negbench.cli.jobs import cancel, logs, status
+from negbench.cli.plan import plan
+from negbench.cli.report import report
+from negbench.cli.run import run
+from negbench.cli.show import methods, show_config, views
+from negbench.cli.sweep import sweep
+from negbench.cli.tune import tune
 
 app = typer.Typer(
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
@@ -42,17 +41,21 @@ def main_options(
 ) -> None: ...
 
 
-register_run(app)
-register_show(app)
-register_evaluate(app)
-register_export(app)
-register_sweep(app)
-register_tune(app)
-register_plan(app)
-register_bench(app)
-register_data(app)
-register_jobs(app)
-register_report(app)
+app.command()(run)
+app.command()(methods)
+app.command("config")(show_config)
+app.command()(views)
+app.command(cls=EvaluateCommand)(evaluate)
+app.command()(export)
+app.command()(sweep)
+app.command()(tune)
+app.command()(plan)
+app.command()(bench)
+app.add_typer(data, name="data")
+app.command()(status)
+app.command()(logs)
+app.command()(cancel)
+app.command()(report)
 
 
 def main() -> None:
@@ -70,6 +73,8 @@ def main() -> None:
 def _mistake_in_options(error: Any) -> str:
     """One sentence, with the option's nearest name; nothing where the help has been shown instead."""
     if possible := getattr(error, "possibilities", None):
+        from negbench.settings.plugins import nearest
+
         text = error.message + nearest(error.option_name, possible)
     else:
         text = error.format_message().strip()

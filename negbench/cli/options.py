@@ -36,6 +36,14 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
+def check_single_process(command: str) -> None:
+    """UserError if this is one process of several."""
+    from negbench.runtime.place import find_place
+
+    if find_place().world_size > 1:
+        raise UserError(f"negbench {command} measures one process on one device; start it without torchrun or srun")
+
+
 def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
     option = typer.Option("--" + name.replace("_", "-"), help=text, metavar=metavar, rich_help_panel=_PANEL)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])

@@ -30,10 +30,6 @@ Targets = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(report)
-
-
 def report(
     runs: Arguments = None,
     output: Output = None,

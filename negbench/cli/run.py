@@ -23,10 +23,7 @@ from negbench.cli.options import (
 from negbench.runtime.errors import UserError
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(with_cluster_options(run))
-
-
+@with_cluster_options
 def run(
     cluster: dict[str, Any],
     method: Method = None,

@@ -17,12 +17,6 @@ from negbench.cli.options import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(methods)
-    app.command("config")(show_config)
-    app.command()(views)
-
-
 def methods() -> None:
     """List the methods, and where each takes its negatives from."""
     from negbench.settings.plugins import list_methods

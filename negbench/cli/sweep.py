@@ -28,10 +28,7 @@ from negbench.cli.options import (
 from negbench.runtime.errors import UserError
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(with_cluster_options(sweep))
-
-
+@with_cluster_options
 def sweep(
     context: typer.Context,
     cluster: dict[str, Any],

@@ -29,10 +29,7 @@ if TYPE_CHECKING:
     from negbench.records.tunings import Tuning
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(with_cluster_options(tune))
-
-
+@with_cluster_options
 def tune(
     cluster: dict[str, Any],
     methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")],

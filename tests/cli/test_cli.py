@@ -16,6 +16,7 @@ from PIL import Image, ImageStat
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
+from negbench.settings.protocols import PROTOCOLS
 from tests.helpers import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
@@ -39,9 +40,18 @@ def test_listing_and_help_import_no_torch() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom negbench.cli.main import app\n"
         "for args in (['--help'], ['methods']):\n    assert CliRunner().invoke(app, args).exit_code == 0\n"
-        "assert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules"
+        "assert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules\n"
+        "assert 'negbench.settings.protocols' not in sys.modules, 'the protocols of all packages were looked for'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_help_of_evaluate_lists_the_protocols() -> None:
+    code, stdout, _ = invoke("evaluate", "--help")
+    words = stdout.replace("│", "").replace("-", "").split()  # a long name is folded at its hyphens
+    assert code == 0
+    for protocol in PROTOCOLS:
+        assert protocol.replace("-", "") in "".join(words)
 
 
 def test_methods_lists_every_file() -> None:
