@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process
+from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process, method_names
 from negbench.cli.tables import show_and_write
 
 
@@ -36,18 +36,19 @@ def bench(
         check_single_process("bench")
         check_choice("--device", device, DEVICES)
         from negbench.cli.progress import bench_progress, interruptible
-        from negbench.cost.bench import groups as plan
-        from negbench.cost.bench import run
+        from negbench.cost.bench import groups, run
         from negbench.records.benches import BenchFolder
         from negbench.runtime.device import choose_device
+        from negbench.settings.plugins import list_methods
 
         where = choose_device(device)
-        chosen = plan.make_plan(
-            plan.parse_methods(methods),
+        chosen = groups.make_plan(
+            list(list_methods()) if methods is None else method_names(methods),
             config,
             [*(settings or []), *([f"model.name={model}"] if model else [])],
-            plan.parse_num_negatives(num_negatives, run.LARGEST_NUM_NEGATIVES[where.type]),
-            plan.parse_batch_size(batch_size),
+            groups.parse_sizes("--num-negatives", num_negatives, groups.NUM_NEGATIVES_FACTOR),
+            groups.parse_sizes("--batch-size", batch_size, groups.BATCH_SIZE_FACTOR),
+            groups.LARGEST_NUM_NEGATIVES[where.type],
         )
         folder = BenchFolder(output, chosen.config.study, where.type)
 

@@ -12,8 +12,8 @@ data = typer.Typer(no_args_is_help=True, help="Pack an image folder into a few l
 
 @data.command()
 def pack(
-    root: Annotated[Path, typer.Argument(help="Image folder, as data.root.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder to make, the new data.root.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="Image folder, as data.root.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make, the new data.root.")],
     shard_size: Annotated[int, typer.Option(metavar="MIB", min=1, help="Largest size of a shard, MiB.")] = 1024,
 ) -> None:
     """Copy an image folder's files into a few large ones; runs on either are the same, bit for bit."""
@@ -27,7 +27,7 @@ def pack(
 
 
 @data.command()
-def verify(root: Annotated[Path, typer.Argument(help="Folder of the pack.", show_default=False)]) -> None:
+def verify(root: Annotated[Path, typer.Argument(help="Folder of the pack.")]) -> None:
     """Read all of a pack and compare its checksums."""
     with mistakes_of_the_user():
         from negbench.cli.progress import interruptible, pack_progress

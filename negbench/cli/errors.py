@@ -8,16 +8,16 @@ import typer
 
 @contextmanager
 def mistakes_of_the_user() -> Iterator[None]:
-    """An exception becomes a message and the exit code of `ending_of`: UserError is the user's mistake."""
+    """Turn an exception into a message and the exit code of `ending_of`: UserError is the user's mistake."""
     try:
         yield
+    except typer.Exit:
+        raise
     except Exception as error:
         from negbench.runtime.failure import ending_of
         from negbench.runtime.place import find_place
 
-        if not isinstance(error, typer.Exit):
-            ending = ending_of(error)
-            if find_place().rank == 0:  # these mistakes are the same on all ranks
-                ending.show()
-            raise typer.Exit(ending.code) from None
-        raise
+        ending = ending_of(error)
+        if find_place().rank == 0:  # these mistakes are the same on all ranks
+            ending.show()
+        raise typer.Exit(ending.code) from None

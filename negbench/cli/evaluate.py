@@ -25,7 +25,7 @@ class EvaluateCommand(TyperCommand):
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.")],
     protocol: Annotated[list[str] | None, typer.Option()] = None,
     settings: Annotated[
         list[str] | None,

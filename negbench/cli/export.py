@@ -12,8 +12,8 @@ FORMATS = ("torchvision", "timm", "safetensors", "detectron2", "onnx")
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.", show_default=False)],
-    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Run folder, or a FILE of weights.")],
+    format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
     output: Annotated[Path | None, typer.Option(help="File to write. Default: in RUN/exports, or beside FILE.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:

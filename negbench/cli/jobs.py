@@ -15,24 +15,23 @@ from rich.table import Table
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import Output
+from negbench.cli.tables import wide_console
 from negbench.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from negbench.records.status import RunStatus
 
-Runs = Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)]
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red", "dead": "red", "pending": "yellow"}
 
 
 def status(
     output: Output = Path("results"),
     study: Annotated[str | None, typer.Option(help="Only this study's runs.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 10.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks, with --watch.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
-    """Show where every run stands."""
-    from rich.console import Console
+    """Show the state of every run."""
     from rich.live import Live
 
     with mistakes_of_the_user():
@@ -40,19 +39,18 @@ def status(
         if as_json:
             print(json.dumps([run.to_dict() for run in statuses], indent=1))
             return
-        console = Console()
-        wide = console if console.is_terminal else Console(width=1000)
+        console = wide_console()
         if not watch:
-            wide.print(table(statuses) if statuses else f"no runs in {output}")
+            console.print(table(statuses) if statuses else f"no runs in {output}")
             return
-        with Live(table(statuses), console=wide, auto_refresh=False) as live:
+        with Live(table(statuses), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
                 live.update(table(_look(output, study)), refresh=True)
 
 
 def logs(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
     rank: Annotated[int, typer.Option(min=0, help="Which process's log.")] = 0,
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
@@ -71,8 +69,8 @@ def logs(
             raise UserError(f"{path} is not there yet: the job has not started; --follow waits for it")
 
 
-def cancel(runs: Runs) -> None:
-    """End runs' jobs. Submitting a run again goes on from its checkpoint."""
+def cancel(runs: Annotated[list[Path], typer.Argument(help="Run folders.")]) -> None:
+    """End runs' jobs. Submitting a run again resumes it."""
     mistakes = 0
     for run in runs:
         try:
@@ -94,7 +92,7 @@ def _look(output: Path, study: str | None) -> "list[RunStatus]":
 
 
 def _cancel(run: Path) -> str:
-    """What was done. UserError if there is nothing to end."""
+    """End a run and return what was done, as a sentence. UserError if there is nothing to end."""
     from negbench.records import jobs
     from negbench.records.files import read_json, write_json
     from negbench.records.run_folder import is_locked
@@ -109,16 +107,15 @@ def _cancel(run: Path) -> str:
         if note["launcher"] == "slurm":
             jobs.cancel([note["job_id"]])
             return f"Slurm job {note['job_id']} is cancelled"
-        os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller hands it on
-        return f"background job {note['job_id']} is told to save and end"
+        os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller passes it to the job's processes
+        return f"background job {note['job_id']} saves and ends"
     if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
         os.kill(lock["pid"], signal.SIGTERM)
-        return f"process {lock['pid']} is told to save and end"
+        return f"process {lock['pid']} saves and ends"
     raise UserError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")
 
 
 def table(statuses: "Sequence[RunStatus]") -> Table:
-    """One row a run."""
     from negbench.runtime.words import duration, percent
 
     columns = ("study", "method", "seed", "state", "epoch", "loss", "kNN", "images/s", "left", "node")
@@ -146,16 +143,16 @@ def table(statuses: "Sequence[RunStatus]") -> Table:
 
 
 def short_labels(statuses: "Sequence[RunStatus]") -> list[str]:
-    """Method and settings, without the settings that all runs of its study share."""
+    """Return each run's method and settings, without the settings that all runs of its study share."""
     from negbench.runtime import words
 
     settings = [[words.setting(*item) for item in run.changed.items()] for run in statuses]
     shared: dict[str, set[str]] = {}
-    for run, told in zip(statuses, settings, strict=True):
-        shared[run.study] = shared.get(run.study, set(told)) & set(told)
+    for run, own in zip(statuses, settings, strict=True):
+        shared[run.study] = shared.get(run.study, set(own)) & set(own)
     return [
-        words.label(run.method, [setting for setting in told if setting not in shared[run.study]])
-        for run, told in zip(statuses, settings, strict=True)
+        words.label(run.method, [setting for setting in own if setting not in shared[run.study]])
+        for run, own in zip(statuses, settings, strict=True)
     ]
 
 

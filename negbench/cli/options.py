@@ -1,16 +1,23 @@
-"""Options that several commands share."""
+"""Options that several commands share, and checks of them."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from negbench.runtime.errors import UserError
 
+if TYPE_CHECKING:
+    from negbench.settings.cluster import ClusterConfig
+    from negbench.settings.resolve import Resolved
+
+Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
+Methods = Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")]
 Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
@@ -18,22 +25,40 @@ Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its 
 MaxParallel = Annotated[int | None, typer.Option(min=1, help="Runs at once. Default: 1; on Slurm all.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also runs that ended with an error.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A smoke test before each run's start.")]
-WaitForAll = Annotated[bool, typer.Option("--wait", help="Tell where the jobs stand until all have ended.")]
+WaitForAll = Annotated[bool, typer.Option("--wait", help="Print the jobs' states until all have ended.")]
 Within = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="End after 9m, 2h, ...: no run starts that is not expected to end in time."),
+    typer.Option(metavar="TIME", help="End after 9m, 2h, ...; start only runs that are expected to end in time."),
 ]
 
 DEVICES = ("auto", "cpu", "cuda")
 _PANEL = "Where it runs"
-Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """UserError if `value` is none of `choices`."""
     if value not in choices:
         raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def method_names(text: str) -> list[str]:
+    """Return the names in `--methods`. UserError if there is none."""
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise UserError(f"--methods {text}: name methods, with commas between them")
+    return names
+
+
+def cluster_of(resolved: "Resolved", given: dict[str, Any]) -> "ClusterConfig":
+    """Return where a run is launched, by its study, its `--set cluster.KEY` and the options that were given."""
+    from negbench.settings.cluster import cluster_flags, resolve_cluster
+
+    return resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(given))
+
+
+def check_wait(wait: bool, cluster: "ClusterConfig") -> None:
+    if wait and cluster.launcher == "none":
+        raise UserError("--wait belongs to jobs; add --cluster slurm or local")
 
 
 def check_single_process(command: str) -> None:
@@ -49,14 +74,14 @@ def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> insp
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
-_SIZE = [
+SIZE = [
     _option("nodes", int | None, "Nodes.", "N"),
     _option("gpus_per_node", str | None, "GPUs, and so processes, a node; with a type as h100:8.", "[TYPE:]N"),
     _option("processes_per_node", int | None, "Processes a node, on CPUs.", "N"),
 ]
 _CLUSTER = [
     _option("cluster", str | None, "none: here and now; local: in the background; slurm: a batch job.", "NAME"),
-    *_SIZE,
+    *SIZE,
     _option("time", str | None, "Time limit: 90m, 24h, 2d, H:MM:SS, D-HH:MM:SS.", "TIME"),
     _option("partition", str | None, "Partition.", "P"),
     _option("account", str | None, "Account.", "A"),
@@ -72,7 +97,7 @@ _CLUSTER = [
 def with_cluster_options(
     command: Callable[..., None], options: Sequence[inspect.Parameter] = _CLUSTER
 ) -> Callable[..., None]:
-    """`command` with the options above; it gets those that were given as the dictionary `cluster`."""
+    """Return `command` with `options`; it gets those that were given as the dictionary `cluster`."""
     names = [parameter.name for parameter in options]
 
     def wrapped(**options: Any) -> None:
@@ -85,8 +110,3 @@ def with_cluster_options(
     wrapped.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     return wrapped
-
-
-def with_size_options(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_cluster_options`, with how many nodes and processes alone."""
-    return with_cluster_options(command, _SIZE)

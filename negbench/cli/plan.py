@@ -1,35 +1,27 @@
 """`negbench plan`: what a run will cost, before it is started."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from negbench.cli import options
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import (
-    DEVICES,
-    Device,
-    Method,
-    Settings,
-    Study,
-    check_choice,
-    check_single_process,
-    with_size_options,
-)
 
 if TYPE_CHECKING:
     from negbench.settings.cluster import ClusterConfig
     from negbench.settings.resolve import Resolved
 
 
-@with_size_options
+@partial(options.with_cluster_options, options=options.SIZE)
 def plan(
     cluster: dict[str, Any],
-    method: Method = None,
-    config: Study = "quickstart",
-    settings: Settings = None,
-    device: Device = "auto",
+    method: options.Method = None,
+    config: options.Study = "quickstart",
+    settings: options.Settings = None,
+    device: options.Device = "auto",
     num_images: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Training images of a folder that is not here.")
     ] = None,
@@ -42,12 +34,12 @@ def plan(
     seconds: Annotated[float, typer.Option(min=0, help="Time for steps here; at least two are timed.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Report the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
+    """Forecast the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
     with mistakes_of_the_user():
         from negbench.settings.resolve import resolve
 
-        check_single_process("plan")
-        check_choice("--device", device, DEVICES)
+        options.check_single_process("plan")
+        options.check_choice("--device", device, options.DEVICES)
         resolved = resolve(method, config, settings or [])
         shape = _shape(resolved, cluster)
         from negbench.cli.progress import interruptible, plan_progress
@@ -74,8 +66,6 @@ def plan(
 
 def _shape(resolved: "Resolved", given: dict[str, Any]) -> "ClusterConfig":
     """How many processes there will be, as `negbench run` has it; several nodes are a job's."""
-    from negbench.settings.cluster import resolve_cluster
-
     asked = resolved.cluster_of_study | resolved.cluster_overrides | given
     job = {"launcher": "slurm"} if asked.get("nodes", 1) != 1 else {}
-    return resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, given | job)
+    return options.cluster_of(resolved, given | job)

@@ -10,31 +10,20 @@ from negbench.cli.tables import show_and_write
 from negbench.runtime.errors import UserError
 
 RESULTS = Path("results")
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(help="Run folders, folders of runs, or studies in results/. Default: results.", show_default=False),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(help="Folder to write. Default: `report` beside the runs.", show_default=False),
-]
-Baseline = Annotated[
-    str | None,
-    typer.Option(help="Method or row that differences are to. Default: moco, if it is there.", show_default=False),
-]
-Targets = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--target", help="Accuracy to reach, a fraction; repeatable. Default: the baseline's.", show_default=False
-    ),
-]
 
 
 def report(
-    runs: Arguments = None,
-    output: Output = None,
-    baseline: Baseline = None,
-    target: Targets = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders, folders of runs, or studies in results/. Default: results."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: `report` beside the runs.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Method or row that differences are to. Default: moco, if it is there.")
+    ] = None,
+    target: Annotated[
+        list[float] | None, typer.Option(help="Accuracy to reach, a fraction; repeatable. Default: the baseline's.")
+    ] = None,
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
 ) -> None:
     """Compare runs: tables here, and with figures in a page for a browser."""

@@ -6,48 +6,35 @@ from typing import Annotated, Any
 
 import typer
 
+from negbench.cli import options
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import (
-    DEVICES,
-    Device,
-    DryRun,
-    Method,
-    Output,
-    Seed,
-    Settings,
-    Study,
-    Wait,
-    check_choice,
-    with_cluster_options,
-)
 from negbench.runtime.errors import UserError
 
 
-@with_cluster_options
+@options.with_cluster_options
 def run(
     cluster: dict[str, Any],
-    method: Method = None,
-    config: Study = "quickstart",
-    settings: Settings = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    output: Output = Path("results"),
+    method: options.Method = None,
+    config: options.Study = "quickstart",
+    settings: options.Settings = None,
+    seed: options.Seed = None,
+    device: options.Device = "auto",
+    output: options.Output = Path("results"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run's folder and start again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, result only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="First 20 steps, a save, a resume and evaluations.")] = False,
-    dry_run: DryRun = False,
-    wait: Wait = False,
+    dry_run: options.DryRun = False,
+    wait: options.Wait = False,
 ) -> None:
     """Train one method, evaluate it, and record it. The same command resumes, or reports a finished run."""
     with mistakes_of_the_user():
         from negbench.runtime.place import was_launched
-        from negbench.settings.cluster import cluster_flags, resolve_cluster
         from negbench.settings.resolve import resolve
 
         resolved = resolve(method, config, settings or [], seed)
-        check_choice("--device", device, DEVICES)
-        where = resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(cluster))
+        options.check_choice("--device", device, options.DEVICES)
+        where = options.cluster_of(resolved, cluster)
         if where.launcher != "none" and not was_launched():
             from negbench.launch.jobs.submit import submit_runs
 

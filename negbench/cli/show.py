@@ -5,16 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from negbench.cli import options
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import (
-    Method,
-    Seed,
-    Settings,
-    Study,
-)
+from negbench.cli.tables import wide_console
 
 
 def methods() -> None:
@@ -27,14 +22,14 @@ def methods() -> None:
             summary, _, rest = file.docstring.partition("\n\n")
             _, _, source = summary.partition(": ")
             table.add_row(file.name, " ".join(source.split()).rstrip("."), " ".join(rest.partition("\n\n")[0].split()))
-    _print_table(table)
+    wide_console().print(table)
 
 
 def show_config(
-    method: Method = None,
-    config: Study = "quickstart",
-    settings: Settings = None,
-    seed: Seed = None,
+    method: options.Method = None,
+    config: options.Study = "quickstart",
+    settings: options.Settings = None,
+    seed: options.Seed = None,
     describe: Annotated[bool, typer.Option(help="Say what each key means.")] = False,
 ) -> None:
     """Show every setting of a run, and the layer that set it."""
@@ -50,14 +45,14 @@ def show_config(
         cells = [key, json.dumps(value), origin, *([fields[key].description or ""] if describe else [])]
         table.add_row(*cells, style="dim" if origin == "default" else None)
     print(f"run id {resolved.run_id}")
-    _print_table(table)
+    wide_console().print(table)
 
 
 def views(
-    method: Method = None,
-    config: Study = "quickstart",
-    settings: Settings = None,
-    seed: Seed = None,
+    method: options.Method = None,
+    config: options.Study = "quickstart",
+    settings: options.Settings = None,
+    seed: options.Seed = None,
     num_images: Annotated[int, typer.Option(min=1, max=256, help="Images whose views are drawn.")] = 24,
     output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("views.png"),
 ) -> None:
@@ -73,14 +68,8 @@ def views(
 
 
 def _table(*columns: str) -> Table:
-    """Columns without lines; the first one is never folded."""
+    """Return a table without lines, whose first column is never folded."""
     table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, overflow="fold")
     return table
-
-
-def _print_table(table: Table) -> None:
-    """As wide as the terminal; elsewhere a row is a line."""
-    console = Console()
-    (console if console.is_terminal else Console(width=1000)).print(table)

@@ -9,45 +9,31 @@ from typing import Annotated, Any
 
 import typer
 
+from negbench.cli import options
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import (
-    DEVICES,
-    Device,
-    DryRun,
-    MaxParallel,
-    Output,
-    RetryFailed,
-    Settings,
-    Smoke,
-    Study,
-    WaitForAll,
-    Within,
-    check_choice,
-    with_cluster_options,
-)
 from negbench.runtime.errors import UserError
 
 
-@with_cluster_options
+@options.with_cluster_options
 def sweep(
     context: typer.Context,
     cluster: dict[str, Any],
-    methods: Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")],
+    methods: options.Methods,
     seeds: Annotated[str, typer.Option(help="0:3 means 0, 1, 2; or 0,2,5.")] = "0",
-    config: Study = "quickstart",
-    settings: Settings = None,
+    config: options.Study = "quickstart",
+    settings: options.Settings = None,
     grid: Annotated[
         list[str] | None, typer.Option("--grid", metavar="KEY=V1,V2", help="Values to combine; repeatable.")
     ] = None,
-    device: Device = "auto",
-    output: Output = Path("results"),
-    max_parallel: MaxParallel = None,
-    retry_failed: RetryFailed = False,
-    smoke: Smoke = False,
+    device: options.Device = "auto",
+    output: options.Output = Path("results"),
+    max_parallel: options.MaxParallel = None,
+    retry_failed: options.RetryFailed = False,
+    smoke: options.Smoke = False,
     then: Annotated[str | None, typer.Option(metavar="COMMAND", help="A negbench command to follow it.")] = None,
-    within: Within = None,
-    dry_run: DryRun = False,
-    wait: WaitForAll = False,
+    within: options.Within = None,
+    dry_run: options.DryRun = False,
+    wait: options.WaitForAll = False,
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     began = time.monotonic()
@@ -55,24 +41,21 @@ def sweep(
         from negbench.launch.jobs.submit import submit_command, wait_for_all
         from negbench.launch.sweep.make import make_missing
         from negbench.launch.sweep.missing import active_jobs
-        from negbench.settings.cluster import cluster_flags, resolve_cluster
         from negbench.settings.grid import parse_seeds, plan
 
-        check_choice("--device", device, DEVICES)
+        options.check_choice("--device", device, options.DEVICES)
         group: Any = context.find_root().command
         known = list(group.commands)
         follow_up = shlex.split(then) if then else []
         if follow_up and follow_up[0] not in known:
             raise UserError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
-        names = [name for name in methods.split(",") if name]
-        runs = plan(names, config, settings or [], grid or [], parse_seeds(seeds))
+        runs = plan(options.method_names(methods), config, settings or [], grid or [], parse_seeds(seeds))
         first = runs[0].resolved
-        where = resolve_cluster(first.cluster_of_study, first.cluster_overrides, cluster_flags(cluster))
+        where = options.cluster_of(first, cluster)
         is_here = where.launcher == "none"
         if follow_up and where.launcher == "local":
             raise UserError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
-        if wait and is_here:
-            raise UserError("--wait belongs to jobs; add --cluster slurm or local")
+        options.check_wait(wait, where)
         code = make_missing(
             runs,
             where,

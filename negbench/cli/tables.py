@@ -20,7 +20,7 @@ def show_and_write(
     tables_only: bool = False,
     tunings: Sequence[Path] = (),
 ) -> None:
-    """Tables of run folders, benches and tunings in the terminal, and unless `tables_only` the report in `folder`."""
+    """Print tables of run folders, benches and tunings; unless `tables_only`, write the report in `folder`."""
     from rich.console import Console
 
     from negbench.report import build
@@ -42,7 +42,7 @@ def show_and_write(
 
 
 def wide_console() -> "Console":
-    """As wide as the terminal; elsewhere a row is a line."""
+    """Return a console as wide as the terminal; elsewhere a table's row is one line."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -52,8 +52,7 @@ def wide_console() -> "Console":
 def _show(made: "Report", console: "Console") -> None:
     for section in made.sections:
         console.print(f"\n{section.comparison.title}\n", style="bold underline", markup=False)
-        for caution in section.cautions:
-            console.print(f"! {caution}", style="yellow", markup=False)
+        print_cautions(console, section.cautions)
         for finding in section.findings:
             console.print(finding.question, style="bold", markup=False)
             console.print(f"{finding.answer}\n", markup=False)
@@ -63,8 +62,7 @@ def _show(made: "Report", console: "Console") -> None:
         print_table(console, table)
     for other in made.others:
         console.print(f"\n{other.title}\n", style="bold underline", markup=False)
-        for caution in other.cautions:
-            console.print(f"! {caution}", style="yellow", markup=False)
+        print_cautions(console, other.cautions)
         for table in other.tables:
             print_table(console, table)
     if made.unused:
@@ -72,6 +70,11 @@ def _show(made: "Report", console: "Console") -> None:
         for run in made.unused:
             reason = f": {run.reason}" if run.reason else ""
             console.print(f"  {run.name} ({run.state}{reason})", markup=False)
+
+
+def print_cautions(console: "Console", cautions: Sequence[str]) -> None:
+    for caution in cautions:
+        console.print(f"! {caution}", style="yellow", markup=False)
 
 
 def print_table(console: "Console", table: "Table") -> None:

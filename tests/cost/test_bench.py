@@ -118,7 +118,7 @@ def test_adversaries_climb_and_weights_stay() -> None:
 
 
 def test_groups_of_the_default_sweeps() -> None:
-    plan = make_plan(tiny.METHODS, "quickstart", [], Sizes(swept=(256, 1024, 4096), asked=False), None)
+    plan = make_plan(tiny.METHODS, "quickstart", [], largest_num_negatives=4096)
     shapes = [(g.kind, g.value, [r.config.method.name for r in g.methods]) for g in plan.groups]
     every, sized = tiny.METHODS, ["adco", "moco"]
     assert shapes == [

@@ -113,7 +113,7 @@ def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path
         (["--within", "9m", "--cluster", "local"], "--within is for runs here"),
         (["--wait"], "--wait belongs to jobs"),
         (["--methods", "moco,moco"], "--methods names moco twice"),
-        (["--methods", ","], "--methods names no method"),
+        (["--methods", ","], "--methods ,: name methods, with commas between them"),
     ],
 )
 def test_mistakes_in_a_call_are_one_sentence(options: list[str], sentence: str, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_trials_are_made_kept_extended_and_never_see_the_test_set(
     (folder / moco.trials[0].run_id / "done").unlink()
     other = CliRunner().invoke(app, [*tune, "--trials", "1", "--methods", "byol"])
     assert other.exit_code == 1
-    assert "not ended: 1 of moco; the same command, with --methods moco --trials 2, goes on" in other.stdout
+    assert "not ended: 1 of moco; the same command, with --methods moco --trials 2, resumes them" in other.stdout
 
 
 def test_a_tuning_is_joined_only_by_trials_of_the_same_study(tmp_path: Path, study: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_run_that_would_not_end_in_time_is_not_started(tmp_path: Path, study: 
     assert code == 124, out + err
     assert out.count("is left: it takes about 1 h 7 min") == 2 and " starts\n" not in out
     assert "without --within it starts, and can be stopped and resumed" in out
-    assert "within 20s: 2 of 3 runs are left; the same command goes on" in out
+    assert "within 20s: 2 of 3 runs are left; the same command resumes" in out
     assert {path.name for path in output.iterdir()} == before
 
 

@@ -7,21 +7,21 @@ from typing import Any
 
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten, is_own
-from negbench.settings.plugins import find_method, list_methods
+from negbench.settings.plugins import find_method
 from negbench.settings.resolve import Resolved, resolve, size_of
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import check_batch
 
-SMALLEST_NUM_NEGATIVES = 256  # of the sweep that nobody asked for
+SMALLEST_NUM_NEGATIVES, LARGEST_NUM_NEGATIVES = 256, {"cpu": 65_536, "cuda": 1_048_576}  # of the default sweep
 LARGEST_SIZE = 2**40  # beyond any memory, and small enough for bytes to be counted in 64 bits
 NUM_NEGATIVES_FACTOR, BATCH_SIZE_FACTOR = 4, 2
 
 
 @dataclass(frozen=True)
 class BenchGroup:
-    """Methods that take turns. `kind` says what the group is for: "study", "num_negatives" or "batch_size"."""
+    """Methods that take turns."""
 
-    kind: str
+    kind: str  # "study" for the study's own setting, or what is swept: "num_negatives", "batch_size"
     value: int | None  # of the setting that is swept
     methods: tuple[Resolved, ...]
 
@@ -47,77 +47,62 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an option says of a size: one that replaces the study's, several to sweep, or neither."""
+    """One size that replaces the study's, or several to sweep."""
 
     single: int | None = None
     swept: tuple[int, ...] = ()
-    asked: bool = True  # by the user, not by default
 
 
-def parse_methods(text: str | None) -> list[str]:
-    """Of `--methods`; all without it."""
+def parse_sizes(option: str, text: str | None, factor: int) -> Sizes | None:
+    """Return the sizes of `N`, or of `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH.
+
+    None without the option; UserError for any other text.
+    """
     if text is None:
-        return list(list_methods())
-    names = [name for name in text.split(",") if name]
-    if not names:
-        raise UserError(f"--methods {text}: name methods, with commas between them, or leave the option out for all")
-    return names
-
-
-def parse_num_negatives(text: str | None, largest: int) -> Sizes:
-    """Of `--num-negatives`; without it a sweep up to `largest`."""
-    if text is None:
-        swept = _powers(SMALLEST_NUM_NEGATIVES, largest, NUM_NEGATIVES_FACTOR)
-        return Sizes(swept=tuple(swept), asked=False)
-    return parse_sizes("--num-negatives", text, NUM_NEGATIVES_FACTOR)
-
-
-def parse_batch_size(text: str | None) -> Sizes | None:
-    """Of `--batch-size`."""
-    return None if text is None else parse_sizes("--batch-size", text, BATCH_SIZE_FACTOR)
-
-
-def parse_sizes(option: str, text: str, factor: int) -> Sizes:
-    """`N`, or `LOW:HIGH`: LOW times powers of `factor` below HIGH, and HIGH. UserError for anything else."""
+        return None
     parts = text.split(":")
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(numbers) != len(parts) or len(parts) > 2 or not 1 <= numbers[0] <= numbers[-1]:
         raise UserError(f"{option} {text}: give one number N, or LOW:HIGH with 1 <= LOW <= HIGH, as 256:65536")
     if numbers[-1] > LARGEST_SIZE:
         raise UserError(f"{option} {text}: a size is at most 2**40, which is {LARGEST_SIZE:,}")
-    if len(numbers) == 1:
-        return Sizes(single=numbers[0])
-    low, high = numbers
-    return Sizes(swept=tuple(_powers(low, high, factor)))
+    return Sizes(single=numbers[0]) if len(numbers) == 1 else Sizes(swept=_powers(numbers[0], numbers[1], factor))
 
 
-def _powers(low: int, high: int, factor: int) -> list[int]:
-    """`low` times powers of `factor` below `high`, and `high`."""
+def _powers(low: int, high: int, factor: int) -> tuple[int, ...]:
     sizes = []
     while low < high:
         sizes.append(low)
         low *= factor
-    return [*sizes, high]
+    return *sizes, high
 
 
 def make_plan(
     names: Sequence[str],
     study: str,
     overrides: Sequence[str],
-    num_negatives: Sizes,
-    batch_size: Sizes | None,
+    num_negatives: Sizes | None = None,
+    batch_size: Sizes | None = None,
+    largest_num_negatives: int = LARGEST_NUM_NEGATIVES["cpu"],
 ) -> Plan:
-    """The groups; without `batch_size` the batch is swept from half the study's to four times it.
+    """Return the groups. UserError for the user's mistakes.
 
-    A size that all methods have in the study's own setting is not stepped twice. UserError for the user's mistakes.
+    By default K is swept from 256 to the largest, and the batch from half the study's to four times it. A size that all
+    methods have in the study's own setting is not stepped twice.
     """
+    asked = num_negatives is not None
+    if num_negatives is None:
+        num_negatives = Sizes(swept=_powers(SMALLEST_NUM_NEGATIVES, largest_num_negatives, NUM_NEGATIVES_FACTOR))
 
     def at(name: str, num_negatives: int | None, batch_size: int | None) -> Resolved:
         sizes = {"method.num_negatives": num_negatives, "batch_size": batch_size}
         chosen = [f"{key}={size}" for key, size in sizes.items() if size is not None]
         return resolve(name, study, [*overrides, *chosen])
 
-    _check_different(names)
+    called = [find_method(name).name for name in names]
+    for name in called:
+        if called.count(name) > 1:
+            raise UserError(f"--methods names {name} twice; name each method once")
     batch = batch_size.single if batch_size else None
     main = []
     for name in names:
@@ -128,7 +113,7 @@ def make_plan(
     check_batch(config, 1)
     groups = [BenchGroup("study", None, tuple(main))]
     sized = [(name, size_of(resolved)) for name, resolved in zip(names, main, strict=True) if size_of(resolved)]
-    if not sized and num_negatives.asked:
+    if not sized and asked:
         raise UserError(
             f"--num-negatives: none of the methods ({', '.join(names)}) has the setting method.num_negatives; "
             "leave the option out, or add a method that has it"
@@ -144,15 +129,8 @@ def make_plan(
     return Plan(tuple(groups))
 
 
-def _check_different(names: Sequence[str]) -> None:
-    """UserError for a method that is named twice: its rows could not be told apart."""
-    called = [find_method(name).name for name in names]
-    for name in called:
-        if called.count(name) > 1:
-            raise UserError(f"--methods names {name} twice; name each method once")
-
-
 def _check_equal_settings(methods: Sequence[Resolved]) -> None:
+    """UserError if methods differ in a setting that is not their own."""
     first, *others = (flatten(resolved.config) for resolved in methods)
     for other in others:
         for key, value in first.items():
@@ -164,7 +142,7 @@ def _check_equal_settings(methods: Sequence[Resolved]) -> None:
 
 
 def _around(config: RunConfig[Any]) -> list[int]:
-    """Half the batch size to four times it, where BatchNorm's groups permit."""
+    """Return half the batch size to four times it, as far as BatchNorm's groups permit."""
     sizes = []
     for size in (config.batch_size // 2, config.batch_size, 2 * config.batch_size, 4 * config.batch_size):
         with suppress(UserError):

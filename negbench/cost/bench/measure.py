@@ -6,6 +6,7 @@ What disturbs the machine for longer than a round meets all workloads alike, and
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from negbench.cost.bench.groups import BenchGroup
 from negbench.cost.bench.space import AddedMemory, release, unless_out_of_memory, without_reuse
-from negbench.cost.bench.workloads import BareWorkload, MatrixWorkload, MethodWorkload, Workload
+from negbench.cost.bench.workloads import BareWorkload, MatrixWorkload, MethodWorkload, Workload, seconds_by_part
 from negbench.runtime.errors import UserError
-from negbench.runtime.span import Spans
 from negbench.settings.keys import flatten, is_own
 from negbench.settings.resolve import size_of
 
@@ -39,21 +39,21 @@ class Machine:
 
 @dataclass
 class Entry:
-    """A workload and what becomes known of it."""
+    """A workload and what is known of it."""
 
     build: Callable[[], Workload]
     measurement: Measurement
 
 
 def examined(group: BenchGroup, machine: Machine, progress: Progress) -> list[Entry]:
-    """A group's workloads with their memory: methods, bare steps with their passes, matrices in the study's group.
+    """Return a group's workloads with their memory: methods, bare steps with their passes, and for the study matrices.
 
-    To be called for all groups before any is timed: what glibc keeps then would be counted here.
+    Call it for all groups before any is timed: what glibc keeps then would be counted here.
     """
     entries = _methods(group, machine)
     graphs = group.methods[0].config.execution == "graphs"
     if group.kind == "study":
-        _examine(entries[0], machine.device, graphs)  # and again: what a process takes once is charged to no workload
+        _examine(entries[0], machine.device, graphs)  # and again below: no workload pays for what a process takes once
     for entry in entries:
         progress(f"{entry.measurement['name']} alone")
         _examine(entry, machine.device, graphs)
@@ -70,35 +70,26 @@ def _methods(group: BenchGroup, machine: Machine) -> list[Entry]:
     entries = []
     for resolved in group.methods:
         settings = {key: value for key, value in flatten(resolved.config).items() if is_own(key)}
-
-        def build(resolved: Any = resolved) -> Workload:
-            return MethodWorkload(resolved, machine.device, machine.dtype)
-
-        facts = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
-        entries.append(Entry(build, facts | _sizes(resolved.config.batch_size, size_of(resolved))))
+        measurement = {"kind": "method", "name": resolved.config.method.name, "settings": settings}
+        build = partial(MethodWorkload, resolved, machine.device, machine.dtype)
+        entries.append(Entry(build, measurement | _sizes(resolved.config.batch_size, size_of(resolved))))
     return entries
 
 
 def _bares(group: BenchGroup, methods: list[Entry], machine: Machine) -> list[Entry]:
-    """One for each number of passes that a method of the group makes."""
+    """Return a bare step for each number of passes that a method of the group makes."""
     config = group.methods[0].config
     entries = []
     for passes in dict.fromkeys(entry.measurement["passes"] for entry in methods if "passes" in entry.measurement):
-
-        def build(passes: Any = passes) -> Workload:
-            return BareWorkload(config, passes, machine.device, machine.dtype)
-
-        facts = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
-        entries.append(Entry(build, facts | _sizes(config.batch_size, None)))
+        measurement = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
+        build = partial(BareWorkload, config, passes, machine.device, machine.dtype)
+        entries.append(Entry(build, measurement | _sizes(config.batch_size, None)))
     return entries
 
 
 def _matrices(group: BenchGroup, machine: Machine) -> Entry:
     tf32, size = group.methods[0].config.precision == "tf32", machine.matrix_size
-
-    def build() -> Workload:
-        return MatrixWorkload(size, machine.device, machine.dtype, tf32)
-
+    build = partial(MatrixWorkload, size, machine.device, machine.dtype, tf32)
     return Entry(build, {"kind": "matrices", "name": "matrices", "flops": 2 * size**3})
 
 
@@ -107,7 +98,7 @@ def _sizes(batch_size: int, num_negatives: int | None) -> Measurement:
 
 
 def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
-    """Peak memory and operations of a step, with nothing else of the bench on the device."""
+    """Measure memory and operations of a step, with nothing else of the bench on the device."""
     release(device)
     with without_reuse(device):
         found, reason = attempt(entry, lambda: examine(entry.build, device, graphs))
@@ -116,7 +107,7 @@ def _examine(entry: Entry, device: torch.device, graphs: bool = False) -> None:
 
 
 def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """As `unless_out_of_memory`; other errors say which workload's they are, and at which size."""
+    """Return what `unless_out_of_memory` does. Other errors name the workload and its sizes."""
     try:
         return unless_out_of_memory(work)
     except Exception as error:
@@ -131,7 +122,7 @@ def attempt(entry: Entry, work: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = False) -> Measurement:
-    """Memory over what was held before, after warm-up; floating-point operations of a step; the workload's facts."""
+    """Return memory over what was held before, floating-point operations of a step, and the workload's facts."""
     memory = AddedMemory(device, graphs)
     workload = build()
     for _ in range(WARMUP_STEPS):
@@ -146,7 +137,9 @@ def examine(build: Callable[[], Workload], device: torch.device, graphs: bool = 
 
 
 def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Measurement]:
-    """The records of a group after rounds of turns; what runs out of memory beside the others has no times."""
+    """Return a group's measurements after rounds of turns. A workload that runs out of memory beside the others has no
+    times.
+    """
     workloads: dict[int, Workload] = {}
     turns: dict[int, list[dict[str, float]]] = {}
     for number, entry in enumerate(entries):
@@ -159,7 +152,7 @@ def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Me
     for completed in range(-WARMUP_ROUNDS, machine.rounds):
         progress(f"round {completed + 1} of {machine.rounds}" if completed >= 0 else "warm-up")
         for number in list(workloads):
-            turn, reason = attempt(entries[number], lambda number=number: take_turn(workloads[number], machine))  # type: ignore[misc]
+            turn, reason = attempt(entries[number], partial(_take_turn, workloads[number], machine))
             if turn is None:
                 entries[number].measurement["out_of_memory"] = f"beside the others of its group: {reason}"
                 del workloads[number], turns[number]
@@ -175,11 +168,6 @@ def timed(entries: list[Entry], machine: Machine, progress: Progress) -> list[Me
     return [entry.measurement for entry in entries]
 
 
-def take_turn(workload: Workload, machine: Machine) -> dict[str, float]:
-    """Mean seconds a step by part, which add up to the step."""
+def _take_turn(workload: Workload, machine: Machine) -> dict[str, float]:
     workload.step()
-    spans = Spans(machine.device)
-    with spans.recording():
-        for _ in range(machine.steps):
-            workload.step()
-    return {part: seconds / machine.steps for part, seconds in spans.seconds().items()}
+    return seconds_by_part(workload, machine.steps, machine.device)

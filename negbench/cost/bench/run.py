@@ -17,7 +17,6 @@ from negbench.runtime.span import PARTS, REST
 
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-LARGEST_NUM_NEGATIVES = {"cpu": 65_536, "cuda": 1_048_576}  # of the sweep that nobody asked for
 
 Progress = Callable[
     [int | None, str], None

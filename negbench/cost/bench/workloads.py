@@ -20,7 +20,7 @@ from negbench.models.step import optimizer_step
 from negbench.runtime.compiling import begin_step, compile_encoder
 from negbench.runtime.distributed import rank, world_size
 from negbench.runtime.seeding import stream
-from negbench.runtime.span import span
+from negbench.runtime.span import Spans, span
 from negbench.settings.resolve import Resolved, size_of
 from negbench.settings.schema import RunConfig
 from negbench.train.optim import build_optimizer, set_learning_rate
@@ -31,16 +31,25 @@ MIN_IMAGES = 1024
 
 class Workload(Protocol):
     def step(self) -> None:
-        """Everything that is done again for each batch."""
+        """Do all that is done for each batch."""
 
     def facts(self) -> dict[str, Any]:
-        """What the record holds of it besides times and memory."""
+        """Return what the record holds besides times and memory."""
+
+
+def seconds_by_part(workload: Workload, num_steps: int, device: torch.device) -> dict[str, float]:
+    """Return mean seconds a step by part, which add up to the step."""
+    spans = Spans(device)
+    with spans.recording():
+        for _ in range(num_steps):
+            workload.step()
+    return {part: seconds / num_steps for part, seconds in spans.seconds().items()}
 
 
 def random_images(config: RunConfig[Any], device: torch.device, num_images: int | None = None) -> ResidentSet:
-    """So many images, or enough for two batches, all of them one that is held once: no batch is too large for them.
+    """Return `num_images` images, by default enough for two batches, all of them one image that is held once.
 
-    A step takes the same, since each view is made of its own crop, with its own colours.
+    So no batch is too large, and a step takes the same: each view is made of its own crop, with its own colours.
     """
     num_images, size = num_images or max(MIN_IMAGES, 2 * config.batch_size), config.data.image_size
     image = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=stream("bench", "images"))
@@ -51,24 +60,19 @@ def random_images(config: RunConfig[Any], device: torch.device, num_images: int 
 class MethodWorkload:
     """A method as the trainer steps it.
 
-    Steps are numbered from K on: a source that is filled at first, as AdCo's adversaries, is full by then.
+    Steps are numbered from K: a source that is filled first, as AdCo's adversaries, is full by then.
     `num_images` is for methods whose state grows with the data set.
     """
 
     def __init__(
-        self,
-        resolved: Resolved,
-        device: torch.device,
-        dtype: torch.dtype | None,
-        num_images: int | None = None,
+        self, resolved: Resolved, device: torch.device, dtype: torch.dtype | None, num_images: int | None = None
     ) -> None:
         config = resolved.config
         images = random_images(config, device, num_images)
         self.method = build_method(resolved, len(images), device, dtype).train()
         self.optimizer, self.scaler = _optimizer(self.method, config, device, dtype)
         self.number = size_of(resolved) or 0
-        start, stop = self.number, sys.maxsize
-        self.batches = training_batches(images, config, device, start, stop, rank(), world_size())
+        self.batches = training_batches(images, config, device, self.number, sys.maxsize, rank(), world_size())
 
     def step(self) -> None:
         with span("views"):
@@ -101,13 +105,7 @@ class BareWorkload:
     No views, momentum update, contrast, predictor or refresh. The loss is the embedding's mean square norm.
     """
 
-    def __init__(
-        self,
-        config: RunConfig[Any],
-        passes: Passes,
-        device: torch.device,
-        dtype: torch.dtype | None,
-    ) -> None:
+    def __init__(self, config: RunConfig[Any], passes: Passes, device: torch.device, dtype: torch.dtype | None) -> None:
         self.encoder = prepare(build_encoder(config), config, device).train()
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False) if passes[1] else None
         for encoder in (self.encoder, self.key_encoder):
@@ -140,7 +138,7 @@ class BareWorkload:
 
 
 class MatrixWorkload:
-    """Square matrices multiplied in the encoder's precision: the rate that the encoder's work is held against."""
+    """A product of square matrices in the encoder's precision, with whose rate the encoder's is compared."""
 
     def __init__(self, size: int, device: torch.device, dtype: torch.dtype | None, tf32: bool) -> None:
         generator = stream("bench", "matrices")

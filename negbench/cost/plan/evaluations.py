@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -29,48 +30,44 @@ class Evaluating:
     feature_dim: int
     encoded_images_per_second: float
     knn_seconds_per_pair: float  # of a query and a bank image
-    probe_seconds_per_step: float  # 0 where no linear probe is asked for
+    probe_seconds_per_step: float  # 0 without linear probes
 
 
 def time_evaluations(backbone: nn.Module, config: RunConfig[Any], device: torch.device, extent: Extent) -> Evaluating:
-    """One batch through the backbone in evaluation mode, one block of kNN, and some steps of the linear probes."""
+    """Time a batch through the backbone in evaluation mode, a block of kNN, and some steps of the linear probes."""
     dtype = autocast_dtype(config.precision, device)
-    images = random_images(config, device).subset(
-        torch.arange(min(config.batch_size, eval_batch_size(config.data.image_size)))
-    )
-    features = extract(backbone, images, config, device, dtype, set()).features_NF
-    encoding = _seconds(device, lambda: extract(backbone, images, config, device, dtype, set()))
+    num_images = min(config.batch_size, eval_batch_size(config.data.image_size))
+    images = random_images(config, device).subset(torch.arange(num_images))
+    encode = partial(extract, backbone, images, config, device, dtype, set())
+    dim, settings = encode().features_NF.shape[1], config.evaluation
+    encoding = _seconds(device, encode)
 
-    dim, settings = features.shape[1], config.evaluation
     bank, queries = min(BANK, extent.train), min(QUERIES, extent.test)
     rows = max(bank, queries, PROBE_STEPS * settings.linear_batch_size)
     random_ND = torch.randn(rows, dim, generator=stream("forecast", "features")).to(device)
     labels_N = (torch.arange(rows) % extent.num_classes).to(device)
 
-    def knn() -> None:
-        knn_top1(
-            *(random_ND[:bank], labels_N[:bank], random_ND[:queries], labels_N[:queries]),
-            ks=KNN_K,
-            temperature=settings.knn_temperature,
-            num_classes=extent.num_classes,
-        )
-
-    def probes() -> None:
-        size = settings.linear_batch_size
-        some_N = slice(PROBE_STEPS * size)
-        train_probes(random_ND[some_N], labels_N[some_N], extent.num_classes, epochs=1, batch_size=size, seed=0)
-
+    knn = partial(
+        knn_top1,
+        *(random_ND[:bank], labels_N[:bank], random_ND[:queries], labels_N[:queries]),
+        ks=KNN_K,
+        temperature=settings.knn_temperature,
+        num_classes=extent.num_classes,
+    )
     knn()
     pair = _seconds(device, knn) / (bank * queries)
     step = 0.0
     if settings.test and settings.linear:
+        size = settings.linear_batch_size
+        some_ND, some_N = random_ND[: PROBE_STEPS * size], labels_N[: PROBE_STEPS * size]
+        probes = partial(train_probes, some_ND, some_N, extent.num_classes, epochs=1, batch_size=size, seed=0)
         probes()
         step = _seconds(device, probes) / PROBE_STEPS
-    return Evaluating(dim, len(images) / encoding, pair, step)
+    return Evaluating(dim, num_images / encoding, pair, step)
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """The median of three repetitions, or of as many as `LONG` seconds permit."""
+    """Return the median of three repetitions, or of as many as `LONG` seconds permit."""
     taken: list[float] = []
     while not taken or (len(taken) < REPETITIONS and sum(taken) < LONG):
         started = time.perf_counter()

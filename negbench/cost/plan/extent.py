@@ -1,4 +1,4 @@
-"""How many images a run has: listed, known, told by the user, or ImageNet's."""
+"""How many images a run has: listed, known, given by the user, or ImageNet's."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ IMAGES_A_CLASS = 100  # where neither images nor classes are known
 
 @dataclass(frozen=True)
 class Extent:
-    """Images by their use, and the files among them that can be looked at."""
+    """Numbers of images by their use, and the files among them that are there."""
 
     train: int
     validation: int
@@ -36,7 +36,7 @@ class Extent:
 
 
 def extent_of(config: DataConfig, num_images: int | None) -> Extent:
-    """After `data.validation` and `data.num_images`. UserError for the user's mistakes, as `load_splits` has them."""
+    """Return the images after `data.validation` and `data.num_images`. UserError as `load_splits` raises it."""
     facts: DataSet = find_plugin(DATASET, config.name).facts
     known = config.root is not None or not facts.root
     if num_images is not None and known:
@@ -46,32 +46,27 @@ def extent_of(config: DataConfig, num_images: int | None) -> Extent:
         )
     if facts.train:
         labels_N, source = torch.arange(facts.train) % facts.num_classes, f"all of {facts.title or config.name}"
-        sizes = *_divided(labels_N, config), facts.test, facts.num_classes
-        return Extent(*sizes, source, known_bytes=facts.num_bytes)
+        return Extent(*_divided(labels_N, config), facts.test, facts.num_classes, source, known_bytes=facts.num_bytes)
     if known:
-        return _listed(config)
-    if num_images is not None:
-        classes = min(IMAGENET_CLASSES, -(-num_images // IMAGES_A_CLASS))
+        splits = load_splits(config)
+        held_out = 0 if splits.validation is None else len(splits.validation)
+        sizes = len(splits.train), held_out, len(splits.test), len(splits.classes)
+        if isinstance(splits.train, FolderSet):
+            return Extent(*sizes, f"listed in {config.root}", splits.train, decoded_in_training=True)
+        return Extent(*sizes, f"all of {config.name}", known_bytes=0)
+    if num_images is None:
+        train, test, classes = IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES
+        source = "ImageNet-1k's, since neither data.root nor --num-images is given"
+    else:
+        train, classes = num_images, min(IMAGENET_CLASSES, -(-num_images // IMAGES_A_CLASS))
         test = round(num_images * IMAGENET_TEST / IMAGENET_TRAIN)
         source = f"--num-images, {classes:,} classes and {test:,} test images in ImageNet's proportion"
-        labels_N = torch.arange(num_images) % classes
-        return Extent(*_divided(labels_N, config), test, classes, source, decoded_in_training=True)
-    labels_N = torch.arange(IMAGENET_TRAIN) % IMAGENET_CLASSES
-    source = "ImageNet-1k's, since neither data.root nor --num-images is given"
-    return Extent(*_divided(labels_N, config), IMAGENET_TEST, IMAGENET_CLASSES, source, decoded_in_training=True)
-
-
-def _listed(config: DataConfig) -> Extent:
-    splits = load_splits(config)
-    held_out = 0 if splits.validation is None else len(splits.validation)
-    sizes = len(splits.train), held_out, len(splits.test), len(splits.classes)
-    if isinstance(splits.train, FolderSet):
-        return Extent(*sizes, f"listed in {config.root}", splits.train, decoded_in_training=True)
-    return Extent(*sizes, f"all of {config.name}", known_bytes=0)
+    labels_N = torch.arange(train) % classes
+    return Extent(*_divided(labels_N, config), test, classes, source, decoded_in_training=True)
 
 
 def _divided(labels_N: Tensor, config: DataConfig) -> tuple[int, int]:
-    """Training and held-out images, as `load_splits` divides a set with these labels."""
+    """Return how many images `load_splits` trains on and holds out, of a set with these labels."""
     kept_N, held_out_N = split_validation(labels_N, config.validation, config.name)
     if config.num_images is not None:
         kept_N = balanced_subset(labels_N[kept_N], config.num_images, config.name)

@@ -27,6 +27,7 @@ from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch, steps_per_epoch
 
 FORECAST_SCHEMA_VERSION = 1
+PUBLISHED_KEYS = ("method", "device_hours_per_epoch", "devices", "device", "includes", "source", "same_steps")
 Facts = dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def forecast(
     seconds: float,
     progress: Progress,
 ) -> Facts:
-    """Everything that `negbench plan --json` prints; units are in the keys. UserError for the user's mistakes."""
+    """Return all that `negbench plan --json` prints; units are in the keys. UserError for the user's mistakes."""
     config, processes = resolved.config, shape.world_size
     check_batch(config, processes)
     steps = steps_of_record(bench, resolved, processes) if bench else None
@@ -65,7 +66,7 @@ def _measure(
     seconds: float,
     progress: Progress,
 ) -> tuple[Steps, Evaluating | None]:
-    """Steps here, or those of a record with what it lacks, and then evaluations, of a record's device none."""
+    """Return steps and evaluations that are timed here; for a record's `steps` what they lack, and no evaluations."""
     config = resolved.config
     dtype = autocast_dtype(config.precision, device)
     set_backends(config.precision, config.deterministic, device)
@@ -179,15 +180,7 @@ def _joined(
         "interconnect_gigabytes_per_second": interconnect,
         "environment": steps.environment,
         "published": [
-            {
-                "method": cost.method,
-                "device_hours_per_epoch": cost.device_hours_per_epoch,
-                "devices": cost.devices,
-                "device": cost.device,
-                "includes": cost.includes,
-                "source": cost.source,
-                "same_steps": cost.same_steps,
-            }
+            {name: getattr(cost, name) for name in PUBLISHED_KEYS}
             for cost in published_costs(config.study, config.method.name)
         ],
     }
@@ -197,12 +190,12 @@ def _joined(
 
 
 def num_test_evaluations(config: Any) -> int:
-    """Those on the test set on the way, for protocols of every epoch."""
+    """Return how often a run is evaluated on the test set before its end, by protocols of every epoch."""
     return config.epochs if config.evaluation.test and of_every_epoch(config.evaluation.protocols) else 0
 
 
 def evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations: int, processes: int) -> Facts:
-    """All processes encode, and each of them does the whole of kNN and linear probes by itself."""
+    """Return the hours of evaluations. All processes encode, and each does the whole of kNN and linear probes."""
 
     def encoding(images: int) -> float:
         return arithmetic.encoding_seconds(images, speed.encoded_images_per_second, processes)
@@ -224,7 +217,7 @@ def evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations
 
 
 def _memory(config: Any, extent: Extent, steps: Steps, evaluating: Evaluating | None) -> Facts:
-    """Bytes on each device."""
+    """Return bytes on each device."""
     resident = 0 if extent.decoded_in_training else 3 * config.data.image_size**2 * extent.total
     features = (
         4 * evaluating.feature_dim * (extent.train + extent.test) if evaluating and config.evaluation.test else None

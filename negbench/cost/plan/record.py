@@ -2,12 +2,11 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from negbench.cost.plan.steps import Steps
 from negbench.records.benches import RECORD, BenchRecord, RowRecord, read_record
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import Flat, flatten, is_of_method, leaves, plain
+from negbench.settings.keys import flatten, is_of_method, leaves, plain
 from negbench.settings.resolve import Resolved, size_of
 
 # Shared settings that change what a step does; the rest of a study does not.
@@ -18,13 +17,13 @@ COSTS = (
 
 
 def steps_of_record(folder: Path, resolved: Resolved, num_processes: int) -> Steps:
-    """The entry of the method whose batch is a process's share and whose settings are the run's.
+    """Return the steps of the method whose batch is a process's share and whose settings are the run's.
 
-    UserError if the record cannot be read, or holds no such entry.
+    UserError if the record cannot be read, or holds no such row.
     """
     record = _read(folder)
     images = resolved.config.batch_size // num_processes
-    row = _entry(record, folder, resolved, images)
+    row = _row(record, folder, resolved, images)
     _check_settings(record, row, folder, resolved, images)
     if row.out_of_memory:
         raise UserError(f"--bench {folder}: {row.name} with {images} images ran out of memory there")
@@ -54,7 +53,7 @@ def _read(folder: Path) -> BenchRecord:
         raise UserError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
 
 
-def _entry(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> RowRecord:
+def _row(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> RowRecord:
     name, number = resolved.config.method.name, size_of(resolved)
     methods = [row for group in record.groups for row in group.subjects if row.kind == "method"]
     for row in methods:
@@ -72,9 +71,14 @@ def _named(name: str, images: int | None, number: int | None) -> str:
 
 
 def _check_settings(record: BenchRecord, row: RowRecord, folder: Path, resolved: Resolved, images: int) -> None:
+    """UserError if a setting that changes what a step does is not the plan's."""
     defaults = {key: field.default for key, field in leaves(type(resolved.config))}
     held = {**record.settings, **row.settings}
-    for key, value in _wanted(resolved).items():
+    for key, value in flatten(resolved.config).items():
+        if not (is_of_method(key) or key.startswith(COSTS)):
+            continue
+        if (key, value) == ("batch_norm", "shuffled"):
+            value = "process"  # shuffling needs other processes, and a bench is one
         found = held.get(key, plain(defaults[key]))  # an earlier version had no such setting, and did the same
         if found != value:
             raise UserError(
@@ -88,11 +92,3 @@ def _advice(resolved: Resolved, images: int) -> str:
     alone = " --set batch_norm=process" if resolved.config.batch_norm == "shuffled" else ""
     command = f"negbench bench --methods {resolved.config.method.name} {sizes}{alone}"
     return f"`{command}` with the plan's --config and --set makes one"
-
-
-def _wanted(resolved: Resolved) -> Flat:
-    """The settings that must agree. Shuffling needs other processes: a bench has it without, as `process`."""
-    flat: dict[str, Any] = flatten(resolved.config)
-    if flat["batch_norm"] == "shuffled":
-        flat["batch_norm"] = "process"
-    return {key: value for key, value in flat.items() if is_of_method(key) or key.startswith(COSTS)}

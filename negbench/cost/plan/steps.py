@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from negbench.cost.bench.workloads import MethodWorkload
+from negbench.cost.bench.workloads import MethodWorkload, seconds_by_part
 from negbench.cost.plan.arithmetic import ring_bytes
 from negbench.cost.plan.imagined_ranks import imagined
 from negbench.runtime import environment
 from negbench.runtime.device import autocast_dtype
 from negbench.runtime.distributed import received_bytes
 from negbench.runtime.memory import PeakMemory
-from negbench.runtime.span import Spans
 from negbench.settings.resolve import Resolved
 
 WARMUP_STEPS = {"cpu": 1, "cuda": 3}
@@ -30,7 +29,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Steps:
-    """Times are of this device, the rest is of the run. `received_bytes` a step, by what for."""
+    """Times are of this device, the rest is of the run. `received_bytes` are those of a step, by purpose."""
 
     source: str
     environment: dict[str, Any]
@@ -48,28 +47,28 @@ class Steps:
 def time_steps(
     workload: MethodWorkload, resolved: Resolved, device: torch.device, budget_seconds: float, progress: Progress
 ) -> Steps:
-    """Turns until the budget is spent, at least two; what is received is counted in the warm-up."""
-    around = environment.describe(device, 1, workload.method.autocast_dtype)  # its load is that of others
+    """Time turns until the budget is spent, at least two; what is received is counted in the warm-up."""
+    around = environment.describe(device, 1, workload.method.autocast_dtype)  # before its own steps add to the load
     started = time.perf_counter()
+    warmup, steps_a_turn = WARMUP_STEPS[device.type], STEPS_A_TURN[device.type]
     peak = PeakMemory(device, resolved.config.execution == "graphs")
     peak.start()
-    for number in range(WARMUP_STEPS[device.type]):
-        progress(f"warming up: step {number + 1} of {WARMUP_STEPS[device.type]}")
+    for number in range(warmup):
+        progress(f"warming up: step {number + 1} of {warmup}")
         received = count_step(workload)
     turns: list[dict[str, float]] = []
     while len(turns) < MIN_TURNS or (len(turns) < MAX_TURNS and _time_is_left(started, budget_seconds, turns)):
         last = f", the last in {sum(turns[-1].values()):.3g} s" if turns else ""
-        progress(f"timing steps: number {1 + len(turns) * STEPS_A_TURN[device.type]}{last}")
-        turns.append(_take_turn(workload, device))
+        progress(f"timing steps: number {1 + len(turns) * steps_a_turn}{last}")
+        turns.append(seconds_by_part(workload, steps_a_turn, device))
     peak.update()
     memory_source = (
         "most that tensors took in these steps; the CUDA context and NCCL come on top"
         if device.type == "cuda"
         else "most that this process took in these steps, Python and libraries included"
     )
-    warmup, timed = WARMUP_STEPS[device.type], len(turns) * STEPS_A_TURN[device.type]
     return Steps(
-        source=f"median of {timed} steps here, after {warmup} of warm-up",
+        source=f"median of {len(turns) * steps_a_turn} steps here, after {warmup} of warm-up",
         environment=around,
         seconds=[sum(turn.values()) for turn in turns],
         parts={part: median(turn.get(part, 0.0) for turn in turns) for part in turns[0]},
@@ -85,17 +84,8 @@ def _time_is_left(started: float, budget_seconds: float, turns: list[dict[str, f
     return now + (now - started) / (len(turns) + 1) < started + budget_seconds
 
 
-def _take_turn(workload: MethodWorkload, device: torch.device) -> dict[str, float]:
-    """Mean seconds a step by part, which add up to the step."""
-    spans, number = Spans(device), STEPS_A_TURN[device.type]
-    with spans.recording():
-        for _ in range(number):
-            workload.step()
-    return {part: seconds / number for part, seconds in spans.seconds().items()}
-
-
 def count_step(workload: MethodWorkload) -> dict[str, int]:
-    """Makes a step; the bytes that it received."""
+    """Make a step and return the bytes that it received, by purpose."""
     before = received_bytes.copy()
     workload.step()
     return dict(received_bytes - before)
@@ -104,34 +94,34 @@ def count_step(workload: MethodWorkload) -> dict[str, int]:
 def count_received(
     resolved: Resolved, device: torch.device, num_processes: int, num_images: int, progress: Progress
 ) -> tuple[MethodWorkload, dict[str, int]]:
-    """What `time_steps` would count, from steps with small images: a gather's bytes grow with the images' area, or
-    not at all. Beside it a workload that has made a step.
+    """Return a workload that has made a step, and what `time_steps` would count, from steps with small images.
+
+    A gather's bytes grow with the images' area, or not at all.
     """
-    counts = []
+    counts, config = [], resolved.config
+    dtype = autocast_dtype(config.precision, device)
     with imagined(num_processes):
         for size in COUNTING_SIZES:
             progress(f"counting bytes: images of {size} pixels")
-            config = resolved.config
             data = config.data.model_copy(update={"image_size": size})
             small = config.model_copy(update={"data": data, "execution": "eager"})
-            dtype = autocast_dtype(config.precision, device)
             workload = MethodWorkload(replace(resolved, config=small), device, dtype, num_images)
             counts.append(count_step(workload))
     (few, many), (low, high) = counts, (size**2 for size in COUNTING_SIZES)
-    area = resolved.config.data.image_size**2
+    area = config.data.image_size**2
     return workload, {
         purpose: round(few[purpose] + (many[purpose] - few[purpose]) * (area - low) / (high - low)) for purpose in few
     }
 
 
 def gradient_bytes(workload: MethodWorkload, num_processes: int) -> int:
-    """What a process receives a step while gradients are averaged."""
+    """Return what a process receives in a step while gradients are averaged."""
     trained = sum(p.nbytes for p in workload.method.parameters() if p.requires_grad)
     return ring_bytes(trained, num_processes)
 
 
 def save_in_memory(workload: MethodWorkload) -> tuple[int, float]:
-    """Bytes of a checkpoint's tensors, and the seconds of its serialisation and checksum."""
+    """Return the bytes of a checkpoint's tensors, and the seconds of its serialisation and checksum."""
     started = time.perf_counter()
     buffer = io.BytesIO()
     torch.save({"method": workload.method.state_dict(), "optimizer": workload.optimizer.state_dict()}, buffer)

@@ -12,12 +12,13 @@ from negbench.cost.plan.sentences import published, unit
 from negbench.runtime.words import count, number
 
 Facts = dict[str, Any]
-Row = tuple[str, str, str]
-WIDTH = 120  # where there is no terminal
+Row = tuple[str, str, str]  # quantity, value, how it is made
+WIDTH = 120  # without a terminal
+QUARTILES = ("_lower_quartile", "_upper_quartile")
 
 
 def show(facts: Facts) -> None:
-    """The table, what is assumed, what others published; on standard output."""
+    """Print the table, what is assumed and what others published."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=WIDTH, highlight=False)
@@ -26,8 +27,9 @@ def show(facts: Facts) -> None:
     grid = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
     for heading, style in (("", ""), ("value", ""), ("how it is made", "dim")):
         grid.add_column(heading, style=style, overflow="fold")
-    for row in rows(facts):
-        grid.add_row(*map(Text, row))
+    for rows in (_time, _memory, _data, _disk):
+        for row in rows(facts):
+            grid.add_row(*map(Text, row))
     console.print(grid)
     for caution in facts["cautions"]:
         console.print(f"! {caution}", style="yellow", markup=False)
@@ -38,14 +40,6 @@ def show(facts: Facts) -> None:
             console.print(f"- {sentence}", markup=False)
 
 
-def rows(facts: Facts) -> Iterator[Row]:
-    """Quantity, value, how it is made."""
-    yield from _time(facts)
-    yield from _memory(facts)
-    yield from _data(facts)
-    yield from _disk(facts)
-
-
 def _time(facts: Facts) -> Iterator[Row]:
     step, time = facts["step"], facts["time"]
     held_out = f" {facts['validation_images']:,} held out," if facts["validation_images"] else ""
@@ -53,19 +47,17 @@ def _time(facts: Facts) -> Iterator[Row]:
     yield "images", sizes, facts["images_source"]
     share = f"batch {facts['batch_size']:,}, {facts['batch_size_per_process']:,} a process"
     yield "steps", f"{facts['steps']:,}", f"{facts['epochs']:,} epochs of {facts['steps_per_epoch']:,}; {share}"
-    spread = (
-        f" [{_seconds(step['computing_seconds_lower_quartile'])}, {_seconds(step['computing_seconds_upper_quartile'])}]"
-    )
-    yield "computing a step", _seconds(step["computing_seconds"]) + spread, f"{step['source']} [quartiles]"
+    middle, lower, upper = (_seconds(step[f"computing_seconds{name}"]) for name in ("", *QUARTILES))
+    yield "computing a step", f"{middle} [{lower}, {upper}]", f"{step['source']} [quartiles]"
     if facts["processes"] > 1:
         parts = {part: size for part, size in step["received_bytes_per_process"].items() if size}
-        told = ", ".join(f"{part.replace('_', ' ')} {_bytes(size)}" for part, size in parts.items())
+        listed = ", ".join(f"{part.replace('_', ' ')} {_bytes(size)}" for part, size in parts.items())
         speed = f"{number(facts['interconnect_gigabytes_per_second'])} GB/s"
-        how = f"{_bytes(sum(parts.values()))} received ({told}) at {speed}"
+        how = f"{_bytes(sum(parts.values()))} received ({listed}) at {speed}"
         yield "exchange a step", _seconds(step["transfer_seconds"]), how
-    bounds = f" [{_hours(time['train_hours_lower_quartile'])}, {_hours(time['train_hours_upper_quartile'])}]"
+    middle, lower, upper = (_hours(time[f"train_hours{name}"]) for name in ("", *QUARTILES))
     how = "steps by the time of both" if facts["processes"] > 1 else "steps by their time"
-    yield "training", _hours(time["train_hours"]) + bounds, how
+    yield "training", f"{middle} [{lower}, {upper}]", how
     epoch = number(time["train_device_hours_per_epoch"])
     devices = _processes(facts["processes"])
     yield f"{unit(facts)} of training", f"{number(time['train_device_hours'])}, {epoch} an epoch", f"by {devices}"
@@ -146,6 +138,6 @@ def _memory_bytes(size: int) -> str:
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    """In the largest unit of which there is one, or in the smallest."""
+    """Return `value` in the largest of the `units` that it reaches, or in the smallest."""
     unit, name = next((pair for pair in units if value >= pair[0]), units[-1])
     return f"{number(value / unit)} {name}"

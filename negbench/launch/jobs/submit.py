@@ -109,10 +109,10 @@ def _wait(run: Resolved, output: Path) -> None:
     try:
         follow_log(path, log_of(path))
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
+        print(f"\nthe job continues; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
         sys.exit(130)
     if not (path / "done").exists():
-        print(f"{path} is not finished; the same command goes on")
+        print(f"{path} is not finished; the same command resumes")
         sys.exit(1)
 
 
@@ -135,7 +135,9 @@ def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
                 break
             time.sleep(JOB_POLL_SECONDS)
     except KeyboardInterrupt:
-        print(f"\nthe jobs go on; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them")
+        print(
+            f"\nthe jobs continue; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them"
+        )
         sys.exit(130)
     if set(states.values()) != {"done"}:
         print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")

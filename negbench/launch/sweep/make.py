@@ -68,11 +68,11 @@ def make_missing(
     started()
     stopped_by = pool.make(chosen)
     if stopped_by is not None:
-        print(f"stopped by {signal.Signals(stopped_by).name}; the same command goes on")
+        print(f"stopped by {signal.Signals(stopped_by).name}; the same command resumes")
         return 128 + stopped_by
     unfinished = [run.resolved.run_id for run in runs if not (output / run.resolved.run_id / "done").exists()]
     if pool.is_out_of_time:
-        print(f"within {within}: {len(unfinished)} of {len(runs)} runs are left; the same command goes on")
+        print(f"within {within}: {len(unfinished)} of {len(runs)} runs are left; the same command resumes")
         return OUT_OF_TIME
     if unfinished:
         print(f"{len(unfinished)} of {len(runs)} runs are not finished: {', '.join(unfinished)}; see their run.log")
