@@ -21,8 +21,8 @@ from negbench.runtime.distributed import (
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 from negbench.runtime.span import span
+from negbench.settings.group import setting
 from negbench.settings.schema import MethodConfig
-from negbench.settings.section import setting
 
 __all__ = [
     "Columns",

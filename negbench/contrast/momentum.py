@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from negbench.settings.group import setting
 from negbench.settings.schema import MethodConfig
-from negbench.settings.section import setting
 
 
 class MomentumConfig(MethodConfig):

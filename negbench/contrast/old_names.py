@@ -16,12 +16,12 @@ DOOR = "negbench.contrast"
 HOMES = {  # where the names of a former module are defined now; what imports from others comes last
     "method": ("contrast.source", "contrast.passes", "contrast.momentum", "contrast.method"),
     "losses": ("contrast.losses",),
-    "config": ("settings.section", "settings.views", "settings.schema"),
+    "config": ("settings.group", "settings.views", "settings.schema"),
     "models": ("models.backbones", "models.encoder"),
     "seeding": ("runtime.seeding",),
     "distributed": ("runtime.distributed",),
 }
-RENAMED = {"Facts": "RunShape", "follow": "ema_update_"}
+RENAMED = {"Facts": "RunShape", "Section": "SettingsGroup", "follow": "ema_update_"}
 
 
 def install() -> None:

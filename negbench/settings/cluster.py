@@ -13,14 +13,14 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from negbench.runtime.errors import UserError
+from negbench.settings.group import SettingsGroup, setting
 from negbench.settings.keys import read_yaml, validate
-from negbench.settings.section import Section, setting
 
 SIZE = ("nodes", "gpus_per_node", "processes_per_node")
 GPU = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<count>\d+)")
 
 
-class ClusterConfig(Section):
+class ClusterConfig(SettingsGroup):
     """One launch. Names are sbatch's where it has one."""
 
     launcher: Literal["none", "local", "slurm"] = setting(

@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.section import Range, Section, setting
+from negbench.settings.group import Range, SettingsGroup, setting
 
 
-class ProtocolSettings(Section):
+class ProtocolSettings(SettingsGroup):
     """`source` says where the defaults come from, and `published` whether figures were published by them."""
 
     source: ClassVar[str]

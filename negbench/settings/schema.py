@@ -9,13 +9,13 @@ from pydantic import field_validator, model_validator
 
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import STANDARD
+from negbench.settings.group import Range, SettingsGroup, setting
 from negbench.settings.plugins import BACKBONE, DATASET, find_plugin, list_plugins
 from negbench.settings.protocols import NAMED, PROTOCOLS, check_track, find_protocol
-from negbench.settings.section import Range, Section, setting
 from negbench.settings.views import ViewsConfig
 
 
-class DataConfig(Section):
+class DataConfig(SettingsGroup):
     name: str = setting("patterns", f"data set: {', '.join(list_plugins(DATASET))}")
     root: str | None = setting(None, "folder of the data set; patterns needs none", scientific=False)
     version: str | None = setting(None, "a name for this version of the data, where there is more than one")
@@ -34,7 +34,7 @@ class DataConfig(Section):
         return find_plugin(DATASET, name).name
 
 
-class ModelConfig(Section):
+class ModelConfig(SettingsGroup):
     name: str = setting("resnet18", f"backbone: {', '.join(list_plugins(BACKBONE))}")
     stem: Literal["cifar", "imagenet"] = setting(
         "cifar", "first layers: 3x3 convolution without pooling, or 7x7 stride 2 with pooling; resnet8 has the former"
@@ -46,7 +46,7 @@ class ModelConfig(Section):
         return find_plugin(BACKBONE, name).name
 
 
-class ProjectorConfig(Section):
+class ProjectorConfig(SettingsGroup):
     """The head behind the backbone. The hidden BatchNorm is on for all methods, since BYOL depends on it."""
 
     layers: int = setting(2, "linear layers; 1 is a linear head", ge=1, le=4)
@@ -56,7 +56,7 @@ class ProjectorConfig(Section):
     output_batch_norm: bool = setting(False, "BatchNorm on the embedding too, as in SimCLR's code")
 
 
-class OptimizerConfig(Section):
+class OptimizerConfig(SettingsGroup):
     name: Literal["sgd", "lars", "adamw"] = setting("sgd", "optimizer of the encoder")
     lr: float = setting(0.06, "peak learning rate, never rescaled", gt=0)
     momentum: float = setting(0.9, "momentum (SGD, LARS)", ge=0, lt=1)
@@ -71,7 +71,7 @@ class OptimizerConfig(Section):
     betas: Range = setting((0.9, 0.999), "AdamW's averages")
 
 
-class ScheduleConfig(Section):
+class ScheduleConfig(SettingsGroup):
     """Linear warm-up, then half a cosine from the peak to `final_lr`."""
 
     warmup_epochs: float = setting(0.0, "length of the warm-up, epochs", ge=0)
@@ -79,7 +79,7 @@ class ScheduleConfig(Section):
     per_epoch: bool = setting(False, "constant within an epoch, as MoCo's and AdCo's code, instead of per step")
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(SettingsGroup):
     """Protocols of the end of a run (`evaluations/NAME.json`); of kNN and linear probe features are the backbone's."""
 
     knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
@@ -113,19 +113,19 @@ class EvaluationConfig(Section):
         return tuple(name for name in NAMED if name in found)  # in one order, for the run id
 
 
-class CheckpointsConfig(Section):
+class CheckpointsConfig(SettingsGroup):
     keep: int = setting(
         2, "newest checkpoints kept; at least 2, so that a damaged one has a predecessor", scientific=False, ge=2
     )
 
 
-class MethodConfig(Section):
+class MethodConfig(SettingsGroup):
     """What every method has. A method file subclasses this as `Config`."""
 
     name: str = setting(..., "a name from `negbench methods`, or the name of the user's file")
 
 
-class SharedConfig(Section):
+class SharedConfig(SettingsGroup):
     """What every run has, whatever its method. An evaluation depends on nothing else."""
 
     study: str = setting("custom", "name of the study, part of the run id", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

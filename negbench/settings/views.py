@@ -5,10 +5,10 @@ from typing import Any
 from pydantic import model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.section import Probability, Range, Section, Triple, setting
+from negbench.settings.group import Probability, Range, SettingsGroup, Triple, setting
 
 
-class ViewConfig(Section):
+class ViewConfig(SettingsGroup):
     """One view's distribution, in torchvision's terms.
 
     Order: crop, flip, jitter, grayscale, blur, solarise, normalise.
@@ -72,7 +72,7 @@ VIEW_POLICIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class CropConfig(Section):
+class CropConfig(SettingsGroup):
     """Further views that are only queries, with the colours of `first`: multi-crop (SwAV, arXiv:2006.09882)."""
 
     size: int = setting(..., "height and width, pixels", ge=8, le=1024)
@@ -86,7 +86,7 @@ class CropConfig(Section):
         return self
 
 
-class ViewsConfig(Section):
+class ViewsConfig(SettingsGroup):
     """Two views of each image and, in multi-crop, further ones."""
 
     policy: str = setting("moco-v2", f"named views: {', '.join(VIEW_POLICIES)}")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from negbench.records import checkpoint
 from negbench.records.files import read_json
 from negbench.runtime.errors import UserError
-from negbench.settings.section import Triple
+from negbench.settings.group import Triple
 
 _NEEDS_CODE = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it does not unpickle
 

@@ -1,4 +1,4 @@
-"""A group of settings, and one setting."""
+"""The base class of groups of settings, and one setting."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ Range = tuple[float, float]
 Triple = tuple[float, float, float]
 
 
-class Section(BaseModel):
+class SettingsGroup(BaseModel):
     """A frozen group of settings; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
