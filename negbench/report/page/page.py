@@ -78,7 +78,7 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> N
             "settings": sorted(section.bench.settings.items()),
             "environment": _told(section.bench.environment),
             "command": shlex.join(section.bench.environment.get("command") or []),
-            "methods": [(s.name, told(s.settings, s.settings)) for s in section.bench.main.subjects if s.is_method],
+            "methods": [(s.name, told(s.settings, s.settings)) for s in section.bench.main.rows if s.is_method],
         }
         for section, figures in zip(report.benches, of_bench, strict=True)
     ]

@@ -24,11 +24,10 @@ from negbench.report.read.statistics import Interval, median_interval
 from negbench.settings.keys import Flat
 
 Floats = npt.NDArray[np.float64]
-Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchRow:
     """What was stepped: a method, a bare step, or matrices. `seconds` and `parts` are means of turns, by round."""
 
     kind: str
@@ -37,7 +36,7 @@ class Subject:
     num_negatives: int | None
     seconds: Floats  # empty where it ran out of memory, or the bench was stopped before
     parts: dict[str, Floats]
-    facts: Facts
+    facts: dict[str, Any]
     settings: Flat = field(default_factory=dict)  # the method's own
 
     @property
@@ -59,33 +58,33 @@ class Subject:
 
     @property
     def bare_name(self) -> str | None:
-        """The bare step with this subject's passes."""
+        """The bare step with this row's passes."""
         passes = self.facts.get("passes")
         return f"bare {passes[0]}+{passes[1]}" if passes else None
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupRows:
     """Subjects that took turns, whose times may be compared round by round."""
 
     kind: str
     value: int | None
-    subjects: tuple[Subject, ...]
+    rows: tuple[BenchRow, ...]
 
     @property
     def is_done(self) -> bool:
-        """Whether no subject awaits its turns."""
-        return all(subject.is_timed or subject.out_of_memory for subject in self.subjects)
+        """Whether no row awaits its turns."""
+        return all(row.is_timed or row.out_of_memory for row in self.rows)
 
-    def named(self, name: str | None) -> Subject | None:
-        return next((subject for subject in self.subjects if subject.name == name), None)
+    def named(self, name: str | None) -> BenchRow | None:
+        return next((row for row in self.rows if row.name == name), None)
 
-    def ratio(self, subject: Subject, name: str | None) -> Interval | None:
-        """Median over rounds of `subject`'s seconds over those of `name`, with its bootstrap interval; None without."""
+    def ratio(self, row: BenchRow, name: str | None) -> Interval | None:
+        """Median over rounds of `row`'s seconds over those of `name`, with its bootstrap interval; None without."""
         other = self.named(name)
-        if other is None or other is subject or not other.is_timed or not subject.is_timed:
+        if other is None or other is row or not other.is_timed or not row.is_timed:
             return None
-        return median_interval((subject.seconds / other.seconds).tolist())
+        return median_interval((row.seconds / other.seconds).tolist())
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,11 @@ class Bench:
     num_groups: int  # that were planned
     part_names: tuple[str, ...]
     settings: Flat  # that all methods share
-    environment: Facts
-    groups: tuple[Group, ...]
+    environment: dict[str, Any]
+    groups: tuple[GroupRows, ...]
 
     @property
-    def main(self) -> Group:
+    def main(self) -> GroupRows:
         """At the study's own setting."""
         return self.groups[0]
 
@@ -115,30 +114,30 @@ class Bench:
 
     @property
     def methods(self) -> list[str]:
-        return [subject.name for subject in self.main.subjects if subject.is_method]
+        return [row.name for row in self.main.rows if row.is_method]
 
     @property
-    def by_num_negatives(self) -> list[tuple[Group, Subject]]:
+    def by_num_negatives(self) -> list[tuple[GroupRows, BenchRow]]:
         """Methods at each K, by method and K; at the study's own K where no other group has it."""
-        found: dict[tuple[int, int], tuple[Group, Subject]] = {}
+        found: dict[tuple[int, int], tuple[GroupRows, BenchRow]] = {}
         for group in self.groups:
             if group.kind in ("study", "num_negatives"):
-                for subject in group.subjects:
-                    if subject.is_method and subject.num_negatives is not None:
-                        found[self.methods.index(subject.name), subject.num_negatives] = group, subject
+                for row in group.rows:
+                    if row.is_method and row.num_negatives is not None:
+                        found[self.methods.index(row.name), row.num_negatives] = group, row
         return [found[key] for key in sorted(found)]
 
     @property
-    def by_batch_size(self) -> list[tuple[Group, Subject]]:
+    def by_batch_size(self) -> list[tuple[GroupRows, BenchRow]]:
         """Methods at each batch size, by method and size."""
         found = [
-            (self.methods.index(subject.name), subject.batch_size, group, subject)
+            (self.methods.index(row.name), row.batch_size, group, row)
             for group in self.groups
             if group.kind in ("study", "batch_size")
-            for subject in group.subjects
-            if subject.is_method
+            for row in group.rows
+            if row.is_method
         ]
-        return [(group, subject) for _, _, group, subject in sorted(found, key=lambda entry: entry[:2])]
+        return [(group, row) for _, _, group, row in sorted(found, key=lambda entry: entry[:2])]
 
 
 def find_benches(arguments: Sequence[str], default: Path) -> list[Path]:
@@ -176,12 +175,12 @@ def _bench(path: Path, record: BenchRecord) -> Bench:
         part_names=tuple(record.parts),
         settings=record.settings,
         environment=record.environment.model_dump(),
-        groups=tuple(Group(g.kind, g.value, tuple(map(_subject, g.subjects))) for g in record.groups),
+        groups=tuple(GroupRows(g.kind, g.value, tuple(map(_row, g.subjects))) for g in record.groups),
     )
 
 
-def _subject(record: RowRecord) -> Subject:
-    return Subject(
+def _row(record: RowRecord) -> BenchRow:
+    return BenchRow(
         record.kind,
         record.name,
         batch_size=record.batch_size or 0,

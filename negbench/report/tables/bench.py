@@ -8,7 +8,7 @@ import pandas as pd
 
 from negbench.records.crowding import FOR_BENCHES, is_crowded
 from negbench.report import text
-from negbench.report.read.benches import Bench, Group, Subject
+from negbench.report.read.benches import Bench, BenchRow, GroupRows
 from negbench.report.read.statistics import Interval
 from negbench.report.tables.base import Cell, Facts, Table, facts_of
 from negbench.runtime import words
@@ -32,9 +32,9 @@ _OUT, _AWAITED = "out of memory", "not timed"
 def bench_tables(bench: Bench, baseline: str, slug: str) -> list[Table]:
     """Those that the bench has rows for."""
     tables = [_cost(bench, baseline, slug), _parts(bench, slug)]
-    if len({subject.num_negatives for _, subject in bench.by_num_negatives}) > 1:
+    if len({row.num_negatives for _, row in bench.by_num_negatives}) > 1:
         tables.append(_num_negatives(bench, baseline, slug))
-    if len({subject.batch_size for _, subject in bench.by_batch_size}) > 1:
+    if len({row.batch_size for _, row in bench.by_batch_size}) > 1:
         tables.append(_batch_size(bench, baseline, slug))
     return [table.without_empty_columns() for table in tables]
 
@@ -44,29 +44,29 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
     columns += ["state, MiB", "negatives a query", "parameters, M", "GFLOP a step", "share of matrix rate"]
     rate = _matrix_rate(bench.main)
     cells, facts = [], []
-    for subject in bench.main.subjects:
-        if subject.kind == "matrices":
+    for row in bench.main.rows:
+        if row.kind == "matrices":
             continue
-        flops = subject.facts["flops"]
-        share = math.nan if flops is None else flops / subject.median / rate
-        bare, against = bench.main.ratio(subject, subject.bare_name), bench.main.ratio(subject, baseline)
+        flops = row.facts["flops"]
+        share = math.nan if flops is None else flops / row.median / rate
+        bare, against = bench.main.ratio(row, row.bare_name), bench.main.ratio(row, baseline)
         cells.append(
             [
-                Cell(subject.name),
-                _milliseconds(subject),
+                Cell(row.name),
+                _milliseconds(row),
                 _ratio(bare),
-                _ratio_or_baseline(subject, baseline, against),
-                _images_per_second(subject),
-                _known(subject, "peak_memory_bytes", MIB),
-                _known(subject, "peak_reserved_bytes", MIB),
-                _known(subject, "source_state_bytes", MIB),
-                _known(subject, "negatives_per_query", 1),
-                _known(subject, "parameters", 1e6),
-                _known(subject, "flops", GIGA),
+                _ratio_or_baseline(row, baseline, against),
+                _images_per_second(row),
+                _known(row, "peak_memory_bytes", MIB),
+                _known(row, "peak_reserved_bytes", MIB),
+                _known(row, "source_state_bytes", MIB),
+                _known(row, "negatives_per_query", 1),
+                _known(row, "parameters", 1e6),
+                _known(row, "flops", GIGA),
                 Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
             ]
         )
-        fact = _facts(bench, subject, bare, against)
+        fact = _facts(bench, row, bare, against)
         facts.append(fact | {"matrix_flops_per_second": rate, "share_of_matrix_rate": share})
     told = f" Matrices: {rate / GIGA:,.0f} GFLOP/s." if math.isfinite(rate) else ""
     note = (
@@ -83,20 +83,20 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
 def _parts(bench: Bench, slug: str) -> Table:
     columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.part_names), "step"]
     cells, facts = [], []
-    for subject in bench.main.subjects:
-        if subject.kind == "matrices" or not subject.is_timed:
+    for row in bench.main.rows:
+        if row.kind == "matrices" or not row.is_timed:
             continue
-        medians = {part: part_median(subject, part) for part in bench.part_names}
+        medians = {part: part_median(row, part) for part in bench.part_names}
         cells.append(
             [
-                Cell(subject.name),
+                Cell(row.name),
                 *(_of(medians[part], 1e-3) for part in bench.part_names),
-                _of(subject.median, 1e-3),
+                _of(row.median, 1e-3),
             ]
         )
-        about = {"study": bench.study, "device": bench.device, "step": subject.name}
+        about = {"study": bench.study, "device": bench.device, "step": row.name}
         facts.append(about | {f"{part}_seconds": median for part, median in medians.items()})
-        facts[-1]["step_seconds"] = subject.median
+        facts[-1]["step_seconds"] = row.median
     note = (
         "Milliseconds, medians of the rounds, each part without the parts inside it: medians of parts need not add up "
         "to that of the step. Refresh: of the source after the optimizer's step, AdCo's ascent with its own forward "
@@ -111,26 +111,26 @@ def _num_negatives(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "K", "step, ms", "/ bare", f"/ {baseline}", "loss, ms", "backward, ms", "refresh, ms"]
     columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
     cells, facts = [], []
-    for group, subject in bench.by_num_negatives:
-        bare, against = group.ratio(subject, subject.bare_name), group.ratio(subject, baseline)
+    for group, row in bench.by_num_negatives:
+        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
         cells.append(
             [
-                Cell(subject.name),
-                Cell(f"{subject.num_negatives:,}", subject.num_negatives),
-                _milliseconds(subject),
+                Cell(row.name),
+                Cell(f"{row.num_negatives:,}", row.num_negatives),
+                _milliseconds(row),
                 _ratio(bare),
-                _ratio_or_baseline(subject, baseline, against),
-                *(_of(part_median(subject, part), 1e-3) for part in ("loss", "backward", "refresh")),
-                _known(subject, "peak_memory_bytes", MIB),
-                _known(subject, "peak_reserved_bytes", MIB),
-                _known(subject, "source_state_bytes", MIB),
-                _known(subject, "flops", GIGA),
+                _ratio_or_baseline(row, baseline, against),
+                *(_of(part_median(row, part), 1e-3) for part in ("loss", "backward", "refresh")),
+                _known(row, "peak_memory_bytes", MIB),
+                _known(row, "peak_reserved_bytes", MIB),
+                _known(row, "source_state_bytes", MIB),
+                _known(row, "flops", GIGA),
             ]
         )
-        facts.append(_facts(bench, subject, bare, against))
+        facts.append(_facts(bench, row, bare, against))
     note = (
         f"{_where(bench)} K: num_negatives. As in the table of the study's own setting; each K is a group of its own, "
-        f"and / {baseline} is at the same K{_reasons(subject for _, subject in bench.by_num_negatives)}."
+        f"and / {baseline} is at the same K{_reasons(row for _, row in bench.by_num_negatives)}."
     )
     title = f"A step by the number of negatives: {bench.study}"
     return Table(f"{slug}-num-negatives", title, note, columns, cells, pd.DataFrame(facts))
@@ -140,26 +140,26 @@ def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "batch", "step, ms", "µs an image", "/ bare", f"/ {baseline}", "images/s"]
     columns += ["peak memory, MiB", "reserved, MiB", "GFLOP a step"]
     cells, facts = [], []
-    for group, subject in bench.by_batch_size:
-        bare, against = group.ratio(subject, subject.bare_name), group.ratio(subject, baseline)
+    for group, row in bench.by_batch_size:
+        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
         cells.append(
             [
-                Cell(subject.name),
-                Cell(f"{subject.batch_size:,}", subject.batch_size),
-                _milliseconds(subject),
-                _of(subject.median / subject.batch_size, 1e-6),
+                Cell(row.name),
+                Cell(f"{row.batch_size:,}", row.batch_size),
+                _milliseconds(row),
+                _of(row.median / row.batch_size, 1e-6),
                 _ratio(bare),
-                _ratio_or_baseline(subject, baseline, against),
-                _images_per_second(subject),
-                _known(subject, "peak_memory_bytes", MIB),
-                _known(subject, "peak_reserved_bytes", MIB),
-                _known(subject, "flops", GIGA),
+                _ratio_or_baseline(row, baseline, against),
+                _images_per_second(row),
+                _known(row, "peak_memory_bytes", MIB),
+                _known(row, "peak_reserved_bytes", MIB),
+                _known(row, "flops", GIGA),
             ]
         )
-        facts.append(_facts(bench, subject, bare, against))
+        facts.append(_facts(bench, row, bare, against))
     note = (
         f"{_where(bench)} As in the table of the study's own setting; each batch size is a group of its own"
-        f"{_reasons(subject for _, subject in bench.by_batch_size)}."
+        f"{_reasons(row for _, row in bench.by_batch_size)}."
     )
     title = f"A step by batch size: {bench.study}"
     return Table(f"{slug}-batch-size", title, note, columns, cells, pd.DataFrame(facts))
@@ -180,15 +180,15 @@ def bench_cautions(bench: Bench) -> list[str]:
     return told
 
 
-def part_median(subject: Subject, part: str) -> float:
+def part_median(row: BenchRow, part: str) -> float:
     """Seconds; nan of a part that the step does not have."""
-    values = subject.parts.get(part)
+    values = row.parts.get(part)
     return math.nan if values is None or not values.any() else float(np.median(values))
 
 
-def _matrix_rate(group: Group) -> float:
+def _matrix_rate(group: GroupRows) -> float:
     """Floating-point operations a second; nan where matrices were not multiplied."""
-    matrices = next((subject for subject in group.subjects if subject.kind == "matrices"), None)
+    matrices = next((row for row in group.rows if row.kind == "matrices"), None)
     return matrices.facts["flops"] / matrices.median if matrices is not None else math.nan
 
 
@@ -198,29 +198,29 @@ def _where(bench: Bench) -> str:
     return f"{bench.device}, torch {place.get('torch_version')}, {place.get('precision')}, {turns} each."
 
 
-def _milliseconds(subject: Subject) -> Cell:
-    if subject.out_of_memory:
+def _milliseconds(row: BenchRow) -> Cell:
+    if row.out_of_memory:
         return Cell(_OUT, math.inf)
-    if not subject.is_timed:
+    if not row.is_timed:
         return Cell(_AWAITED, math.nan)
-    first, middle, third = np.percentile(1e3 * subject.seconds, (25, 50, 75)).tolist()
+    first, middle, third = np.percentile(1e3 * row.seconds, (25, 50, 75)).tolist()
     return Cell(f"{words.number(middle)} [{words.number(first)}, {words.number(third)}]", middle)
 
 
-def _images_per_second(subject: Subject) -> Cell:
-    return _of(subject.batch_size / subject.median, 1)
+def _images_per_second(row: BenchRow) -> Cell:
+    return _of(row.batch_size / row.median, 1)
 
 
 def _ratio(interval: Interval | None) -> Cell:
     return Cell(text.ratio(interval), interval.centre) if interval is not None else Cell(words.NOTHING, math.nan)
 
 
-def _ratio_or_baseline(subject: Subject, baseline: str, against: Interval | None) -> Cell:
-    return Cell("baseline") if subject.name == baseline else _ratio(against)
+def _ratio_or_baseline(row: BenchRow, baseline: str, against: Interval | None) -> Cell:
+    return Cell("baseline") if row.name == baseline else _ratio(against)
 
 
-def _known(subject: Subject, name: str, unit: float) -> Cell:
-    value = subject.facts.get(name)
+def _known(row: BenchRow, name: str, unit: float) -> Cell:
+    value = row.facts.get(name)
     return _of(math.nan if value is None else float(value), unit)
 
 
@@ -228,19 +228,19 @@ def _of(value: float, unit: float) -> Cell:
     return Cell(words.number(value / unit), value)
 
 
-def _reasons(subjects: Iterable[Subject]) -> str:
+def _reasons(rows: Iterable[BenchRow]) -> str:
     """What those that ran out of memory were told, once each."""
-    told = [f"{subject.name}: {subject.out_of_memory}" for subject in subjects if subject.out_of_memory]
+    told = [f"{row.name}: {row.out_of_memory}" for row in rows if row.out_of_memory]
     return f". Out of memory: {'; '.join(dict.fromkeys(told))}" if told else ""
 
 
-def _facts(bench: Bench, subject: Subject, bare: Interval | None, against: Interval | None) -> Facts:
-    fact: Facts = {"study": bench.study, "device": bench.device, "step": subject.name}
-    fact |= {"batch_size": subject.batch_size, "num_negatives": subject.num_negatives, "rounds": bench.rounds}
-    quartiles = np.percentile(subject.seconds, (25, 50, 75)).tolist() if subject.is_timed else [math.nan] * 3
+def _facts(bench: Bench, row: BenchRow, bare: Interval | None, against: Interval | None) -> Facts:
+    fact: Facts = {"study": bench.study, "device": bench.device, "step": row.name}
+    fact |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.rounds}
+    quartiles = np.percentile(row.seconds, (25, 50, 75)).tolist() if row.is_timed else [math.nan] * 3
     fact |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
     for name, interval in (("bare", bare), ("baseline", against)):
         fact |= facts_of(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")
-    fact |= {f"{part}_seconds": part_median(subject, part) for part in bench.part_names}
+    fact |= {f"{part}_seconds": part_median(row, part) for part in bench.part_names}
     names = ("peak_memory_bytes", "peak_reserved_bytes", "source_state_bytes", "negatives_per_query", "parameters")
-    return fact | {name: subject.facts.get(name) for name in (*names, "flops", "out_of_memory")}
+    return fact | {name: row.facts.get(name) for name in (*names, "flops", "out_of_memory")}
