@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 
 from negbench.report.figures.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.tables.diagnostics import ALL, OF_REPRESENTATION, OF_SOURCES, Figure, common_epochs, sources_of
+from negbench.report.tables.diagnostics import ALL, OF_REPRESENTATION, OF_SOURCES, Quantity, common_epochs, sources_of
 
 ROWS = 8  # lines beyond would cover each other
 COLUMNS = 4
@@ -49,7 +49,7 @@ def _is_known(lines: Lines, name: str) -> bool:
     return any(known)
 
 
-def _panels(lines: Lines, figures: Mapping[str, Figure], style: Style) -> Canvas:
+def _panels(lines: Lines, figures: Mapping[str, Quantity], style: Style) -> Canvas:
     height = -(-len(figures) // COLUMNS)
     width = min(len(figures), COLUMNS)
     canvas, grid = plt.subplots(height, width, figsize=(3.2 * width, 0.9 + 2.7 * height), squeeze=False, sharex=True)
@@ -77,7 +77,7 @@ def _panels(lines: Lines, figures: Mapping[str, Figure], style: Style) -> Canvas
     return canvas
 
 
-def _line(axes: Axes, row: Row, source: str | None, name: str, figure: Figure, look: dict[str, Any]) -> None:
+def _line(axes: Axes, row: Row, source: str | None, name: str, figure: Quantity, look: dict[str, Any]) -> None:
     epochs, series = common_epochs(row.runs, name, source)
     values = np.array(series).reshape(len(series), len(epochs)) / figure.unit
     for seed in values if len(series) > 1 else []:

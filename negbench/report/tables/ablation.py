@@ -11,7 +11,7 @@ from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row, differing, is_told, own_values, slug_of, told
 from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
 from negbench.report.tables.accuracy import METRICS, is_beyond_chance
-from negbench.report.tables.base import Cell, Table, facts_of, seeds
+from negbench.report.tables.base import Cell, Table, interval_columns, seeds
 from negbench.runtime import words
 
 
@@ -91,7 +91,7 @@ def _is_one_setting(group: Sequence[str]) -> bool:
 def ablation_table(members: Sequence[Ablation]) -> Table:
     """Those of one title."""
     columns = ["method", members[0].name, "seeds", "accuracy, %", "− the study's own", "figure"]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     differences = _differences(members)
     for line, ablation in enumerate(members):
         for place, (value, row) in enumerate(ablation.points):
@@ -108,14 +108,14 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                     Cell(METRICS[ablation.metric]),
                 ]
             )
-            facts.append(
+            csv_rows.append(
                 {"study": ablation.study, "method": ablation.method, "others": ablation.others}
                 | {"key": ablation.key, "value": value}
                 | {"metric": ablation.metric}
-                | facts_of(interval)
+                | interval_columns(interval)
             )
             if (found := differences.get((line, place))) is not None:
-                facts[-1] |= facts_of(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
+                csv_rows[-1] |= interval_columns(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
     note = (
         "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. "
         "Differences in points to the value that the study itself has, paired by seed, with their 95% interval; bold: "
@@ -123,7 +123,7 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
         "are of the test set, would be to train on it."
     )
     title = f"Ablation: {members[0].title}"
-    return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(facts)).without_empty_columns()
+    return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(csv_rows)).without_empty_columns()
 
 
 def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Difference, float]]:

@@ -7,7 +7,7 @@ import pandas as pd
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, own_values, told
 from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
-from negbench.report.tables.base import Cell, Facts, Table, about, facts_of, seeds
+from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
 from negbench.runtime import words
 from negbench.settings.protocols import NAMED
 
@@ -45,7 +45,7 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
     """Mean and 95% t interval over seeds; difference to the baseline, paired by seed."""
     metrics = metrics_of(comparison)
     columns, cells = ["method", "seeds"], [[Cell(row.label), seeds(row)] for row in comparison.rows]
-    facts: list[Facts] = []
+    csv_rows: list[CsvRow] = []
     for metric in metrics:
         has_difference = metric not in WITHOUT_DIFFERENCE
         intervals = [t_interval(list(row.by_seed(metric).values())) for row in comparison.rows]
@@ -53,9 +53,9 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
         columns += [f"{METRICS[metric]}, %", *([f"{METRICS[metric]} − {baseline}"] if has_difference else [])]
         for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
             line.append(Cell(text.percent(interval), interval.centre))
-            fact = about(comparison, row) | {"metric": metric} | facts_of(interval)
-            facts.append(
-                fact | {"without_result": len(row.unused), "states": " ".join(run.state for run in row.unused)}
+            csv_row = about(comparison, row) | {"metric": metric} | interval_columns(interval)
+            csv_rows.append(
+                csv_row | {"without_result": len(row.unused), "states": " ".join(run.state for run in row.unused)}
             )
             if not has_difference:
                 continue
@@ -68,8 +68,8 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
             which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
             shown = text.points(difference) + which
             line.append(Cell(shown, difference.centre, is_beyond_chance(difference, p_holm)))
-            facts[-1] |= {"baseline": other.label} | facts_of(difference, "difference")
-            facts[-1] |= {"p": difference.p, "p_holm": p_holm}
+            csv_rows[-1] |= {"baseline": other.label} | interval_columns(difference, "difference")
+            csv_rows[-1] |= {"p": difference.p, "p_holm": p_holm}
     note = (
         "Top-1 accuracy, mean ± half of the 95% t interval over seeds. Differences in points, paired by seed, with "
         "their 95% interval; bold: beyond chance at 5% after Holm's correction over the rows of the column, which "
@@ -82,7 +82,7 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
         note += f"Test set, final checkpoint{', but for what follows' if selection else ', used once'}. {selection}"
     note += _lower_bounds(comparison) + _own_settings(comparison)
     title = f"Accuracy: {comparison.title}"
-    table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
+    table = Table(f"accuracy-{comparison.slug}", title, note, columns, cells, pd.DataFrame(csv_rows))
     return table.without_empty_columns()
 
 

@@ -12,7 +12,7 @@ from negbench.report import text
 from negbench.report.read.comparisons import Comparison
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.accuracy import METRICS, PUBLISHED, selection_note
-from negbench.report.tables.base import Cell, Facts, Table, about, facts_of
+from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns
 from negbench.runtime import words
 from negbench.settings.protocols import PROTOCOLS
 
@@ -35,7 +35,7 @@ def anchor_table(comparison: Comparison) -> Table | None:
     known = {name for anchor in anchors for name in _by_metric(anchor)}
     metrics = [name for name in metrics if name in known or any(row.by_seed(name) for row in comparison.rows)]
     columns = ["method", "by", "backbone", "epochs", "batch", *(f"{METRICS[name]}, %" for name in metrics), "protocol"]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     settings = comparison.settings
     for row in comparison.rows:
         if not row.runs:
@@ -48,10 +48,10 @@ def anchor_table(comparison: Comparison) -> Table | None:
         cells.append(
             [Cell(row.label, bold=True), Cell("this report"), model, *numbers, *results, Cell("this report's")]
         )
-        fact = about(comparison, row) | {"by": "this report"}
+        csv_row = about(comparison, row) | {"by": "this report"}
         for name, figure in intervals.items():
-            fact |= facts_of(figure, name.removesuffix("_top1"))
-        facts.append(fact)
+            csv_row |= interval_columns(figure, name.removesuffix("_top1"))
+        csv_rows.append(csv_row)
     for anchor in anchors:
         source = published()["sources"][anchor["source"]]
         name = f"{anchor['method']} ({anchor['variant']})" if "variant" in anchor else anchor["method"]
@@ -60,14 +60,16 @@ def anchor_table(comparison: Comparison) -> Table | None:
         results = [Cell(_figure(shown.get(name)), shown.get(name)) for name in metrics]
         by, protocol = Cell(source["title"]), Cell(f"theirs: {source['protocol']}")
         cells.append([Cell(name), by, Cell(anchor["model"]), *numbers, *results, protocol])
-        facts.append(_facts(anchor) | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]})
+        csv_rows.append(
+            _csv_row(anchor) | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]}
+        )
     sources = "; ".join(dict.fromkeys(_reference(anchor) for anchor in anchors))
     note = (
         "Published figures are of others' protocols, most of one run: they tell whether ours are in the right region, "
         f"and rank nothing. {selection_note(metrics)}Sources: {sources}."
     )
     title = f"Published figures: {comparison.title}"
-    return Table(f"published-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
+    return Table(f"published-{comparison.slug}", title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def _dataset(comparison: Comparison) -> str | None:
@@ -97,7 +99,7 @@ def _by_metric(anchor: dict[str, Any]) -> dict[str, float]:
     return {metric: anchor[name] for name, metric in metrics.items() if name in anchor}
 
 
-def _facts(anchor: dict[str, Any]) -> Facts:
+def _csv_row(anchor: dict[str, Any]) -> CsvRow:
     kept = {key: anchor.get(key) for key in ("method", "variant", "model", "epochs", "batch_size")}
     return kept | {f"{name.removesuffix('_top1')}_mean": figure / 100 for name, figure in _by_metric(anchor).items()}
 

@@ -10,7 +10,7 @@ from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.statistics import Interval
 from negbench.runtime import words
 
-Facts = dict[str, Any]
+CsvRow = dict[str, Any]  # a line of a table's CSV file, by column
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`data` has one fact a line; `rows` are what a reader sees of them."""
+    """`data` is written as CSV; `rows` are what a reader sees of it."""
 
     slug: str
     title: str
@@ -38,12 +38,12 @@ class Table:
         return Table(self.slug, self.title, self.note, [self.columns[i] for i in kept], rows, self.data)
 
 
-def about(comparison: Comparison, row: Row) -> Facts:
-    """The facts that name a row."""
+def about(comparison: Comparison, row: Row) -> CsvRow:
+    """Return the columns that name a row."""
     return {"study": comparison.study, "comparison": comparison.title, "row": row.label, "method": row.method}
 
 
-def facts_of(interval: Interval, name: str = "", centre: str = "mean") -> Facts:
+def interval_columns(interval: Interval, name: str = "", centre: str = "mean") -> CsvRow:
     """`NAME_mean`, `NAME_low`, `NAME_high`, `NAME_n`."""
     prefix = f"{name}_" if name else ""
     values = {centre: interval.centre, "low": interval.low, "high": interval.high, "n": interval.n}

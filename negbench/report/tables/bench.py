@@ -10,7 +10,7 @@ from negbench.records.crowding import FOR_BENCHES, is_crowded
 from negbench.report import text
 from negbench.report.read.benches import Bench, BenchRow, GroupRows
 from negbench.report.read.statistics import Interval
-from negbench.report.tables.base import Cell, Facts, Table, facts_of
+from negbench.report.tables.base import Cell, CsvRow, Table, interval_columns
 from negbench.runtime import words
 
 MIB, GIGA = 2**20, 1e9
@@ -43,7 +43,7 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "step, ms", "/ bare", f"/ {baseline}", "images/s", "peak memory, MiB", "reserved, MiB"]
     columns += ["state, MiB", "negatives a query", "parameters, M", "GFLOP a step", "share of matrix rate"]
     rate = _matrix_rate(bench.main)
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for row in bench.main.rows:
         if row.kind == "matrices":
             continue
@@ -66,8 +66,8 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
                 Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
             ]
         )
-        fact = _facts(bench, row, bare, against)
-        facts.append(fact | {"matrix_flops_per_second": rate, "share_of_matrix_rate": share})
+        csv_row = _csv_row(bench, row, bare, against)
+        csv_rows.append(csv_row | {"matrix_flops_per_second": rate, "share_of_matrix_rate": share})
     told = f" Matrices: {rate / GIGA:,.0f} GFLOP/s." if math.isfinite(rate) else ""
     note = (
         f"{_where(bench)} Step: median [quartiles] of the rounds. Ratios: median of the ratios within rounds "
@@ -77,12 +77,12 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
         "counted operations (matrix products and convolutions) a second over those of large square matrices in the "
         f"encoder's precision, in the same rounds.{told}"
     )
-    return Table(f"{slug}-cost", bench.title, note, columns, cells, pd.DataFrame(facts))
+    return Table(f"{slug}-cost", bench.title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def _parts(bench: Bench, slug: str) -> Table:
     columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.part_names), "step"]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for row in bench.main.rows:
         if row.kind == "matrices" or not row.is_timed:
             continue
@@ -95,8 +95,8 @@ def _parts(bench: Bench, slug: str) -> Table:
             ]
         )
         about = {"study": bench.study, "device": bench.device, "step": row.name}
-        facts.append(about | {f"{part}_seconds": median for part, median in medians.items()})
-        facts[-1]["step_seconds"] = row.median
+        csv_rows.append(about | {f"{part}_seconds": median for part, median in medians.items()})
+        csv_rows[-1]["step_seconds"] = row.median
     note = (
         "Milliseconds, medians of the rounds, each part without the parts inside it: medians of parts need not add up "
         "to that of the step. Refresh: of the source after the optimizer's step, AdCo's ascent with its own forward "
@@ -104,13 +104,13 @@ def _parts(bench: Bench, slug: str) -> Table:
         "time between two points of the device's own order of work, so that a device that waits for the host is "
         "counted in the part in which it waits."
     )
-    return Table(f"{slug}-parts", f"Parts of a step, ms: {bench.study}", note, columns, cells, pd.DataFrame(facts))
+    return Table(f"{slug}-parts", f"Parts of a step, ms: {bench.study}", note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def _num_negatives(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "K", "step, ms", "/ bare", f"/ {baseline}", "loss, ms", "backward, ms", "refresh, ms"]
     columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for group, row in bench.by_num_negatives:
         bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
         cells.append(
@@ -127,19 +127,19 @@ def _num_negatives(bench: Bench, baseline: str, slug: str) -> Table:
                 _known(row, "flops", GIGA),
             ]
         )
-        facts.append(_facts(bench, row, bare, against))
+        csv_rows.append(_csv_row(bench, row, bare, against))
     note = (
         f"{_where(bench)} K: num_negatives. As in the table of the study's own setting; each K is a group of its own, "
         f"and / {baseline} is at the same K{_reasons(row for _, row in bench.by_num_negatives)}."
     )
     title = f"A step by the number of negatives: {bench.study}"
-    return Table(f"{slug}-num-negatives", title, note, columns, cells, pd.DataFrame(facts))
+    return Table(f"{slug}-num-negatives", title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "batch", "step, ms", "µs an image", "/ bare", f"/ {baseline}", "images/s"]
     columns += ["peak memory, MiB", "reserved, MiB", "GFLOP a step"]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for group, row in bench.by_batch_size:
         bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
         cells.append(
@@ -156,13 +156,13 @@ def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
                 _known(row, "flops", GIGA),
             ]
         )
-        facts.append(_facts(bench, row, bare, against))
+        csv_rows.append(_csv_row(bench, row, bare, against))
     note = (
         f"{_where(bench)} As in the table of the study's own setting; each batch size is a group of its own"
         f"{_reasons(row for _, row in bench.by_batch_size)}."
     )
     title = f"A step by batch size: {bench.study}"
-    return Table(f"{slug}-batch-size", title, note, columns, cells, pd.DataFrame(facts))
+    return Table(f"{slug}-batch-size", title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def bench_cautions(bench: Bench) -> list[str]:
@@ -234,13 +234,13 @@ def _reasons(rows: Iterable[BenchRow]) -> str:
     return f". Out of memory: {'; '.join(dict.fromkeys(told))}" if told else ""
 
 
-def _facts(bench: Bench, row: BenchRow, bare: Interval | None, against: Interval | None) -> Facts:
-    fact: Facts = {"study": bench.study, "device": bench.device, "step": row.name}
-    fact |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.rounds}
+def _csv_row(bench: Bench, row: BenchRow, bare: Interval | None, against: Interval | None) -> CsvRow:
+    csv_row: CsvRow = {"study": bench.study, "device": bench.device, "step": row.name}
+    csv_row |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.rounds}
     quartiles = np.percentile(row.seconds, (25, 50, 75)).tolist() if row.is_timed else [math.nan] * 3
-    fact |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
+    csv_row |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
     for name, interval in (("bare", bare), ("baseline", against)):
-        fact |= facts_of(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")
-    fact |= {f"{part}_seconds": part_median(row, part) for part in bench.part_names}
+        csv_row |= interval_columns(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")
+    csv_row |= {f"{part}_seconds": part_median(row, part) for part in bench.part_names}
     names = ("peak_memory_bytes", "peak_reserved_bytes", "source_state_bytes", "negatives_per_query", "parameters")
-    return fact | {name: row.facts.get(name) for name in (*names, "flops", "out_of_memory")}
+    return csv_row | {name: row.facts.get(name) for name in (*names, "flops", "out_of_memory")}

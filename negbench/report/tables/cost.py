@@ -12,7 +12,7 @@ from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.runs import Run, cumulative
 from negbench.report.read.statistics import Interval, median_interval, paired_ratio
-from negbench.report.tables.base import Cell, Facts, Table, about, facts_of, seeds
+from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
 from negbench.runtime import words
 
 RESOURCES = {  # what a run's curve is drawn and a target is reached in: the title, and one shown unit
@@ -40,7 +40,7 @@ _FIGURES: dict[
 def cost(comparison: Comparison, baseline: str) -> Table:
     """What each row takes; `comparison` is of one kind of hardware."""
     columns = ["method", "seeds", "s an epoch", f"time / {baseline}", *(title for title, _, _ in _FIGURES.values())]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for row in comparison.rows:
         seconds = np.concatenate([np.array([]), *(_epoch_seconds(run) for run in row.runs)])
         quartiles = np.percentile(seconds, (25, 50, 75)).tolist() if len(seconds) else [math.nan] * 3
@@ -49,10 +49,10 @@ def cost(comparison: Comparison, baseline: str) -> Table:
         wait = max((float(run.summary["data_wait_share"] or 0) for run in row.runs), default=0.0)
         bound = any(run.summary.get("loader_bound") for run in row.runs)
         names = [f"epoch_seconds_{name}" for name in ("q1", "median", "q3")]
-        fact: Facts = about(comparison, row) | {"hardware": comparison.hardware, "runs": len(row.runs)}
-        fact |= {"epochs": len(seconds), **dict(zip(names, quartiles, strict=True)), **figures}
-        fact |= facts_of(against, "ratio") if against else {}
-        facts.append(fact | {"data_wait_share": wait, "loader_bound": bound})
+        csv_row: CsvRow = about(comparison, row) | {"hardware": comparison.hardware, "runs": len(row.runs)}
+        csv_row |= {"epochs": len(seconds), **dict(zip(names, quartiles, strict=True)), **figures}
+        csv_row |= interval_columns(against, "ratio") if against else {}
+        csv_rows.append(csv_row | {"data_wait_share": wait, "loader_bound": bound})
         first, middle, third = map(words.number, quartiles)
         nothing = "baseline" if baseline in (row.label, row.method) else words.NOTHING
         cells.append(
@@ -73,7 +73,7 @@ def cost(comparison: Comparison, baseline: str) -> Table:
         "alone. Loader-bound: over 5% of the time spent waiting for data."
     )
     columns.append("data wait")
-    table = Table(f"cost-{comparison.slug}", f"Cost: {comparison.title}", note, columns, cells, pd.DataFrame(facts))
+    table = Table(f"cost-{comparison.slug}", f"Cost: {comparison.title}", note, columns, cells, pd.DataFrame(csv_rows))
     return table.without_empty_columns()
 
 
@@ -92,7 +92,7 @@ def time_to_target(comparison: Comparison, targets: Sequence[float], whose: str)
     if not targets or not any(run.curve for run in comparison.runs):
         return None
     columns = ["method", "target, %", "reached", *(title for title, _ in RESOURCES.values())]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for target in targets:
         for row in comparison.rows:
             runs = [run for run in row.runs if run.curve]
@@ -106,16 +106,18 @@ def time_to_target(comparison: Comparison, targets: Sequence[float], whose: str)
             line = [Cell(row.label), Cell(f"{100 * target:.1f}", target), Cell(told, reached)]
             line += [Cell(text.amount(spent[name], unit), spent[name].centre) for name, (_, unit) in RESOURCES.items()]
             cells.append(line)
-            fact: Facts = about(comparison, row) | {"hardware": comparison.hardware, "target": target}
-            fact |= {"reached": reached, "runs": tried, "without_result": unknown}
-            facts.append(fact | {k: v for name, i in spent.items() for k, v in facts_of(i, name, "median").items()})
+            csv_row: CsvRow = about(comparison, row) | {"hardware": comparison.hardware, "target": target}
+            csv_row |= {"reached": reached, "runs": tried, "without_result": unknown}
+            csv_rows.append(
+                csv_row | {k: v for name, i in spent.items() for k, v in interval_columns(i, name, "median").items()}
+            )
     note = (
         f"{comparison.hardware}. Until the kNN accuracy on held-out images first reached the target: median over "
         "seeds [95% percentile bootstrap interval: up to five seeds their range, which holds the true median 75% of "
         f"the time with three and 94% with five]; ∞: not reached, or failed. {whose}"
     )
     title = f"Time to target: {comparison.title}"
-    return Table(f"targets-{comparison.slug}", title, note, columns, cells, pd.DataFrame(facts))
+    return Table(f"targets-{comparison.slug}", title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def first_reached(run: Run, target: float, resource: str) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.runs import Run
 from negbench.report.read.statistics import Interval, t_interval
-from negbench.report.tables.base import Cell, Table, about, facts_of
+from negbench.report.tables.base import Cell, Table, about, interval_columns
 from negbench.runtime import words
 
 ALL = "all"
@@ -17,32 +17,32 @@ COLLAPSED_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quantity:
     title: str
     unit: float = 1  # what is shown as 1
 
 
 OF_SOURCES = {
-    "negatives": Figure("negatives"),
-    "effective_negatives": Figure("effective number"),
-    "mass_share": Figure("softmax share, %", 0.01),
-    "mean_cosine": Figure("mean cosine"),
-    "top10_cosine": Figure("ten nearest, cosine"),
-    "top1_cosine": Figure("nearest, cosine"),
-    "false_negative_rate": Figure("own class, %", 0.01),
-    "false_negative_mass": Figure("own class, % of softmax", 0.01),
-    "own_image_share": Figure("own image, %", 0.01),
-    "tracking": Figure("tracking"),
-    "staleness": Figure("staleness, cosine"),
-    "oldest_age": Figure("oldest, steps"),
-    "angle_degrees": Figure("angle a step, °"),
-    "duplicates": Figure("duplicates, %", 0.01),
+    "negatives": Quantity("negatives"),
+    "effective_negatives": Quantity("effective number"),
+    "mass_share": Quantity("softmax share, %", 0.01),
+    "mean_cosine": Quantity("mean cosine"),
+    "top10_cosine": Quantity("ten nearest, cosine"),
+    "top1_cosine": Quantity("nearest, cosine"),
+    "false_negative_rate": Quantity("own class, %", 0.01),
+    "false_negative_mass": Quantity("own class, % of softmax", 0.01),
+    "own_image_share": Quantity("own image, %", 0.01),
+    "tracking": Quantity("tracking"),
+    "staleness": Quantity("staleness, cosine"),
+    "oldest_age": Quantity("oldest, steps"),
+    "angle_degrees": Quantity("angle a step, °"),
+    "duplicates": Quantity("duplicates, %", 0.01),
 }
 OF_REPRESENTATION = {
-    "alignment": Figure("alignment"),
-    "uniformity": Figure("uniformity"),
-    "spread": Figure("spread"),
-    "effective_rank": Figure("effective rank"),
+    "alignment": Quantity("alignment"),
+    "uniformity": Quantity("uniformity"),
+    "spread": Quantity("spread"),
+    "effective_rank": Quantity("effective rank"),
 }
 
 
@@ -102,25 +102,25 @@ def _table(
     title: str,
     comparison: Comparison,
     lines: Sequence[tuple[Row, str | None]],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Quantity],
     note: str,
 ) -> Table:
     with_source = any(source is not None for _, source in lines)
     columns = ["method", *(["source"] if with_source else []), *(figure.title for figure in figures.values())]
-    cells, facts = [], []
+    cells, csv_rows = [], []
     for row, source in lines:
-        line, fact = [Cell(row.label)], about(comparison, row)
+        line, csv_row = [Cell(row.label)], about(comparison, row)
         if source is not None:
             line.append(Cell(source))
-            fact |= {"source": source}
+            csv_row |= {"source": source}
         for name, figure in figures.items():
             interval = at_the_end(row, name, source)
             line.append(Cell(words.number(interval.centre / figure.unit), interval.centre))
-            fact |= facts_of(interval, name)
+            csv_row |= interval_columns(interval, name)
         cells.append(line)
-        facts.append(fact)
+        csv_rows.append(csv_row)
     table = Table(
-        f"{slug}-{comparison.slug}", f"{title}: {comparison.title}", note, columns, cells, pd.DataFrame(facts)
+        f"{slug}-{comparison.slug}", f"{title}: {comparison.title}", note, columns, cells, pd.DataFrame(csv_rows)
     )
     return table.without_empty_columns()
 

@@ -45,7 +45,7 @@ def tuning_cautions(tuning: Tuning) -> list[str]:
 
 def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
     """A row a method: its trials, and what was chosen."""
-    rows, facts = [], []
+    rows, csv_rows = [], []
     for method in tuning.methods:
         best, scores = method.best, method.scores
         lowest = min(scores) if scores else math.nan
@@ -61,7 +61,7 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
                 Cell("; ".join(f"{key.removeprefix('method.')}: {_values(v)}" for key, v in method.space.items())),
             ]
         )
-        facts.append(
+        csv_rows.append(
             {"study": tuning.study, "method": method.method, "trials": len(method.trials), "ended": ended}
             | {"best": score, "median": method.median, "worst": lowest}
             | {"chosen": told(best.values, best.values) if best else None}
@@ -71,7 +71,7 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
         "higher than the same settings would give again: it chooses settings and ranks no methods."
     )
     columns = ["method", "trials", "best, %", "median, %", "worst, %", "chosen", "drawn from"]
-    return Table(slug, title_of(tuning), note, columns, rows, pd.DataFrame(facts))
+    return Table(slug, title_of(tuning), note, columns, rows, pd.DataFrame(csv_rows))
 
 
 def _uncertainty(tuning: Tuning) -> str:
@@ -86,7 +86,7 @@ def _uncertainty(tuning: Tuning) -> str:
 
 def trials_table(tuning: Tuning, slug: str) -> Table:
     """A row a trial."""
-    rows, facts = [], []
+    rows, csv_rows = [], []
     for method in tuning.methods:
         for number, trial in enumerate(method.trials, 1):
             chosen = trial is method.best
@@ -101,7 +101,7 @@ def trials_table(tuning: Tuning, slug: str) -> Table:
                     Cell(words.number(trial.seconds) if trial.seconds is not None else words.NOTHING, trial.seconds),
                 ]
             )
-            facts.append(
+            csv_rows.append(
                 {"study": tuning.study, "method": method.method, "trial": number, "knn_top1_validation": trial.score}
                 | {"state": trial.state, "chosen": chosen, "seconds": trial.seconds, "run": trial.run_id}
                 | trial.values
@@ -109,7 +109,7 @@ def trials_table(tuning: Tuning, slug: str) -> Table:
     columns = ["method", "trial", "kNN held out, %", "settings", "state", "training, s"]
     note = "In the order of the draw; in bold what was chosen."
     title = f"All trials: {tuning.study}"
-    return Table(f"{slug}-trials", title, note, columns, rows, pd.DataFrame(facts))
+    return Table(f"{slug}-trials", title, note, columns, rows, pd.DataFrame(csv_rows))
 
 
 def _percent(value: float) -> str:
