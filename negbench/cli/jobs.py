@@ -82,34 +82,32 @@ def cancel(runs: Annotated[list[Path], typer.Argument(help="Run folders.")]) -> 
 
 
 def _look(output: Path, study: str | None) -> "list[RunStatus]":
-    from negbench.records.files import read_json
-    from negbench.records.jobs import jobs_if_asked
+    from negbench.records.jobs import jobs_if_asked, read_note
     from negbench.records.status import find_runs, status_of
 
     paths = find_runs(output)
-    known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+    known = jobs_if_asked(map(read_note, paths))
     return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
 
 
 def _cancel(run: Path) -> str:
     """End a run and return what was done, as a sentence. UserError if there is nothing to end."""
     from negbench.records import jobs
-    from negbench.records.files import read_json, write_json
-    from negbench.records.run_folder import is_locked
+    from negbench.records.run_folder import RunFolder, is_locked
     from negbench.records.status import status_of
 
-    note, lock = read_json(run / "job.json"), read_json(run / "run.lock")
+    note, lock = jobs.read_note(run), RunFolder(run).read_lock()
     if not note and not lock:
         raise UserError(f"{run} is not a run folder")
     known = jobs.jobs_of([note])
     if jobs.is_active(note, known):
-        write_json(run / "job.json", note | {"cancelled": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        jobs.write_note(run, note | {"cancelled": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         if note["launcher"] == "slurm":
             jobs.cancel([note["job_id"]])
             return f"Slurm job {note['job_id']} is cancelled"
         os.kill(int(note["job_id"]), signal.SIGTERM)  # the controller passes it to the job's processes
         return f"background job {note['job_id']} saves and ends"
-    if is_locked(run / "run.lock") and lock.get("host") == os.uname().nodename:
+    if is_locked(run) and lock.get("host") == os.uname().nodename:
         os.kill(lock["pid"], signal.SIGTERM)
         return f"process {lock['pid']} saves and ends"
     raise UserError(f"{run} is {status_of(run, known).state}: there is nothing to cancel")

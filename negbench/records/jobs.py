@@ -1,4 +1,4 @@
-"""What Slurm and this machine know about jobs, without accounting. Imports no torch."""
+"""Jobs: what a run's `job.json` records, and what Slurm and this machine know, without accounting. Imports no torch."""
 
 import functools
 import subprocess
@@ -6,14 +6,37 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
+from negbench.records.files import read_json, write_json
 from negbench.runtime.errors import UserError
 
 TIMEOUT_SECONDS = 60
 STARTED = "started"  # in a background job's folder: it has its turn
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+class JobNote(TypedDict, total=False):
+    """`job.json`: the newest job of a run. It is empty where the run has had none."""
+
+    launcher: str  # slurm or local
+    job_id: str  # "12" or "10_1" of Slurm, else the controller's process
+    folder: str  # of the submission; the logs are in its folder `job_id`
+    num_ranks: int
+    submitted: str  # ISO 8601, as `cancelled`
+    command: list[str]  # that submitted it
+    settings: dict[str, Any]  # `Resolved.description`
+    cancelled: str
+
+
+def read_note(run: Path) -> JobNote:
+    """Return the `job.json` of a run's folder."""
+    return cast(JobNote, read_json(run / "job.json"))
+
+
+def write_note(run: Path, note: JobNote) -> None:
+    write_json(run / "job.json", dict(note))
 
 
 class SchedulerError(UserError):
@@ -51,12 +74,12 @@ def jobs() -> dict[str, Job]:
     return found
 
 
-def jobs_of(notes: Iterable[dict[str, Any]]) -> dict[str, Job]:
+def jobs_of(notes: Iterable[JobNote]) -> dict[str, Job]:
     """As `jobs`; empty, and squeue is not asked, if none of the runs' `job.json` names a Slurm job."""
     return jobs() if any(note.get("launcher") == "slurm" for note in notes) else {}
 
 
-def jobs_if_asked(notes: Iterable[dict[str, Any]]) -> dict[str, Job] | None:
+def jobs_if_asked(notes: Iterable[JobNote]) -> dict[str, Job] | None:
     """As `jobs_of`; None, and a line on standard error the first time, if Slurm cannot be asked."""
     try:
         return jobs_of(notes)
@@ -70,7 +93,7 @@ def _warn(text: str) -> None:
     print(f"negbench: {text}", file=sys.stderr, flush=True)
 
 
-def is_active(note: dict[str, Any], known: dict[str, Job]) -> bool:
+def is_active(note: JobNote, known: dict[str, Job]) -> bool:
     """Whether the job of a run's `job.json` waits or runs."""
     if note.get("launcher") == "slurm":
         job = known.get(str(note.get("job_id")))
@@ -86,12 +109,12 @@ def is_controller(pid: str) -> bool:
         return False
 
 
-def waits_here(note: dict[str, Any]) -> bool:
+def waits_here(note: JobNote) -> bool:
     """Whether a background job that is active has not started its processes yet."""
     return note.get("launcher") == "local" and not (Path(note["folder"]) / note["job_id"] / STARTED).exists()
 
 
-def release_held(notes: Iterable[dict[str, Any]], known: dict[str, Job]) -> list[str]:
+def release_held(notes: Iterable[JobNote], known: dict[str, Job]) -> list[str]:
     """Let the jobs of these runs that Slurm holds after a failed launch wait again; their ids."""
     ids = [str(note.get("job_id")) for note in notes if note.get("launcher") == "slurm"]
     held = [job_id for job_id in ids if job_id in known and known[job_id].is_held_by_slurm]

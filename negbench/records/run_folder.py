@@ -13,13 +13,25 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from negbench.records.files import read_json, storage_error
 from negbench.runtime.errors import UserError
 
 SCHEMA_VERSION = 2  # of summary.json
+LOCK = "run.lock"
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
+
+
+class Lock(TypedDict, total=False):
+    """`run.lock`: the newest attempt, whose process holds the file's lock."""
+
+    attempt: int
+    pid: int
+    host: str
+    started: str  # ISO 8601
+    slurm_job_id: str  # both in a Slurm job alone
+    slurm_restarts: int
 
 
 class RunFolder:
@@ -70,17 +82,17 @@ class RunFolder:
 
     def is_ours(self) -> bool:
         """Whether no later attempt has taken the run over."""
-        return bool(self._read_lock().get("attempt") == self.attempt)
+        return bool(self.read_lock().get("attempt") == self.attempt)
 
     def takes_an_ending(self) -> bool:
         """Whether this process may record that the run has failed: it holds the run, or nobody does."""
-        is_free = self.is_ours() if self.attempt else not is_locked(self.path / "run.lock")
+        is_free = self.is_ours() if self.attempt else not is_locked(self.path)
         return is_free and self.path.is_dir() and not self.done.exists()
 
     def check_still_ours(self) -> None:
         """RuntimeError if a later attempt has taken the run over."""
         if not self.is_ours():
-            holder = self._read_lock()
+            holder = self.read_lock()
             raise RuntimeError(
                 f"{self.path} was taken over by attempt {holder.get('attempt')} (process {holder.get('pid')} on "
                 f"{holder.get('host')}); this is attempt {self.attempt}, and it writes no more"
@@ -131,9 +143,9 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
-        path = self.path / "run.lock"
+        path = self.path / LOCK
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        holder = self._read_lock()
+        holder = self.read_lock()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -143,13 +155,13 @@ class RunFolder:
                     f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
                     "wait for it, or end it first"
                 ) from None
-            partial = self.path / f".run.lock.{os.getpid()}.partial"
+            partial = self.path / f".{LOCK}.{os.getpid()}.partial"
             self._lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.replace(path)
         self.attempt = int(holder.get("attempt", 0)) + 1
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        mine = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        mine: Lock = {"attempt": self.attempt, "pid": os.getpid(), "host": socket.gethostname(), "started": started}
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, json.dumps(mine | _slurm_attempt()).encode(), 0)
 
@@ -162,19 +174,20 @@ class RunFolder:
             if not checksum.with_suffix("").exists():
                 checksum.unlink(missing_ok=True)
 
-    def _read_lock(self) -> dict[str, Any]:
-        return read_json(self.path / "run.lock")
+    def read_lock(self) -> Lock:
+        """As `read_summary`."""
+        return cast(Lock, read_json(self.path / LOCK))
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name != "run.lock":
+            if entry.name != LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the run's lock; a lock of another machine may not show."""
+    """Whether a process holds the lock of the run in `path`; a lock of another machine may not show."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -188,14 +201,14 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _slurm_attempt() -> dict[str, Any]:
+def _slurm_attempt() -> Lock:
     if "SLURM_JOB_ID" not in os.environ:
         return {}
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return {"slurm_job_id": os.environ["SLURM_JOB_ID"], "slurm_restarts": restarts}
 
 
-def _is_earlier_incarnation(holder: dict[str, Any]) -> bool:
+def _is_earlier_incarnation(holder: Lock) -> bool:
     """Whether the lock's holder is this very Slurm job before its last requeue, left over on a node that was lost."""
     mine = _slurm_attempt()
     same_job = bool(mine) and holder.get("slurm_job_id") == mine["slurm_job_id"]

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from negbench.records import earlier
-from negbench.records.files import read_json
-from negbench.records.jobs import Job, is_active, waits_here
+from negbench.records.jobs import Job, JobNote, is_active, read_note, waits_here
 from negbench.records.outcome import ending_in
 from negbench.records.run_folder import RunFolder, is_locked
 from negbench.records.summary import changed_in
@@ -75,7 +74,7 @@ def find_runs(output: Path) -> list[Path]:
 def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
     """`known` are the jobs that Slurm shows, None if it was not to be asked. Damaged files count as absent."""
     folder = RunFolder(path)
-    note = read_json(path / "job.json")
+    note = read_note(path)
     config = _config(folder)
     settings = note.get("settings", {})
     summary = folder.read_summary()
@@ -93,7 +92,7 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
     left = None
     if active and epochs and epoch and train.get("step_seconds"):
         left = train["step_seconds"] * train["step"] * (epochs / train["epoch"] - 1)
-    lock, environment = read_json(path / "run.lock"), folder.read_environment()
+    environment = folder.read_environment()
     changed = changed_in(summary, settings, environment)
     label = str(summary.get("label") or settings.get("label") or "")
     restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
@@ -111,14 +110,14 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
         knn_top1=summary.get("knn_top1") or newest.get("knn_top1"),
         images_per_second=newest.get("images_per_second"),
         seconds_left=left,
-        node=(job.nodes if job else str(lock.get("host", ""))) if active else "",
+        node=(job.nodes if job else str(folder.read_lock().get("host", ""))) if active else "",
         ending=str(ending_in(summary).get("kind", "")) if state == summary.get("status") else "",
         changed=earlier.changed_by_label(label) if changed is None else changed,
     )
 
 
 def _state(
-    folder: RunFolder, note: dict[str, Any], job: Job | None, known: dict[str, Job], summary: dict[str, Any]
+    folder: RunFolder, note: JobNote, job: Job | None, known: dict[str, Job], summary: dict[str, Any]
 ) -> tuple[str, str]:
     if folder.done.exists():
         return "done", ""
@@ -126,7 +125,7 @@ def _state(
         return "pending", f"{job.reason}; the same command releases it" if job.is_held_by_slurm else job.reason
     if is_active(note, known) and waits_here(note):
         return "pending", "for set-up lines, or for another job's end (--max-parallel)"
-    if is_active(note, known) or is_locked(folder.path / "run.lock"):
+    if is_active(note, known) or is_locked(folder.path):
         stalled = _first_line(folder.path / "stalled")
         return ("stalled", stalled) if stalled else ("running", "")
     if "cancelled" in note:

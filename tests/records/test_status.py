@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from negbench.cli.jobs import short_labels
 from negbench.cli.main import app
 from negbench.launch.jobs.logs import follow_log
-from negbench.records.jobs import Job, SchedulerError, _warn, jobs, release_held
+from negbench.records.jobs import Job, JobNote, SchedulerError, _warn, jobs, release_held
 from negbench.records.status import RunStatus, find_runs, status_of
 from tests.helpers.slurm import Cluster
 
@@ -48,7 +48,7 @@ def metrics(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def slurm_job(job_id: str = "12") -> dict[str, Any]:
+def slurm_job(job_id: str = "12") -> JobNote:
     settings = {"study": "quick", "method": "adco", "seed": 3, "label": "adco"}
     return {"launcher": "slurm", "job_id": job_id, "folder": "/nowhere", "num_ranks": 2, "settings": settings}
 

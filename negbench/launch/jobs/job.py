@@ -11,7 +11,7 @@ from typing import NoReturn
 import submitit
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from negbench.records.files import read_json
+from negbench.records.jobs import read_note
 from negbench.records.outcome import recorded
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
@@ -42,7 +42,7 @@ class RunJob:
         self._take_signals()
         try:
             folder = RunFolder(Path(self.output) / self.run_id)
-            noted = read_json(folder.path / "job.json").get("settings", {})
+            noted = read_note(folder.path).get("settings", {})
             with recorded(folder, lambda: {"run_id": self.run_id, "seed": self.seed} | noted):
                 environment = submitit.JobEnvironment()
                 environment.paths.result_pickle.unlink(missing_ok=True)  # an earlier attempt's error is no result

@@ -5,8 +5,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from negbench.records.files import read_json
-from negbench.records.jobs import is_active, jobs_if_asked
+from negbench.records.jobs import is_active, jobs_if_asked, read_note
 from negbench.records.run_folder import is_locked
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -18,7 +17,7 @@ RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
 
 def log_of(run: Path, rank: int = 0) -> Path:
     """Where the newest job of `run`, or its process, writes. UserError if it has none."""
-    note = read_json(run / "job.json")
+    note = read_note(run)
     if note:
         if rank >= note.get("num_ranks", 1):
             raise UserError(f"{run} has {note.get('num_ranks', 1)} ranks, numbered from 0; there is no rank {rank}")
@@ -67,8 +66,8 @@ def may_go_on(state: str, slurm_was_asked: bool) -> bool:
 
 
 def _is_alive(run: Path) -> bool:
-    note = read_json(run / "job.json")
+    note = read_note(run)
     known = jobs_if_asked([note])
     if known is None:
         return may_go_on(status_of(run, known).state, slurm_was_asked=False)
-    return is_active(note, known) or is_locked(run / "run.lock")
+    return is_active(note, known) or is_locked(run)

@@ -19,7 +19,7 @@ from negbench.launch import processes
 from negbench.launch.jobs.background import BackgroundExecutor
 from negbench.launch.jobs.job import RunJob
 from negbench.launch.jobs.snapshot import copy_request, take_snapshot
-from negbench.records.files import write_json
+from negbench.records.jobs import write_note
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN
 from negbench.settings.cluster import ClusterConfig
@@ -139,8 +139,8 @@ class Submission:
     def _note(self, run: Resolved, job_id: str, folder: Path) -> None:
         path = self.output / run.run_id
         path.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path / "job.json",
+        write_note(
+            path,
             {
                 "launcher": self.cluster.launcher,
                 "job_id": job_id,

@@ -12,8 +12,7 @@ from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, may_
 from negbench.launch.jobs.snapshot import take_snapshot
 from negbench.launch.jobs.submission import Submission, stamp_folder
 from negbench.launch.processes import check_gpus
-from negbench.records.files import read_json
-from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, release_held
+from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, read_note, release_held
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -92,7 +91,7 @@ def submit_command(
 
 def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
     """UserError if one of them has a job that waits or runs."""
-    notes = {output / run.run_id: read_json(output / run.run_id / "job.json") for run in runs}
+    notes = {output / run.run_id: read_note(output / run.run_id) for run in runs}
     known = jobs_of(notes.values())
     if held := release_held(notes.values(), known):
         raise UserError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
@@ -125,7 +124,7 @@ def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
     told: dict[str, str] = {}
     try:
         while True:
-            known = jobs_if_asked(read_json(path / "job.json") for path in paths)
+            known = jobs_if_asked(map(read_note, paths))
             states = {path.name: status_of(path, known).state for path in paths}
             for name, state in states.items():
                 if told.get(name) != state:

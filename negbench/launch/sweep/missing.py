@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from negbench.records.files import read_json
-from negbench.records.jobs import is_active, jobs_of, release_held
+from negbench.records.jobs import is_active, jobs_of, read_note, release_held
 from negbench.records.status import status_of
 from negbench.settings.grid import Planned
 
@@ -15,7 +14,7 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
 
     Jobs that Slurm holds after a failed launch are released.
     """
-    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    notes = [read_note(output / run.resolved.run_id) for run in runs]
     known = jobs_of(notes)
     release_held(notes, known)
     states = [status_of(output / run.resolved.run_id, known).state for run in runs]
@@ -26,6 +25,6 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
 
 def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
     """Ids of the jobs of these runs that wait or run, whichever call submitted them."""
-    notes = [read_json(output / run.resolved.run_id / "job.json") for run in runs]
+    notes = [read_note(output / run.resolved.run_id) for run in runs]
     known = jobs_of(notes)
     return [note["job_id"] for note in notes if is_active(note, known)]

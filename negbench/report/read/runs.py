@@ -13,8 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from negbench.records.benches import benches_in, is_bench, study_of
-from negbench.records.files import read_json
-from negbench.records.jobs import Job, jobs_if_asked
+from negbench.records.jobs import Job, jobs_if_asked, read_note
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.status import find_runs, is_run, status_of
 from negbench.records.summary import damage_of
@@ -108,7 +107,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
 
 def load(paths: Sequence[Path]) -> list[Run]:
     """Every run, in the order of `paths`; never raises for what is in a folder."""
-    notes = {path: read_json(path / "job.json") for path in paths if not (path / "done").exists()}
+    notes = {path: read_note(path) for path in paths if not (path / "done").exists()}
     jobs = jobs_if_asked(notes.values())
     runs = [_load(path, jobs) for path in paths]
     chosen: dict[str, Path] = {}
@@ -227,7 +226,7 @@ def _progress(status: Any) -> str:
 
 def _study_of(path: Path) -> str:
     settings, _ = _settings(path / "config.yaml")
-    noted = (read_json(path / "job.json").get("settings", {}), RunFolder(path).read_summary())
+    noted = (read_note(path).get("settings", {}), RunFolder(path).read_summary())
     return str(next(filter(None, (known.get("study") for known in (settings, *noted))), ""))
 
 
