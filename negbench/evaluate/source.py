@@ -43,7 +43,7 @@ def run_source(path: Path, warn: Callable[[str], None] = warnings.warn, settings
     if newest is None:
         raise UserError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
     encoder = read_encoder(newest)
-    step = encoder.file.content["step"]
+    step = checkpoint.step_of(encoder.file.content)
     return Source(encoder, config, folder, {"step": step}, step)
 
 

@@ -1,28 +1,79 @@
-"""Checkpoints: atomic, with a checksum, read without unpickling.
+"""Checkpoints: what they hold, and files that are atomic, have a checksum, and are read without unpickling.
 
-`step-00001200.pt` stands beside `step-00001200.pt.sha256` (the format of `sha256sum -c`). The checksum is written
+`step-00001200.pt` is beside `step-00001200.pt.sha256` (the format of `sha256sum -c`). The checksum is written
 first and the checkpoint is renamed into place after it: whatever ends in `.pt` is whole or contradicts it.
+
+To change the format, change `State`, raise `VERSION`, and let `load` complete the state of earlier versions, or raise
+`OLDEST`. mypy then names what writes and reads the state in train/.
 """
 
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypedDict, cast
 
 import torch
+from torch import Tensor
 
+import negbench
 from negbench.records.files import storage_error, write_atomically
 from negbench.runtime.errors import UserError
 
-State = dict[str, Any]
+VERSION = 2  # of the format that is written; a checkpoint without one is of version 1
+OLDEST = 1  # version that is read
+WEIGHTS: Final = "method"  # the key of weights and buffers, for readers of encoders
 
 
-def save(folder: Path, step: int, state: State, keep: int) -> Path:
-    """Write the checkpoint of `step` and delete all but the newest `keep`. `StorageError` if it cannot be written."""
+class ClockState(TypedDict):
+    """`train.clock.Clock`: seconds by kind, and joules by rank, None where unknown."""
+
+    seconds: dict[str, float]
+    joules: list[float | None]
+
+
+class MeterState(TypedDict):
+    """`train.meter.Meter`: sums over `count` steps, [world, number of names]; None if there are none."""
+
+    names: list[str]
+    sums: Tensor | None
+    count: int
+
+
+class RowsState(TypedDict):
+    """`train.rows.Rows`: what the next rows are made of."""
+
+    step_meter: MeterState
+    epoch_meter: MeterState
+    epoch_start_seconds: dict[str, float]
+
+
+class State(ClockState, RowsState):
+    """All that the next step depends on, and the length of the run's records."""
+
+    step: int  # steps trained
+    world_size: int  # processes that wrote it
+    world_sizes: list[int]  # of all attempts that have trained this state
+    precision: str  # the encoders' autocast type
+    peak_memory_bytes: int | None
+    peak_reserved_bytes: int | None
+    negatives_per_query: Tensor | None  # of the first step
+    communicated_bytes: dict[str, int]  # of the last step, by purpose
+    method: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    lost_seconds: float  # trained after a checkpoint that an attempt resumed from
+    evaluated_step: int  # the last one, -1 before
+    curve: dict[int, dict[str, Any]]  # what evaluations to come need of earlier steps
+    skipped: list[str]  # paths of undecodable files
+    metrics_bytes: int  # of metrics.jsonl
+
+
+def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Path:
+    """Write a `State` of `step` and delete all but the newest `keep`. `StorageError` if it cannot be written."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"version": VERSION, "negbench_version": negbench.__version__, **state}, buffer)
     content = buffer.getvalue()
     path = folder / f"step-{step:08d}.pt"
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
@@ -50,12 +101,33 @@ def find(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> State:
-    """The state on the CPU. UserError naming the file if it is damaged."""
+    """Return the state on the CPU. UserError naming the file if it is damaged or of a version that is not read."""
     content = read_whole(path)
     try:
-        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    check_version(path, state)
+    if "version" not in state:
+        state = {"world_sizes": [state["world_size"]], "curve": {}} | state  # early ones lack them
+    return cast(State, state)
+
+
+def check_version(path: Path, content: Mapping[str, Any]) -> None:
+    """UserError for a checkpoint of a version that is not read. Files of other programs pass."""
+    writer = content.get("negbench_version")
+    version = content.get("version", 1) if writer else 1
+    if not OLDEST <= version <= VERSION:
+        known = f"negbench {writer}" if writer else "an earlier negbench"
+        raise UserError(
+            f"checkpoint {path} is of version {version}, written by {known}, and negbench {negbench.__version__} reads "
+            f"versions {OLDEST} to {VERSION}; use {known}, or start the run again with --fresh"
+        )
+
+
+def step_of(content: Mapping[str, Any]) -> int | None:
+    """Return the steps that a checkpoint was trained for, None for files of other programs."""
+    return content.get("step")
 
 
 def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = False) -> Path | None:

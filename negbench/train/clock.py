@@ -9,10 +9,10 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
+from negbench.records.checkpoint import ClockState
 from negbench.runtime.distributed import gather_objects, world_size
 from negbench.runtime.nvml import Gpu
 from negbench.runtime.span import Mark, mark, seconds_between
@@ -91,11 +91,11 @@ class Clock:
         joules = [rank_joules for rank_joules in gather_objects(self.joules) if rank_joules is not None]
         return sum(joules) if len(joules) == world_size() else None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> ClockState:
         """The seconds, and the joules by rank. All ranks call it."""
         return {"seconds": dict(self.seconds), "joules": gather_objects(self.joules)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: ClockState) -> None:
         """Continue from `state`, also where its number of ranks was another: each has an equal share of the joules."""
         self.seconds = dict(state["seconds"])
         known = [rank_joules for rank_joules in state["joules"] if rank_joules is not None]

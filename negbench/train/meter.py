@@ -1,10 +1,9 @@
 """Means of scalars over steps and ranks, without waiting for the device."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from negbench.records.checkpoint import MeterState
 from negbench.runtime.distributed import all_gather, all_reduce_mean, rank, world_size
 
 
@@ -29,13 +28,13 @@ class Meter:
         self.sums, self.count = {}, 0
         return result
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> MeterState:
         """The sums of all ranks, [world, number of names]. All ranks call it."""
         sums = all_gather(torch.stack(list(self.sums.values()))[None]) if self.count else None
         return {"names": list(self.sums), "sums": sums, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: MeterState, device: torch.device) -> None:
         self.count, self.sums = state["count"], {}
-        if self.count:
-            mine = state["sums"][rank()] if len(state["sums"]) == world_size() else state["sums"].mean(0)
+        if (sums := state["sums"]) is not None:
+            mine = sums[rank()] if len(sums) == world_size() else sums.mean(0)
             self.sums = dict(zip(state["names"], mine.to(device).unbind(), strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from negbench.contrast.method import StepOutput
+from negbench.records.checkpoint import RowsState
 from negbench.runtime.distributed import gather_objects
 from negbench.runtime.memory import PeakMemory
 from negbench.settings.schema import RunConfig
@@ -69,7 +70,7 @@ class Rows:
         spent = {"train_seconds": seconds["train"], "device_hours": seconds["device"] / 3600}
         return _row(kind, step, step // self.steps_per_epoch, figures | spent)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> RowsState:
         """What the next rows depend on. All ranks call it."""
         return {
             "step_meter": self.step_meter.state_dict(),
@@ -77,7 +78,7 @@ class Rows:
             "epoch_start_seconds": self.epoch_start_seconds,
         }
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: RowsState, device: torch.device) -> None:
         self.step_meter.load_state_dict(state["step_meter"], device)
         self.epoch_meter.load_state_dict(state["epoch_meter"], device)
         self.epoch_start_seconds = state["epoch_start_seconds"]

@@ -151,12 +151,14 @@ class Trainer:
 
     def state(self) -> checkpoint.State:
         """Everything that the next step depends on, and the records' length. All ranks call it."""
+        peaks = self.peak_memory.over_ranks()
         return {
             "step": self.step,
             "world_size": world_size(),
             "world_sizes": self.world_sizes,
             "precision": str(self.method.autocast_dtype),
-            **self.peak_memory.over_ranks(),
+            "peak_memory_bytes": peaks["peak_memory_bytes"],
+            "peak_reserved_bytes": peaks["peak_reserved_bytes"],
             "negatives_per_query": self.negatives_per_query,
             "communicated_bytes": self.communicated_bytes,
             "method": self.method.state_dict(),
@@ -178,11 +180,11 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.rows.load_state_dict(state, self.device)
         self.step = self.saved_step = state["step"]
-        self.world_sizes = state.get("world_sizes", [state["world_size"]])  # earlier versions knew the last one
+        self.world_sizes = state["world_sizes"]
         self.clock.load_state_dict(state)
         self.evaluated_step = state["evaluated_step"]
         if self.evaluation:
-            self.evaluation.load_state_dict(state.get("curve", {}))  # earlier versions had none
+            self.evaluation.load_state_dict(state["curve"])
         self.lost_seconds = state["lost_seconds"]
         self.peak_memory.allocated, self.peak_memory.reserved = state["peak_memory_bytes"], state["peak_reserved_bytes"]
         self.negatives_per_query = state["negatives_per_query"]

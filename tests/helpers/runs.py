@@ -71,7 +71,7 @@ def folder(resolved: Resolved, output: Path) -> RunFolder:
 
 def outcome(run: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What two equal runs agree on: the final state without its clocks, and the records without theirs."""
-    state = checkpoint.load(checkpoint.find(run.checkpoints)[0])
+    state: dict[str, Any] = {**checkpoint.load(checkpoint.find(run.checkpoints)[0])}
     for clock in (
         "seconds",
         "lost_seconds",

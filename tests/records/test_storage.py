@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import negbench
+from negbench.evaluate.source import run_source
 from negbench.records import checkpoint
 from negbench.records.files import storage_error, write_atomically
 from negbench.records.run_folder import RunFolder
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, StorageError
 from tests.helpers import runs
 
@@ -107,20 +110,45 @@ def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
 
     def write(path: Path, content: str | bytes) -> None:
         write_atomically(path, content)
-        seen.append([int(checkpoint.load(found)["value"]) for found in checkpoint.find(tmp_path)])
+        seen.append([checkpoint.load(found)["step"] for found in checkpoint.find(tmp_path)])
 
     monkeypatch.setattr(checkpoint, "write_atomically", write)
     for value in (1, 2):
-        checkpoint.save(tmp_path, 7, {"value": value}, keep=2)
+        checkpoint.save(tmp_path, 7, {"step": value}, keep=2)
     assert seen == [[], [1], [1], [2], [2]]
 
 
 def test_a_checkpoint_without_its_checksum_counts_as_damaged(tmp_path: Path) -> None:
-    earlier, newest = (checkpoint.save(tmp_path, step, {"value": step}, keep=2) for step in (6, 7))
+    earlier, newest = (checkpoint.save(tmp_path, step, {"step": step}, keep=2) for step in (6, 7))
     newest.with_name(f"{newest.name}.sha256").unlink()
     with pytest.raises(ValueError, match=rf"checkpoint {newest} is damaged: {newest.name}\.sha256 is missing"):
         checkpoint.load(newest)
     assert checkpoint.find_whole(tmp_path, lambda warning: None) == earlier
+
+
+@pytest.mark.parametrize("versions", [(1, 1), (3, 4)], ids=["newer", "older"])
+def test_a_checkpoint_of_a_version_that_is_not_read_is_refused(
+    versions: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = runs.short()
+    with monkeypatch.context() as writer:
+        writer.setattr(negbench, "__version__", "7.8.9")
+        with pytest.raises(Interrupted):
+            runs.start(resolved, tmp_path, runs.StopAt(2))
+    run = runs.folder(resolved, tmp_path)
+    (path,) = checkpoint.find(run.checkpoints)
+    monkeypatch.setattr(checkpoint, "OLDEST", versions[0])
+    monkeypatch.setattr(checkpoint, "VERSION", versions[1])
+    told = (
+        f"checkpoint {path} is of version 2, written by negbench 7.8.9, and negbench {negbench.__version__} reads "
+        f"versions {versions[0]} to {versions[1]}; use negbench 7.8.9, or start the run again with --fresh"
+    )
+    for use in (lambda: runs.start(resolved, tmp_path), lambda: run_source(run.path)):
+        with pytest.raises(UserError) as error:
+            use()
+        assert str(error.value) == told
+    assert run.read_summary()["ending"] == {"kind": "user_error", "code": 2, "signal": None}
+    assert path.exists()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(

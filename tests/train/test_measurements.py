@@ -139,7 +139,8 @@ def test_energy_is_known_where_every_rank_tells_its_own(monkeypatch: pytest.Monk
 
 def test_the_energy_before_a_stop_is_shared_out_on_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock_module, "world_size", lambda: 4)
-    for joules, share in (([3.0, 5.0], 2.0), ([3.0, None], None)):
+    cases: list[tuple[list[float | None], float | None]] = [([3.0, 5.0], 2.0), ([3.0, None], None)]
+    for joules, share in cases:
         resumed = Clock(runs.CPU)
         resumed.load_state_dict({"seconds": resumed.seconds, "joules": joules})
         assert resumed.joules == share

@@ -1,5 +1,6 @@
 """Runs that are stopped at an awkward moment, and what of a run is the first rank's alone."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import negbench
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.records import checkpoint
 from negbench.runtime.distributed import rank
@@ -41,6 +43,22 @@ def assert_a_stop_after(step: int, resolved: Resolved, folder: Path) -> checkpoi
 def test_the_means_of_a_log_count_the_steps_before_a_stop(tmp_path: Path) -> None:
     state = assert_a_stop_after(3, runs.short("simclr", *LEAN, "log_every_steps=4"), tmp_path)
     assert state["step_meter"]["count"] == state["epoch_meter"]["count"] == 3
+
+
+def test_a_checkpoint_of_the_version_before_resumes_bitwise(tmp_path: Path) -> None:
+    resolved = runs.short("simclr", *LEAN)
+    runs.start(resolved, tmp_path / "undisturbed")
+    with pytest.raises(Interrupted):
+        execute(resolved, tmp_path, runs.CPU, stop_after=2)
+    run = runs.folder(resolved, tmp_path)
+    (path,) = checkpoint.find(run.checkpoints)
+    old = torch.load(path, weights_only=True)
+    assert (old.pop("version"), old.pop("negbench_version")) == (2, negbench.__version__)
+    del old["world_sizes"], old["curve"]  # which the first ones lacked
+    torch.save(old, path)
+    path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    runs.start(resolved, tmp_path)
+    runs.assert_same(runs.outcome(run), runs.outcome(runs.folder(resolved, tmp_path / "undisturbed")))
 
 
 def test_the_scale_of_the_loss_survives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

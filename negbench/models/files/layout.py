@@ -18,6 +18,7 @@ from negbench.models.backbones import build_backbone
 from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import COUNTER, State, first_of, nearest_architecture
 from negbench.models.files.weight_file import WeightFile, read
+from negbench.records.checkpoint import WEIGHTS
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import listed
@@ -49,7 +50,7 @@ LAYOUTS = (
     Layout("torchvision and timm, in DataParallel", "module.", "module.fc.", projector=False),
     Layout("torchvision and timm", "", "fc.", projector=False),
 )
-_CONTAINERS = ("method", "state_dict", "model")  # keys that hold the weights, where a file does not consist of them
+_CONTAINERS = (WEIGHTS, "state_dict", "model")  # keys that hold the weights, where a file does not consist of them
 _FIRST = ("conv1.weight", "3.conv1.weight")  # of a ResNet, of a ResNet-8
 
 

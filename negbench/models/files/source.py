@@ -74,4 +74,4 @@ def _facts_of_run(run: RunFolder, encoder: FileEncoder) -> dict[str, Any]:
     except KeyError as error:
         raise UserError(f"{run.config} lacks {error.args[0]}") from None
     run_id = read_json(run.summary).get("run_id", run.path.name)
-    return known | {"run_id": run_id, "step": encoder.file.content.get("step"), "normalisation": view}
+    return known | {"run_id": run_id, "step": checkpoint.step_of(encoder.file.content), "normalisation": view}

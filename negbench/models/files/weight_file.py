@@ -58,6 +58,7 @@ def read(path: Path) -> WeightFile:
         values = _read_torch(path, content)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; a file of weights holds names and tensors")
+    checkpoint.check_version(path, values)
     return WeightFile(path, hashlib.sha256(content).hexdigest(), values, _known(facts))
 
 
