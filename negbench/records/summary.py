@@ -1,67 +1,130 @@
-"""`summary.json`: its figures by name, and what makes one unfit. Imports no torch."""
+"""`summary.json`: every key once, with its unit and meaning. Imports no torch.
+
+`train.summarize` writes the keys, `records.outcome` the last three; docs/measured.md lists them from here.
+"""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from negbench.settings.protocols import NAMED, PROTOCOLS
 
 LOADER_BOUND_SHARE = 0.05  # of the training time spent waiting for data
-NUMBERS = (  # of summary.json, always known
-    *("num_images", "num_classes", "views_per_step", "source_state_bytes"),
-    *("train_seconds", "eval_seconds", "checkpoint_seconds", "lost_seconds", "device_hours"),
-)
-MAY_BE_NONE = (
-    *("knn_top1", "knn200_top1", "linear_top1", "knn_top1_validation", "negatives_per_query", "energy_joules"),
-    *("images_per_second", "views_per_second", "peak_memory_bytes", "peak_reserved_bytes", "data_wait_share"),
-)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of the summary. Any may be null in an unfinished run, those that `may_be_unknown` in a finished one too."""
+
+    meaning: str
+    unit: str = ""
+    may_be_unknown: bool = False
+    needed: bool = False  # a number without which reports do not use the run
+    place: tuple[str, ...] = ()  # of an accuracy: protocol, and the keys within its evaluation
+
+
+def _top1(meaning: str, *place: str, needed: bool = False) -> Field:
+    return Field(meaning, "fraction", may_be_unknown=True, needed=needed, place=place)
+
+
+def _cost(meaning: str, unit: str, may_be_unknown: bool = False) -> Field:
+    return Field(meaning, unit, may_be_unknown, needed=True)
+
+
+FIELDS: Mapping[str, Field] = {
+    "schema_version": Field("version of this record's form"),
+    "run_id": Field("name of the run's folder"),
+    "study": Field("name of the study"),
+    "method": Field("name of the method"),
+    "seed": Field("seed of the run"),
+    "label": Field("method and changed settings, for people"),
+    "changed": Field("settings that can change a result and that the command set on top of the study, by key"),
+    "track": Field("controlled or recipe"),
+    "restarts": Field("attempts before the last one"),
+    "epochs": Field("length of the whole run", "epochs"),
+    "steps": Field("steps trained", "steps"),
+    "world_size": Field("processes of the last attempt", "processes"),
+    "world_sizes": Field("processes of all attempts; with several the run is not bitwise as undisturbed", "processes"),
+    "num_images": _cost("images of the training set, held-out ones included", "images"),
+    "num_classes": _cost("classes of the data set", "classes"),
+    "num_negatives": Field("setting of that name, for methods that have it", may_be_unknown=True),
+    "negatives_per_query": _cost("mean over the queries of the first step", "negatives", may_be_unknown=True),
+    "views_per_step": _cost("views that are back-propagated in a step, of all processes", "views"),
+    "knn_top1": _top1("kNN, k = 20, on the test set", "knn", "trained", "top1", "20", needed=True),
+    "knn200_top1": _top1("kNN, k = 200, on the test set", "knn", "trained", "top1", "200", needed=True),
+    "linear_top1": _top1("linear probe on the test set", "linear", "trained", "top1", needed=True),
+    "knn_top1_untrained": _top1("as knn_top1, of the untrained encoder", "knn", "untrained", "top1", "20"),
+    "knn200_top1_untrained": _top1("as knn200_top1, of the untrained encoder", "knn", "untrained", "top1", "200"),
+    "linear_top1_untrained": _top1("as linear_top1, of the untrained encoder", "linear", "untrained", "top1"),
+    "knn_top1_pixels": _top1("kNN, k = 20, on raw pixels", "knn", "without_network", "pixels"),
+    "knn_top1_histogram": _top1("kNN, k = 20, on colour histograms", "knn", "without_network", "histogram"),
+    "knn_top1_validation": _top1("kNN, k = 20, on held-out images at the last step", needed=True),
+    "train_seconds": _cost("training, waiting for data included", "s"),
+    "eval_seconds": _cost("evaluations", "s"),
+    "checkpoint_seconds": _cost("writing checkpoints", "s"),
+    "data_wait_seconds": Field("waiting for data, of the process that waited longest", "s"),
+    "lost_seconds": _cost("training after a checkpoint from which the run was resumed, done again", "s"),
+    "device_hours": _cost("training time the number of devices", "h"),
+    "energy_joules": _cost("energy of all GPUs in training", "J", may_be_unknown=True),
+    "data_wait_share": _cost("data_wait_seconds in train_seconds", "fraction", may_be_unknown=True),
+    "loader_bound": Field(f"whether data_wait_share is above {LOADER_BOUND_SHARE}"),
+    "epoch_seconds_median": Field("median epoch, as train_seconds", "s", may_be_unknown=True),
+    "images_per_second": _cost("speed of the median step", "images/s", may_be_unknown=True),
+    "views_per_second": _cost("views back-propagated, at that speed", "views/s", may_be_unknown=True),
+    "peak_memory_bytes": _cost("memory taken by tensors, by the process on a CPU", "bytes", may_be_unknown=True),
+    "peak_reserved_bytes": _cost("memory held by the GPU's allocator", "bytes", may_be_unknown=True),
+    "parameters": Field("trainable parameters", "parameters"),
+    "source_state_bytes": _cost("state of the negatives' sources", "bytes"),
+    "communicated_bytes_per_step": Field("received by a process, by purpose", "bytes"),
+    "skipped_files": Field("files that cannot be decoded", "files"),
+    "device": Field("model of the GPU, or of the CPU with the threads used"),
+    "torch_version": Field("version of PyTorch"),
+    "git_revision": Field("commit of negbench, +changes if files differ", may_be_unknown=True),
+    "status": Field("done, failed or interrupted"),
+    "error": Field("reason of an end that is not done, in one line", may_be_unknown=True),
+    "ending": Field("kind, exit code and signal of the end"),
+}
 
 
 def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """Accuracies by their names in `summary.json`; None where a protocol of every run was not run.
+    """Return the accuracies by their keys, None where a protocol of every run was not run.
 
-    Protocols that are asked for by name have their figure where they were made, and those of `negbench evaluate` alone
-    the untrained encoder's besides.
+    Protocols that are asked for by name have a figure where they were run; those of `negbench evaluate` alone also have
+    that of the untrained encoder.
     """
     named = {name: PROTOCOLS[name] for name in evaluations if PROTOCOLS[name].figure}
-
-    def figure(protocol: str, *path: str) -> float | None:
-        value: Any = evaluations.get(protocol, {})
-        for key in path:
-            value = value.get(key, {})
-        return value if value != {} else None
-
-    return {
-        "knn_top1": figure("knn", "trained", "top1", "20"),
-        "knn200_top1": figure("knn", "trained", "top1", "200"),
-        "linear_top1": figure("linear", "trained", "top1"),
-        "knn_top1_untrained": figure("knn", "untrained", "top1", "20"),
-        "knn200_top1_untrained": figure("knn", "untrained", "top1", "200"),
-        "linear_top1_untrained": figure("linear", "untrained", "top1"),
-        "knn_top1_pixels": figure("knn", "without_network", "pixels"),
-        "knn_top1_histogram": figure("knn", "without_network", "histogram"),
-        **{protocol.figure: figure(name, "trained", protocol.key) for name, protocol in named.items()},
-        **{
-            f"{protocol.figure}_untrained": figure(name, "untrained", protocol.key)
-            for name, protocol in named.items()
-            if not protocol.at_end and "untrained" in evaluations[name]
-        },
+    places = {name: field.place for name, field in FIELDS.items() if field.place}
+    places |= {protocol.figure: (name, "trained", protocol.key) for name, protocol in named.items()}
+    places |= {
+        f"{protocol.figure}_untrained": (name, "untrained", protocol.key)
+        for name, protocol in named.items()
+        if not protocol.at_end and "untrained" in evaluations[name]
     }
+    return {name: _at(place, evaluations) for name, place in places.items()}
+
+
+def _at(place: tuple[str, ...], evaluations: Any) -> float | None:
+    for key in place:
+        evaluations = evaluations.get(key, {})
+    return evaluations if evaluations != {} else None
 
 
 def changed_in(*records: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the settings that the run's command set, by the first of its records that says so."""
+    """Return the settings that the run's command set, from the first of its records that has them."""
     return next((known for record in records if isinstance(known := record.get("changed"), dict)), None)
 
 
 def damage_of(summary: dict[str, Any]) -> str:
-    """What makes a summary unfit for figures, or nothing."""
-    published = [protocol.figure for protocol in NAMED.values() if protocol.figure in summary]
-    for name in (*NUMBERS, *MAY_BE_NONE, *published):
+    """Return what makes a summary unfit for reports, or nothing."""
+    unknown = {name: field.may_be_unknown for name, field in FIELDS.items() if field.needed}
+    unknown |= {protocol.figure: True for protocol in NAMED.values() if protocol.figure in summary}
+    for name, may_be_unknown in unknown.items():
         if name not in summary:
             return f"summary.json lacks {name}"
         value = summary[name]
         is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not is_number and (value is not None or name in NUMBERS):
+        if not is_number and not (value is None and may_be_unknown):
             return f"summary.json: {name} is {value}"
     communicated = summary.get("communicated_bytes_per_step")
     if not isinstance(communicated, dict) or "negatives" not in communicated:
