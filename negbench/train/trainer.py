@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from negbench.contrast.method import Method, StepOutput
@@ -34,6 +33,7 @@ from negbench.runtime.memory import PeakMemory
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import steps_per_epoch
 from negbench.train.clock import Clock
+from negbench.train.finite import FiniteCheck
 from negbench.train.loggers.base import Loggers
 from negbench.train.monitor import Monitor
 from negbench.train.optim import learning_rate, set_learning_rate
@@ -76,7 +76,7 @@ class Trainer:
         self.communicated_bytes: dict[str, int] = {}  # of the last step, by what for
         views_per_image = len(method.query_views)
         self.rows = Rows(config, self.steps_per_epoch, views_per_image, self.clock, self.peak_memory)
-        self.first_bad_step = torch.full((), self.num_steps, device=device)
+        self.finite = FiniteCheck(method, self.num_steps, device, folder.checkpoints)
         self.evaluated_step = self.saved_step = -1
         self.skipped = skipped
         self.stopping = Stopping(config.checkpoint_every_min, loggers.note)
@@ -123,8 +123,7 @@ class Trainer:
         if self.negatives_per_query is None:  # before the sources take this step's keys in
             self.negatives_per_query = self.method.negatives_per_query(output.encoded)
         self.method.after_step(output, self.step)
-        bad = ~torch.isfinite(output.metrics["loss"])
-        self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+        self.finite.add(output.metrics["loss"], self.step)
         self.communicated_bytes = dict(received_bytes - received)
         return output
 
@@ -245,27 +244,7 @@ class Trainer:
         self.peak_memory.start()
 
     def _check_finite(self, weights_too: bool = False) -> None:
-        bad_step = self.first_bad_step.clone()
-        if weights_too:  # weights that the last step broke show in the loss of the next
-            finite = torch.stack([p.isfinite().all() for p in self.method.parameters()]).all()
-            bad_step = torch.where(finite, bad_step, bad_step.clamp(max=self.step))
-        if is_distributed():
-            dist.all_reduce(bad_step, dist.ReduceOp.MIN)
-        step = int(bad_step)
-        if step >= self.num_steps:
-            return
-        sources = {
-            f"{type(source).__name__}.{name}": f"largest {buffer.abs().max().item():.3g}"
-            for source in self.method.sources
-            for name, buffer in source.named_buffers()
-            if buffer.is_floating_point()
-        }
-        kept = checkpoint.find(self.folder.checkpoints)
-        raise FloatingPointError(
-            f"the loss is not finite from step {step} on (learning rate {self._lr(min(step, self.num_steps - 1)):.4g}; "
-            f"sources: {', '.join(f'{name} {value}' for name, value in sources.items()) or 'none'}); "
-            f"last good checkpoint: {kept[0] if kept else 'none yet'}"
-        )
+        self.finite.check(self.step, self._lr, weights_too)
 
     def _lr(self, step: int) -> float:
         peak = self.config.optimizer.lr
