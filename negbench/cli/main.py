@@ -17,6 +17,7 @@ from negbench.cli.run import run
 from negbench.cli.show import methods, show_config, views
 from negbench.cli.sweep import sweep
 from negbench.cli.tune import tune
+from negbench.runtime.words import did_you_mean
 
 app = typer.Typer(
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
@@ -71,11 +72,9 @@ def main() -> None:
 
 
 def _mistake_in_options(error: Any) -> str:
-    """One sentence, with the option's nearest name; nothing where the help has been shown instead."""
+    """One sentence, with the closest option; nothing where the help has been shown instead."""
     if possible := getattr(error, "possibilities", None):
-        from negbench.settings.plugins import nearest
-
-        text = error.message + nearest(error.option_name, possible)
+        text = error.message + did_you_mean(error.option_name, possible)
     else:
         text = error.format_message().strip()
     return text[:1].lower() + text[1:]

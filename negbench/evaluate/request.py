@@ -9,9 +9,10 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import did_you_mean
 from negbench.settings.facts import Protocol
 from negbench.settings.keys import parse_override, validate
-from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin, nearest
+from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin
 from negbench.settings.protocol_settings import ProtocolSettings
 from negbench.settings.protocols import find_protocol
 
@@ -96,7 +97,9 @@ def _validate(protocol: Protocol, given: dict[str, Any]) -> ProtocolSettings:
     known = list(schema.model_fields)
     for key in given:
         if key not in known:
-            raise UserError(f"{protocol.name} has no setting {key}{nearest(key, known)}; it has {', '.join(known)}")
+            raise UserError(
+                f"{protocol.name} has no setting {key}{did_you_mean(key, known)}; it has {', '.join(known)}"
+            )
     return validate(schema, given, dict.fromkeys(given, "--set"))
 
 

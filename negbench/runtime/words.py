@@ -1,6 +1,8 @@
 """Numbers, lists and times as a person reads them."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 NOTHING = "–"
 
@@ -49,3 +51,15 @@ def duration(seconds: float) -> str:
 
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}%"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `, did you mean 'x'?` for the known word closest to `word`, or "" if none is close.
+
+    The last parts of dotted words are compared too: `warmup` is close to `schedule.warmup_epochs`.
+    """
+    known = list(known)
+    by_last_part = {full.rpartition(".")[2]: full for full in reversed(known)}
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    found += [by_last_part[part] for part in difflib.get_close_matches(word.rpartition(".")[2], by_last_part, n=1)]
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -1,7 +1,6 @@
 """Settings by their dotted keys: flat and nested, read, written and checked."""
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import nearest
+from negbench.runtime.words import did_you_mean
 from negbench.settings.schema import SharedConfig
 
 Flat = dict[str, Any]
@@ -136,17 +135,10 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
         origin = origins.get(key) or origins.get(next(related, ""), "default")
         if first["type"] == "extra_forbidden":
             known = [prefix + name for name in schema.model_fields]
-            raise UserError(f"unknown key {key} ({origin}){nearest_key(key, known)}") from None
+            raise UserError(f"unknown key {key} ({origin}){did_you_mean(key, known)}") from None
         is_said = isinstance(first["input"], dict) or repr(first["input"]) in message
         got = "" if is_said else f", not {first['input']!r}"
         raise UserError(f"{key} ({origin}): {message[:1].lower()}{message[1:]}{got}") from None
-
-
-def nearest_key(key: str, known: Sequence[str]) -> str:
-    """As `nearest`, also by a key's last part alone: `warmup` is near `schedule.warmup_epochs`."""
-    by_last_part = {full.rpartition(".")[2]: full for full in reversed(known)}
-    last_part = difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
-    return nearest(key, known) or (f", did you mean {by_last_part[last_part[0]]!r}?" if last_part else "")
 
 
 def name_of(method: str) -> str:

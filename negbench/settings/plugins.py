@@ -4,7 +4,6 @@ A plugin is a file in the folder of its kind, or a module that another package n
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import did_you_mean
 from negbench.settings.facts import Backbone, DataSet, Facts, Protocol
 
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
@@ -80,7 +80,7 @@ def find_plugin(kind: Kind, name: str, known: Iterable[str] | None = None, or_el
     if name in found and found[name].problem:
         raise UserError(found[name].problem)
     if name not in known:
-        raise UserError(f"unknown {kind.word} {name!r}{nearest(name, known)}; known: {', '.join(known)}{or_else}")
+        raise UserError(f"unknown {kind.word} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}{or_else}")
     return found[name]
 
 
@@ -199,11 +199,7 @@ def find_study(name: str) -> Path:
         return path
     studies = list_studies()
     if name not in studies:
-        raise UserError(f"unknown study {name!r}{nearest(name, studies)}; known: {', '.join(studies)}, or a FILE.yaml")
+        raise UserError(
+            f"unknown study {name!r}{did_you_mean(name, studies)}; known: {', '.join(studies)}, or a FILE.yaml"
+        )
     return studies[name]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` for the known word nearest to `word`, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {matches[0]!r}?" if matches else ""

@@ -27,7 +27,6 @@ from negbench.settings.keys import (
     is_scientific,
     leaves,
     name_of,
-    nearest_key,
     parse_override,
     read_yaml,
     scientific_differences,
@@ -209,7 +208,9 @@ def _validate(schema: type[C], values: Flat, origins: dict[str, str], path: Path
             where = origins.get(key, str(path))
             if key == "method" or any(k.startswith(f"{key}.") for k in known):
                 raise UserError(f"{key} ({where}) is a group of settings; set one of its keys, as {key}.KEY")
-            raise UserError(f"unknown key {key} ({where}){nearest_key(key, known)}; `negbench config` lists all keys")
+            raise UserError(
+                f"unknown key {key} ({where}){words.did_you_mean(key, known)}; `negbench config` lists all keys"
+            )
     return validate(schema, unflatten(values), origins)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import did_you_mean
 from negbench.settings.keys import OWN, Flat, flatten, flatten_raw, is_own, is_scientific, leaves
-from negbench.settings.plugins import nearest
 from negbench.settings.resolve import Resolved
 from negbench.settings.study import block_of, check_blocks, pop_blocks, read_study
 
@@ -39,7 +39,7 @@ def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
     for key, values in space.items():
         if key not in known or key.startswith(NOT_DRAWN):
             unknown = "names the unknown key" if key not in flatten(resolved.config) else "must not draw"
-            raise UserError(f"{where} {unknown} {key}{nearest(key, known)}")
+            raise UserError(f"{where} {unknown} {key}{did_you_mean(key, known)}")
         if resolved.config.track == "controlled" and not is_own(key):
             raise UserError(
                 f"{where} draws {key}, but in a controlled study a method may have only {OWN} of "

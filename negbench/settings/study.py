@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import did_you_mean
 from negbench.settings.keys import Flat, flatten_raw, name_of, read_yaml
-from negbench.settings.plugins import list_methods, nearest
+from negbench.settings.plugins import list_methods
 
 
 class StudyFile(NamedTuple):
@@ -34,7 +35,7 @@ def check_blocks(blocks: Iterable[str], where: str, methods: Iterable[str]) -> N
     known = list_methods()
     for block in blocks:
         if block not in known and block not in set(map(name_of, methods)) and not block.endswith(".py"):
-            raise UserError(f"{where} names the unknown method {block!r}{nearest(block, known)}")
+            raise UserError(f"{where} names the unknown method {block!r}{did_you_mean(block, known)}")
 
 
 def block_of(blocks: dict[str, Flat], method: str) -> Flat:
