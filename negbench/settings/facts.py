@@ -11,12 +11,12 @@ STANDARD = ("knn", "linear")  # protocols that every run is evaluated by; the ot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class PluginFacts:
     name: str = ""  # the file's or the entry point's; filled in when the facts are read
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol(Facts):
+class Protocol(PluginFacts):
     """What makes `evaluations/NAME.json`. Its file defines `evaluate(subject)`, with settings `(subject, request)`.
 
     A protocol of `every_epoch` is called at the end of each epoch, and the run's figure is the highest: selection on
@@ -45,7 +45,7 @@ class Protocol(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet(Facts):
+class DataSet(PluginFacts):
     """Images with labels. Its file defines `load(config)`: training set, test set, classes, and files left out.
 
     A plan takes the sizes from here; without them it loads the data set to count them.
@@ -60,7 +60,7 @@ class DataSet(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone(Facts):
+class Backbone(PluginFacts):
     """Its file defines `build(config)`: a module from images [N, 3, H, W] to features [N, feature_dim]."""
 
     feature_dim: int

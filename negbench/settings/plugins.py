@@ -18,7 +18,7 @@ from typing import Any
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import did_you_mean
-from negbench.settings.facts import Backbone, DataSet, Facts, Protocol
+from negbench.settings.facts import Backbone, DataSet, PluginFacts, Protocol
 
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
@@ -31,7 +31,7 @@ class Kind:
     package: str  # the folder of negbench's own
     group: str  # the entry points of other packages
     parts: tuple[str, ...]  # what a file must define
-    facts: type[Facts] | None = None  # what it begins with; methods and loggers begin with a docstring instead
+    facts: type[PluginFacts] | None = None  # what it begins with; methods and loggers begin with a docstring instead
     others: tuple[str, ...] = ("__init__",)  # files of the folder that are no plugins
 
 
@@ -156,7 +156,7 @@ def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
         return PluginFile(kind, point.name, Path(), point.module, giver, problem=problem)
 
 
-def _read_facts(kind: Kind, name: str, path: Path) -> Facts | None:
+def _read_facts(kind: Kind, name: str, path: Path) -> PluginFacts | None:
     """The facts that a file of a kind begins with, read without importing it."""
     if kind.facts is None:
         return None
