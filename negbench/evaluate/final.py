@@ -10,7 +10,7 @@ import yaml
 from negbench.data.load import RunData, load_data
 from negbench.evaluate.curve import highest
 from negbench.evaluate.protocols.common.baselines import without_network
-from negbench.evaluate.request import Request, make_record, make_requests
+from negbench.evaluate.request import Request, import_protocol, make_record, make_requests
 from negbench.evaluate.source import SECTIONS, Source
 from negbench.evaluate.subject import Progress, Subject, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
@@ -86,6 +86,7 @@ def evaluate(
     check_track(protocols, config.track)
     encoder = source.encoder.build()
     for name in protocols:
+        import_protocol(name)
         if PROTOCOLS[name].projector and isinstance(encoder.projector, NoProjector):
             raise UserError(f"protocol {name} reads a projector's output, and {source.encoder.without_projector}")
     if source.step is None:

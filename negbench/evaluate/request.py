@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from negbench.runtime.errors import UserError
@@ -78,9 +79,14 @@ def make_requests(
     return requests
 
 
+def import_protocol(name: str) -> ModuleType:
+    """Return the module of a protocol. UserError if another package's cannot be imported."""
+    return import_plugin(find_plugin(PROTOCOL, name))
+
+
 def make_record(protocol: Protocol, subject: "Subject", request: Request | None = None) -> dict[str, Any]:
     """The protocol's record of one encoder; `request` where the protocol has settings."""
-    function = import_plugin(find_plugin(PROTOCOL, protocol.name)).evaluate
+    function = import_protocol(protocol.name).evaluate
     if request is None:
         return {"protocol": protocol.name} | function(subject)
     made: dict[str, Any] = function(subject, request)

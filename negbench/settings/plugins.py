@@ -90,11 +90,13 @@ def facts_of(kind: Kind) -> dict[str, Any]:
 
 
 def import_plugin(file: PluginFile) -> ModuleType:
-    """Import a file and check that it defines its kind's parts. UserError if the user's cannot be used."""
+    """Import a file and check that it defines its kind's parts. UserError if the user's is broken."""
     try:
         module = importlib.import_module(file.module) if file.module is not None else _execute(file)
-    except (SyntaxError, ImportError, NameError) as error:
-        if file.module is not None and file.giver == "negbench":
+    except Exception as error:
+        if file.giver != "negbench":
+            raise UserError(_unusable(file.kind, file.name, file.giver, error)) from None
+        if file.module is not None or not isinstance(error, SyntaxError | ImportError | NameError):
             raise
         line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise UserError(f"{file.kind.word} file {file.path} cannot be imported:{line} {error}") from None
@@ -152,8 +154,12 @@ def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
         path = Path(spec.origin)
         return PluginFile(kind, point.name, path, point.module, giver, _read_facts(kind, point.name, path))
     except Exception as error:  # a broken package must not take the others along
-        problem = f"{kind.word} {point.name!r} of the package {giver} cannot be used: {' '.join(str(error).split())}"
+        problem = _unusable(kind, point.name, giver, error)
         return PluginFile(kind, point.name, Path(), point.module, giver, problem=problem)
+
+
+def _unusable(kind: Kind, name: str, giver: str, error: Exception) -> str:
+    return f"{kind.word} {name!r} of the package {giver} cannot be used: {' '.join(str(error).split())}"
 
 
 def _read_facts(kind: Kind, name: str, path: Path) -> PluginFacts | None:

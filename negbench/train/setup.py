@@ -8,6 +8,8 @@ import torch
 from negbench.contrast.build import build_method
 from negbench.contrast.method import Method
 from negbench.data.load import RunData, load_data
+from negbench.evaluate.final import protocols_of
+from negbench.evaluate.request import import_protocol
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import RunConfig
 
@@ -23,6 +25,8 @@ class Setup(RunData):
 
 def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Return data and method on the device. Every mistake of the user is a UserError."""
+    for name in protocols_of(resolved.config):
+        import_protocol(name)  # so that a broken one is not found out after training
     data = load_data(resolved.config, device)
     method = build_method(resolved, len(data.splits.train), device, data.dtype)
     return Setup(**vars(data) | {"config": resolved.config}, resolved=resolved, method=method)

@@ -106,7 +106,11 @@ except UserError as error:
         ("BACKBONE", "no-facts", "toy_method.py lacks BACKBONE = Backbone(...)"),
         ("BACKBONE", "other-facts", "'other-facts' of the package broken cannot be used: Backbone.__init__() got an"),
         ("BACKBONE", "no-build", "backbone file {folder}/no_build.py lacks build; see CONTRIBUTING.md"),
-        ("BACKBONE", "no-import", "backbone file {folder}/no_import.py cannot be imported: No module named 'nothing'"),
+        (
+            "BACKBONE",
+            "no-import",
+            "backbone 'no-import' of the package broken cannot be used: No module named 'nothing'",
+        ),
         ("PROTOCOL", "no-figure", "'no-figure' of the package broken cannot be used: its facts lack figure or title"),
         ("DATASET", "cifar10", "both negbench and broken have a data set 'cifar10'; uninstall or rename one"),
         ("METHOD", "toy", "both negbench_toys and broken have a method 'toy'; uninstall or rename one"),
@@ -138,3 +142,18 @@ def test_what_cannot_be_used_is_said_in_a_sentence_when_it_is_asked_for(
     said = python(FIND.format(kind=kind, name=name), path=(*toys, folder))
     assert sentence.format(folder=folder) in said
     assert said.count("\n") == 1
+
+
+def test_a_run_ends_before_its_first_step_if_the_imports_of_a_protocol_fail(
+    toys: tuple[Path, ...], tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "broken", tmp_path / "results"
+    install(folder, "broken", {"negbench.protocols": "no-import = no_import"})
+    (folder / "no_import.py").write_text(
+        "import nothing\nPROTOCOL = Protocol(figure='nothing_top1', title='nothing')\n"
+    )
+    arguments = ["--method", "toy", "--device", "cpu", *CHOSEN, "--set", "evaluation.protocols=no-import"]
+    (run,) = commands(["run", *arguments, "--output", str(output)], path=(*toys, folder))
+    assert run[0] == 2
+    assert "protocol 'no-import' of the package broken cannot be used: No module named 'nothing'" in run[2]
+    assert not list(output.rglob("metrics.jsonl"))
