@@ -1,4 +1,4 @@
-"""AdCo: negatives are K learned adversaries that climb the contrastive loss.
+"""AdCo: negatives are K learned adversaries that ascend the contrastive loss.
 
 Hu et al., CVPR 2021, arXiv:2011.08435
 """
@@ -46,11 +46,11 @@ class Config(MomentumConfig):
 
 
 class Adversaries(NegativeSource):
-    """K free vectors, normalised on use, that climb the contrast after each step of the encoder (eqs. 5 to 7).
+    """K free vectors, normalised on use, that ascend the contrast after each step of the encoder (eqs. 5 to 7).
 
-    The ascent uses the step's own embeddings at its own temperature; its gradient is averaged over ranks. Keys start
-    them: during the first ceil(K / keys a step) steps they are stored as they come, and the ascent begins after that.
-    Deviation from the authors' code: there those steps come before the schedule starts, and the key encoder is reset
+    The ascent uses the step's own embeddings at its own temperature; its gradient is averaged over ranks. With
+    `start: keys` the keys of the first ceil(K / keys a step) steps become the vectors, and the ascent begins after that.
+    Difference from the authors' code: there those steps come before the schedule starts, and the key encoder is reset
     to the query encoder after them.
     """
 
@@ -65,7 +65,7 @@ class Adversaries(NegativeSource):
         self.register_buffer("vectors_KD", start_KD)
         if config.update != "none":
             self.register_buffer("velocity_KD", torch.zeros_like(start_KD))
-        self._directions_KD: Tensor | None = None  # while they climb, what the contrast is differentiated by
+        self._directions_KD: Tensor | None = None  # during the ascent, the leaf that the contrast is differentiated by
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
         index_K = encoded.index.new_full((len(self.vectors_KD),), -1)
@@ -88,7 +88,7 @@ class Adversaries(NegativeSource):
             (slope_KD,) = torch.autograd.grad(loss, self._directions_KD)
         directions_KD, self._directions_KD = self._directions_KD.detach(), None
         all_reduce_mean_(slope_KD)
-        # The gradient by the vectors: the part of the slope across each vector, over its length.
+        # The gradient by a vector is the part of the slope that is orthogonal to it, divided by its length.
         for vectors, direction, slope, velocity in zip(
             *(t.split(_BLOCK) for t in (self.vectors_KD, directions_KD, slope_KD, self.velocity_KD)), strict=True
         ):

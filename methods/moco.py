@@ -32,9 +32,9 @@ class Config(MomentumConfig):
 class Queue(NegativeSource):
     """The last K keys, oldest overwritten first; random unit vectors until the first K are in.
 
-    A step's keys enter after they were scored, in rank order, all key views (MoCo's symmetric CIFAR-10 demo). Of more
-    keys a step than K the last K stay. The dataset index of each key is kept: a queue that is long beside the data
-    set holds keys of the query's own image from the last epoch, and `mask_own_image` leaves those out.
+    A step's keys enter after they were scored, in rank order, all key views (MoCo's symmetric CIFAR-10 demo). If a step
+    has more than K keys, the last K stay. The dataset index of each key is kept: a queue that is long compared with the
+    data set holds keys of the query's own image from the last epoch, and `mask_own_image` leaves those out.
     """
 
     reads_keys = True

@@ -14,5 +14,5 @@ class Config(MethodConfig):
 
 
 def build(config: Config, encoder: Encoder, shape: RunShape) -> Method:
-    """NT-Xent, eq. 1: 2N - 2 negatives for each of the 2N queries of the global batch."""
+    """Return the method with NT-Xent, eq. 1: 2N - 2 negatives for each of the 2N queries of the global batch."""
     return Method(encoder, shape.pairs(symmetric=True), [InBatch(all_views=True)], config.temperature)

@@ -1,4 +1,4 @@
-"""A run's method as its settings have it, on the device."""
+"""Building a run's method from its settings."""
 
 import torch
 
@@ -11,6 +11,7 @@ from negbench.settings.steps import steps_per_epoch
 
 
 def build_method(resolved: Resolved, num_images: int, device: torch.device, dtype: torch.dtype | None) -> Method:
+    """Return the run's method on the device. UserError if the method does not fit the run's settings."""
     config = resolved.config
     num_steps = steps_per_epoch(num_images, config.batch_size) * config.epochs
     num_views = len(config.views.all)

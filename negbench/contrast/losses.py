@@ -5,7 +5,7 @@ Shape suffixes: N images on this rank, D embedding, M columns, B columns of a bl
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,80 +22,73 @@ class Columns:
 
     vectors_MD: Tensor | None = None  # unit norm, the same for every query
     scores_NM: Tensor | None = None  # cosines, only where columns differ by query
-    index_M: Tensor | None = (
-        None  # int64 dataset index behind each column; -1 where there is none (learned, or still random)
-    )
+    index_M: Tensor | None = None  # int64 dataset index behind each column; -1: none (learned, or still random)
     mask_own: bool = False  # leave out the columns whose dataset index is the query's
 
     @property
     def num_columns(self) -> int:
-        return len(self.vectors_MD) if self.vectors_MD is not None else cast(Tensor, self.scores_NM).shape[1]
+        if self.scores_NM is not None:
+            return self.scores_NM.shape[1]
+        assert self.vectors_MD is not None
+        return len(self.vectors_MD)
 
     def is_dense(self, query_ND: Tensor) -> bool:
-        """Whether the logits of all queries are held at once."""
+        """Return whether the logits of all queries are held at once."""
         return self.scores_NM is not None or len(query_ND) * self.num_columns <= DENSE[query_ND.device.type]
 
     def count(self, index_N: Tensor) -> Tensor:
-        """Mean over queries of the columns that are not left out, a float64 scalar."""
+        """Return the mean over queries of the number of columns that are not left out, a float64 scalar."""
         if self.scores_NM is not None:
             return self.scores(self.scores_NM, index_N).isfinite().sum(1).double().mean()
         left_out = self._is_own(index_N, slice(None)).sum(1).double().mean() if self.mask_own else 0.0
         return index_N.new_full((), self.num_columns, dtype=torch.float64) - left_out
 
-    def scores(self, query_ND: Tensor, index_N: Tensor) -> Tensor:
-        """Cosines [N, M] of each query to each column, -inf where a masked column shows the query's own image."""
+    def scores(self, query_ND: Tensor, index_N: Tensor, block: slice = slice(None)) -> Tensor:
+        """Return the cosines [N, B] of each query to the columns of `block`, -inf where a column is left out."""
         if self.scores_NM is not None:
-            scores_NM = self.scores_NM
+            scores_NB = self.scores_NM[:, block]
         else:
             assert self.vectors_MD is not None
-            scores_NM = query_ND @ self.vectors_MD.T
-        return self.masked(scores_NM, index_N, slice(None))
+            scores_NB = query_ND @ self.vectors_MD[block].T
+        return scores_NB.masked_fill(self._is_own(index_N, block), -torch.inf) if self.mask_own else scores_NB
 
-    def masked(self, scores_NB: Tensor, index_N: Tensor, columns: slice) -> Tensor:
-        """Scores of the `columns`, -inf where one is left out."""
-        if not self.mask_own:
-            return scores_NB
-        return scores_NB.masked_fill(self._is_own(index_N, columns), -torch.inf)
-
-    def _is_own(self, index_N: Tensor, columns: slice) -> Tensor:
+    def _is_own(self, index_N: Tensor, block: slice) -> Tensor:
         assert self.index_M is not None
-        return index_N[:, None] == self.index_M[columns]
+        return index_N[:, None] == self.index_M[block]
 
 
 def info_nce(
     query_ND: Tensor, positive_N1: Tensor, columns: Sequence[Columns], index_N: Tensor, temperature: float
 ) -> Tensor:
-    """Mean over queries of -log softmax of the positive among the positive and all columns, a scalar.
+    """Return the mean over queries of -log softmax of the positive among the positive and all columns, a scalar.
 
     `positive_N1` holds cosines; column 0 of the logits is the positive and appears once. van den Oord et al. 2018,
     arXiv:1807.03748, eq. 4; with other views of the batch as columns it is SimCLR's NT-Xent (arXiv:2002.05709, eq. 1).
-    Of columns with more logits than `DENSE` only a block exists at a time, and gradients compute it again.
+    Of columns with more logits than `DENSE` only a block exists at a time; backward computes it again.
     """
     few = [c for c in columns if c.is_dense(query_ND)]
     logits = torch.cat([positive_N1, *(c.scores(query_ND, index_N) for c in few)], dim=1) / temperature
-    many = [_logsumexp(query_ND, c, index_N, temperature) for c in columns if not c.is_dense(query_ND)]
-    all_logits = torch.cat([logits, *many], dim=1)
+    many = [c for c in columns if not c.is_dense(query_ND)]
+    sums = [_Blockwise.apply(query_ND, c.vectors_MD, c, index_N, temperature)[:, None] for c in many]
+    all_logits = torch.cat([logits, *sums], dim=1)
     return (torch.logsumexp(all_logits, dim=1) - logits[:, 0]).mean()
 
 
-def _logsumexp(query_ND: Tensor, columns: Columns, index_N: Tensor, temperature: float) -> Tensor:
-    """logsumexp [N, 1] of the columns' logits, block by block, with gradients to queries and vectors."""
-    total_N = cast(Tensor, _Blockwise.apply(query_ND, columns.vectors_MD, columns, index_N, temperature))
-    return total_N[:, None]
-
-
 class _Blockwise(torch.autograd.Function):
-    """Forward keeps one number a query; backward makes each block's probabilities from it."""
+    """The logsumexp [N] of the columns' logits, block by block, with gradients to queries and vectors.
+
+    Forward keeps one number a query; backward makes each block's probabilities from it.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, query_ND: Tensor, vectors_MD: Tensor, columns: Columns, index_N: Tensor, temperature: float
     ) -> Tensor:
-        ctx.columns = replace(columns, vectors_MD=None)  # what is saved below is freed by backward, this is not
+        ctx.columns = replace(columns, vectors_MD=None)  # backward frees what is saved below, but not this
         ctx.temperature = temperature
         total_N = query_ND.new_full((len(query_ND),), -torch.inf)
         for block in _blocks(query_ND, vectors_MD):
-            logits_NB = _logits(query_ND, vectors_MD, columns, index_N, temperature, block)
+            logits_NB = columns.scores(query_ND, index_N, block).div_(temperature)
             total_N = torch.logaddexp(total_N, torch.logsumexp(logits_NB, dim=1))
         ctx.save_for_backward(query_ND, vectors_MD, index_N, total_N)
         return total_N
@@ -103,15 +96,16 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         query_ND, vectors_MD, index_N, total_N = ctx.saved_tensors
+        columns = replace(ctx.columns, vectors_MD=vectors_MD)
         total_N = total_N.clamp(min=torch.finfo(total_N.dtype).min)  # where all columns are left out
         weight_N1 = (grads[0] / ctx.temperature)[:, None]
         of_query_ND = torch.zeros_like(query_ND) if ctx.needs_input_grad[0] else None
         of_vectors_MD = torch.empty_like(vectors_MD) if ctx.needs_input_grad[1] else None
         for block in _blocks(query_ND, vectors_MD):
-            logits_NB = _logits(query_ND, vectors_MD, ctx.columns, index_N, ctx.temperature, block)
+            logits_NB = columns.scores(query_ND, index_N, block).div_(ctx.temperature)
             slope_NB = logits_NB.sub_(total_N[:, None]).exp_().mul_(weight_N1)
             if of_query_ND is not None:
-                # Not addmm_, which torch's counter of operations does not know.
+                # Not addmm_, which torch does not count as an operation.
                 torch.addmm(of_query_ND, slope_NB, vectors_MD[block], out=of_query_ND)
             if of_vectors_MD is not None:
                 torch.mm(slope_NB.T, query_ND, out=of_vectors_MD[block])
@@ -123,12 +117,6 @@ def _blocks(query_ND: Tensor, vectors_MD: Tensor) -> Iterator[slice]:
     return (slice(start, start + width) for start in range(0, len(vectors_MD), width))
 
 
-def _logits(
-    query_ND: Tensor, vectors_MD: Tensor, columns: Columns, index_N: Tensor, temperature: float, block: slice
-) -> Tensor:
-    return columns.masked(query_ND @ vectors_MD[block].T, index_N, block).div_(temperature)
-
-
 def negative_cosine(query_ND: Tensor, key_ND: Tensor) -> Tensor:
-    """Mean over images of 2 - 2 cos, a scalar in [0, 4]; BYOL, arXiv:2006.07733, eq. 2. Inputs have unit norm."""
+    """Return the mean over images of 2 - 2 cos, a scalar in [0, 4], of unit vectors (BYOL, arXiv:2006.07733, eq. 2)."""
     return 2 - 2 * (query_ND * key_ND).sum(1).mean()

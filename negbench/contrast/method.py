@@ -1,7 +1,7 @@
-"""What a method is: an encoder pair, pairs of views, and a list of sources of negatives.
+"""A method: one or two encoders, pairs of views, and a list of sources of negatives.
 
 `forward` reads, `after_step` writes: the forward pass changes nothing but BatchNorm's running statistics, so that a
-query never meets what its own step stored.
+query is never contrasted with what its own step stores.
 
 Shape suffixes: N images on this rank, D embedding.
 """
@@ -39,7 +39,7 @@ class RunShape:
     num_views: int = 2  # of each image; more in multi-crop
 
     def pairs(self, symmetric: bool) -> Pairs:
-        """(query view, key view): all others against the key of view 1 and, if `symmetric`, against that of view 0.
+        """Return pairs (query view, key view): all other views against view 1 and, if `symmetric`, against view 0.
 
         Views from 2 on, multi-crop's small ones, give no keys.
         """
@@ -49,7 +49,7 @@ class RunShape:
 
 @dataclass(frozen=True)
 class Probe:
-    """One global batch in evaluation mode, as a step would contrast it: the first pair, and what it is held against."""
+    """One global batch in evaluation mode, as a step would contrast it: the first pair and its columns."""
 
     query_ND: Tensor
     key_ND: Tensor
@@ -67,12 +67,11 @@ class StepOutput:
 
 
 class Method(nn.Module):
-    """Encode the views, contrast the pairs, and after the optimizer's step move what is not trained by it.
+    """Encode the views, contrast the pairs, and after the optimizer's step update what the optimizer does not train.
 
-    `key_momentum(step)` makes a momentum key encoder; without it queries and keys share one encoder and gradients flow
-    through both. `predictor` stands on the query side only. Precision, BatchNorm policy and seed are those that
-    `encoder` came with. The losses of all queries of a key view are summed, as AdCo's code has it in multi-crop;
-    `reduction` joins the key views.
+    With `key_momentum(step)` keys have a momentum encoder; without it queries and keys share one encoder, and gradients
+    flow through both. `predictor` is applied to queries only. Precision, BatchNorm policy and seed are `encoder`'s.
+    The losses of all queries of a key view are summed, as in AdCo's multi-crop code; `reduction` joins the key views.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Method(nn.Module):
         return sorted({key for _, key in self.pairs})
 
     def forward(self, views: Sequence[Tensor], index: Tensor, step: int) -> StepOutput:
-        """Loss and embeddings of one step. `views`: images [N, 3, H, W] by view number; `index`: [N] int64."""
+        """Return loss and embeddings of one step. `views`: images [N, 3, H, W] by view number; `index`: [N] int64."""
         encoded = self.encode(views, index, step)
         with span("loss"):
             loss = self.contrast(encoded, self.temperature)
@@ -154,7 +153,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def probe(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Probe:
-        """What a step would contrast, in evaluation mode, for diagnostics. Writes nothing, and needs no other rank.
+        """Return what a step would contrast, in evaluation mode, for diagnostics. Writes nothing, needs no other rank.
 
         `chunks` are the parts of one global batch as `forward` takes them: views [n, 3, H, W] and index [n].
         """
@@ -166,12 +165,12 @@ class Method(nn.Module):
         )
         encoded = Encoded(queries, keys, keys, index_N, index_N)
         query, key = self.pairs[0]
-        columns = [(s, c) for s in self.all_sources for c in s.columns(queries[query], encoded, query, key)]
+        columns = self._columns(queries[query], encoded, query, key)
         both = embeddings[query], embeddings[key]
         return Probe(queries[query], keys[key], both, columns, index_N, self.temperature)
 
     def _probe_chunk(self, views: Sequence[Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        """By view: the query encoder's embeddings, the queries, the keys. Multi-crop's small views are left out."""
+        """Return by view the query encoder's embeddings, the queries and the keys, without multi-crop's small views."""
         raw = {view: self._embed(self.query_encoder, views[view]) for view in {*self.pairs[0], *self.key_views}}
         embeddings = {view: unit_norm(embedding) for view, embedding in raw.items()}
         queries = {view: unit_norm(self._predict(raw[view])) for view in raw if view in self.query_views}
@@ -181,7 +180,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def probe_keys(self, chunks: Iterable[tuple[Sequence[Tensor], Tensor]]) -> Tensor:
-        """The keys [N, D] of `probe`, alone."""
+        """Return the keys [N, D] of `probe` alone."""
         _, key = self.pairs[0]
         with self._evaluating():
             return torch.cat([self._probe_key(views[key]) for views, _ in chunks])
@@ -198,14 +197,17 @@ class Method(nn.Module):
     def pair_loss(self, encoded: Encoded, query_view: int, key_view: int, temperature: float) -> Tensor:
         query_ND = encoded.queries[query_view]
         positive_N1 = (query_ND * encoded.keys[key_view]).sum(1, keepdim=True)
-        columns = [
-            column for source in self.all_sources for column in source.columns(query_ND, encoded, query_view, key_view)
-        ]
+        columns = [column for _, column in self._columns(query_ND, encoded, query_view, key_view)]
         return info_nce(query_ND, positive_N1, columns, encoded.index, temperature)
+
+    def _columns(
+        self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int
+    ) -> list[tuple[NegativeSource, Columns]]:
+        return [(s, c) for s in self.all_sources for c in s.columns(query_ND, encoded, query_view, key_view)]
 
     @torch.no_grad()
     def metrics(self, encoded: Encoded) -> dict[str, Tensor]:
-        """Cosine of the positive pair, and the embedding's spread: 1 on the sphere, 0 when it has collapsed."""
+        """Return the positive pair's cosine and the embedding's spread: 1 on the sphere, 0 when it has collapsed."""
         query, key = self.pairs[0]
         query_ND = encoded.queries[query]
         spread = query_ND.var(0, correction=0).sum().sqrt()
@@ -213,19 +215,18 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def negatives_per_query(self, encoded: Encoded) -> Tensor:
-        """Mean over the queries of the first pair of how many columns each is contrasted with, a scalar.
+        """Return how many columns a query of the first pair is contrasted with, mean over queries, a scalar.
 
         The positive and columns that are masked for a query do not count.
         """
         query, key = self.pairs[0]
-        query_ND = encoded.queries[query]
-        columns = [c for source in self.all_sources for c in source.columns(query_ND, encoded, query, key)]
-        counts = [c.count(encoded.index) for c in columns]
+        columns = self._columns(encoded.queries[query], encoded, query, key)
+        counts = [column.count(encoded.index) for _, column in columns]
         return torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.float64)
 
     @torch.no_grad()
     def after_step(self, output: StepOutput, step: int) -> None:
-        """Move the key encoder and the sources: the only place where state that the optimizer does not own changes."""
+        """Update the key encoder and the sources: all state that the optimizer does not own changes here alone."""
         if self.key_encoder is not None:
             assert self.key_momentum is not None
             with span("momentum_update"):
@@ -236,7 +237,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def embed_features(self, features_NF: Tensor) -> Tensor:
-        """Query embeddings [N, D] of the backbone's features [N, F], in evaluation mode."""
+        """Return query embeddings [N, D] of the backbone's features [N, F], in evaluation mode."""
         with self._evaluating():
             parts = [self._embed(self.query_encoder.projector, part_nF) for part_nF in features_NF.split(4096)]
             return unit_norm(torch.cat([self._predict(part_nD) for part_nD in parts]))
@@ -248,18 +249,14 @@ class Method(nn.Module):
         yield
         self.train(training)
 
-    def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        forward = encoder if self.training else encoder.forward  # evaluations are not worth compiling for
-        with self._autocast(images):
-            embedding: Tensor = forward(images)
+    def _embed(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        forward = module if self.training else module.forward  # evaluations are not worth compiling for
+        with self._autocast(inputs):
+            embedding: Tensor = forward(inputs)
         return embedding
 
     def _predict(self, embedding: Tensor) -> Tensor:
-        if self.predictor is None:
-            return embedding
-        with self._autocast(embedding):
-            predicted: Tensor = self.predictor(embedding)
-        return predicted
+        return embedding if self.predictor is None else self._embed(self.predictor, embedding)
 
     def _autocast(self, input: Tensor) -> torch.autocast:
         return torch.autocast(input.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)

@@ -1,4 +1,4 @@
-"""The momentum key encoder: its settings, and its step."""
+"""The momentum key encoder: its settings and its update."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class MomentumConfig(MethodConfig):
     key_momentum_end: float = setting(1.0, "m at the end of the cosine", ge=0, le=1)
 
     def momentum(self, num_steps: int) -> Callable[[int], float]:
-        """Momentum by step."""
+        """Return the function that gives the momentum of a step."""
         if self.key_momentum_schedule == "constant":
             return lambda step: self.key_momentum
         rise = self.key_momentum_end - self.key_momentum
@@ -30,5 +30,5 @@ class MomentumConfig(MethodConfig):
 
 
 def ema_update_(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) -> None:
-    """Exponential moving average of the parameters, key <- m key + (1 - m) query (MoCo, arXiv:1911.05722, eq. 2)."""
+    """Set each key parameter to m key + (1 - m) query, in place (MoCo, arXiv:1911.05722, eq. 2)."""
     torch._foreach_lerp_(list(key_encoder.parameters()), list(query_encoder.parameters()), 1 - momentum)

@@ -1,7 +1,4 @@
-"""What method files imported before `negbench.contrast` was their one door; run folders hold such files.
-
-`install` makes these names work again, each with a DeprecationWarning.
-"""
+"""Names that method files imported before `negbench.contrast` existed; run folders hold such files."""
 
 import sys
 import warnings
@@ -13,7 +10,7 @@ from typing import Any
 import negbench
 
 DOOR = "negbench.contrast"
-HOMES = {  # where the names of a former module are defined now; what imports from others comes last
+HOMES = {  # where the names of a former module are defined now; a module comes after those that it imports
     "method": ("contrast.source", "contrast.passes", "contrast.momentum", "contrast.method"),
     "losses": ("contrast.losses",),
     "config": ("settings.group", "settings.views", "settings.schema"),
@@ -25,7 +22,7 @@ RENAMED = {"Facts": "RunShape", "Section": "SettingsGroup", "follow": "ema_updat
 
 
 def install() -> None:
-    """Let method files that are executed from now on import from the former modules."""
+    """Let method files that are executed later import from the former modules, with a DeprecationWarning."""
     for old, homes in HOMES.items():
         name = f"negbench.{old}"
         module = import_module(name) if old == "models" else sys.modules.setdefault(name, ModuleType(name, __doc__))
@@ -34,7 +31,6 @@ def install() -> None:
 
 
 def _find(old: str, homes: tuple[str, ...], former: str) -> Any:
-    """Return what `old` called `former`."""
     name = RENAMED.get(former, former)
     for home in homes if not name.startswith("__") else ():
         module = import_module(f"negbench.{home}")

@@ -1,4 +1,4 @@
-"""Views through an encoder: which go together, and how they are joined and parted.
+"""Views through an encoder: which share a pass, and how they are joined and separated.
 
 Shape suffixes: N images on this rank, M embeddings of several views, D embedding.
 """
@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 
 def shared_passes(views: Sequence[Tensor], wanted: Sequence[int]) -> list[list[int]]:
-    """The `wanted` view numbers, in groups that go through an encoder, and its BatchNorm, together.
+    """Return the `wanted` view numbers in groups that share a pass through the encoder, and so BatchNorm's statistics.
 
-    In multi-crop those of one size (SwAV, arXiv:2006.09882); where there are only two views each goes by itself.
+    In multi-crop, views of one size share a pass (SwAV, arXiv:2006.09882); of only two views each has its own.
     """
     if len(views) == 2:
         return [[view] for view in wanted]
@@ -22,10 +22,9 @@ def shared_passes(views: Sequence[Tensor], wanted: Sequence[int]) -> list[list[i
 
 
 def interleaved(views: Sequence[Tensor]) -> Tensor:
-    """Views [N, C, H, W] as one batch, the views of an image side by side and in their memory format.
+    """Return views [N, C, H, W] as one batch in their memory format, the views of an image side by side.
 
-    So each of the groups that `batch_norm: split` takes its statistics over has all views of its images, as one process
-    of many has.
+    So each group that `batch_norm: split` takes its statistics over has all views of its images, as a process has.
     """
     if len(views) == 1:
         return views[0]
@@ -35,10 +34,10 @@ def interleaved(views: Sequence[Tensor]) -> Tensor:
 
 
 def separated(embedding_MD: Tensor, num_views: int) -> tuple[Tensor, ...]:
-    """The embeddings [N, D] of each of the views that were `interleaved`."""
+    """Return the embeddings [N, D] of each view that `interleaved` joined."""
     return embedding_MD.unflatten(0, (-1, num_views)).unbind(1)
 
 
 def unit_norm(embedding_ND: Tensor) -> Tensor:
-    """Rows scaled to unit length, in at least fp32."""
+    """Return the rows scaled to unit length, in at least fp32."""
     return F.normalize(embedding_ND.to(torch.promote_types(embedding_ND.dtype, torch.float32)), dim=1)

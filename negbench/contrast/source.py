@@ -1,4 +1,4 @@
-"""Sources of negatives: what each is, and the batch as one.
+"""Sources of negatives: their interface, and the batch as a source.
 
 Shape suffixes: N images on this rank, M columns, D embedding.
 """
@@ -32,17 +32,17 @@ Contrast = Callable[[Encoded, float], Tensor]
 
 
 class NegativeSource(nn.Module):
-    """Where negatives come from. All state is in buffers: `state_dict()` is the checkpoint."""
+    """A source of negatives. All its state is in buffers: `state_dict()` is the checkpoint."""
 
     reads_keys = False  # True: keys and indices are gathered over ranks before `columns`
     learned = False  # True: its columns are free vectors; no image is behind them
 
     def oldest_age(self, keys_per_step: int) -> int:
-        """Steps since the oldest of its keys was encoded, where `keys_per_step` come a step; 0: it keeps none."""
+        """Return the age in steps of its oldest key, if a step adds `keys_per_step` keys; 0 if it keeps none."""
         return 0
 
     def columns(self, query_ND: Tensor, encoded: Encoded, query_view: int, key_view: int) -> list[Columns]:
-        """The negatives of this step's queries. Writes nothing."""
+        """Return the negatives of this step's queries. Writes nothing."""
         raise NotImplementedError
 
     def refresh(self, encoded: Encoded, contrast: Contrast, step: int) -> None:
@@ -50,10 +50,10 @@ class NegativeSource(nn.Module):
 
 
 class InBatch(NegativeSource):
-    """Keys of all other images of the global batch in the key view, or, as in NT-Xent, in all views that have keys.
+    """The keys of all other images of the global batch in the key view or, as in NT-Xent, in all views that have keys.
 
-    Columns that show the query's own image are left out by dataset index: in `key_view` it is the positive, which
-    stands in column 0 already, and in another it is the query itself or another key of its image.
+    Columns that show the query's own image are left out by dataset index: in `key_view` such a column is the positive,
+    which is column 0 already, and in another view the query itself or another key of its image.
     """
 
     reads_keys = True

@@ -9,6 +9,7 @@ Shape suffixes: N queries, M columns, K vectors of a source, P images, D embeddi
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,9 +101,7 @@ def _count(mask_BM: Tensor) -> Tensor:
 
 
 def _rows_of(column: Columns, rows: Tensor) -> Columns:
-    if column.scores_NM is None:
-        return column
-    return Columns(scores_NM=column.scores_NM[rows], index_M=column.index_M, mask_own=column.mask_own)
+    return column if column.scores_NM is None else replace(column, scores_NM=column.scores_NM[rows])
 
 
 def _images(column: Columns, labels_M: Tensor) -> Tensor:
