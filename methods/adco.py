@@ -49,7 +49,7 @@ class Adversaries(NegativeSource):
     """K free vectors, normalised on use, that ascend the contrast after each step of the encoder (eqs. 5 to 7).
 
     The ascent uses the step's own embeddings at its own temperature; its gradient is averaged over ranks. With
-    `start: keys` the keys of the first ceil(K / keys a step) steps become the vectors, and the ascent begins after that.
+    `start: keys` the keys of the first ceil(K / keys a step) steps become the vectors; then the ascent begins.
     Difference from the authors' code: there those steps come before the schedule starts, and the key encoder is reset
     to the query encoder after them.
     """

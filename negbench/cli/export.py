@@ -7,8 +7,7 @@ import typer
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import check_choice
-
-FORMATS = ("torchvision", "timm", "safetensors", "detectron2", "onnx")
+from negbench.models.files.formats import FORMATS
 
 
 def export(
@@ -19,7 +18,7 @@ def export(
 ) -> None:
     """Write a run's newest encoder, its backbone, for other libraries (docs/encoders.md)."""
     with mistakes_of_the_user():
-        check_choice("--format", format, FORMATS)
+        check_choice("--format", format, tuple(FORMATS))
         from negbench.models.files.export import export as write
         from negbench.train.loggers.console import Plain
 

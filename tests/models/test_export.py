@@ -15,10 +15,8 @@ import torchvision
 from safetensors import safe_open
 from torch import Tensor
 
-from negbench.cli import export as cli_export
 from negbench.models.files.detectron2 import to_detectron2
 from negbench.models.files.export import Export, export
-from negbench.models.files.formats import FORMATS
 from negbench.models.files.layout import read_encoder
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
@@ -250,7 +248,3 @@ def test_a_missing_package_is_named_with_its_installation(
     monkeypatch.setattr(sys, "meta_path", [])
     with pytest.raises(ValueError, match=r"--format onnx needs .*onnxscript: pip install 'negbench\[export\]'$"):
         export(run.path, "onnx", tmp_path / "x.onnx", False, silent)
-
-
-def test_the_command_offers_every_format() -> None:
-    assert tuple(FORMATS) == cli_export.FORMATS

@@ -1,4 +1,7 @@
-"""The formats that a backbone is written in, each with the lines of Python that load it again."""
+"""The formats that a backbone is written in, each with the lines of Python that load it again.
+
+The command line lists them, so torch is imported where a file is written.
+"""
 
 import importlib.util
 import io
@@ -7,16 +10,15 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors.torch
-import torch
-
-from negbench.models.files.architecture import COUNTER
 from negbench.models.files.detectron2 import to_detectron2
-from negbench.models.files.source import Source
 from negbench.runtime.errors import UserError
 from negbench.settings.plugins import BACKBONE, find_plugin
-from negbench.settings.schema import ModelConfig
+
+if TYPE_CHECKING:
+    from negbench.models.files.source import Source
+    from negbench.settings.schema import ModelConfig
 
 _CIFAR_STEM = "model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()"
 
@@ -24,14 +26,14 @@ _CIFAR_STEM = "model.conv1, model.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1,
 @dataclass(frozen=True)
 class Format:
     suffix: str
-    content: Callable[[Source], bytes]
-    lines: Callable[[Source, Path], list[str]]
-    holds: Callable[[ModelConfig], bool] = lambda model: True
+    content: "Callable[[Source], bytes]"
+    lines: "Callable[[Source, Path], list[str]]"
+    holds: "Callable[[ModelConfig], bool]" = lambda model: True
     needs: tuple[str, ...] = ()  # packages of the extra `export`
 
 
-def write(source: Source, format: str) -> bytes:
-    """The file's content. UserError if the format cannot hold the backbone, or a package is missing."""
+def write(source: "Source", format: str) -> bytes:
+    """Return the file's content. UserError if the format cannot hold the backbone, or a package is missing."""
     chosen, model = FORMATS[format], source.model
     if not chosen.holds(model):
         other = "torchvision, timm, safetensors or onnx" if _is_torchvisions(model) else "safetensors or onnx"
@@ -44,35 +46,43 @@ def write(source: Source, format: str) -> bytes:
     return chosen.content(source)
 
 
-def _is_torchvisions(model: ModelConfig) -> bool:
+def _is_torchvisions(model: "ModelConfig") -> bool:
     return bool(find_plugin(BACKBONE, model.name).facts.torchvision)
 
 
-def _is_detectron2s(model: ModelConfig) -> bool:
+def _is_detectron2s(model: "ModelConfig") -> bool:
     return model.stem == "imagenet" and _is_torchvisions(model)
 
 
-def _torch_file(source: Source) -> bytes:
+def _torch_file(source: "Source") -> bytes:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(source.state, buffer)
     return buffer.getvalue()
 
 
-def _safetensors_file(source: Source) -> bytes:
-    return safetensors.torch.save(source.state, {"format": "pt", "negbench": json.dumps(source.facts)})
+def _safetensors_file(source: "Source") -> bytes:
+    from safetensors.torch import save
+
+    return save(source.state, {"format": "pt", "negbench": json.dumps(source.facts)})
 
 
-def _detectron2_file(source: Source) -> bytes:
-    """Plain numpy arrays; the counters of BatchNorm, which detectron2 does not use, are left out."""
+def _detectron2_file(source: "Source") -> bytes:
+    """Return plain numpy arrays without BatchNorm's counters, which detectron2 does not use."""
+    from negbench.models.files.architecture import COUNTER
+
     arrays = {
         to_detectron2(name): tensor.numpy() for name, tensor in source.state.items() if not name.endswith(COUNTER)
     }
     return pickle.dumps({"model": arrays, "__author__": "negbench", "matching_heuristics": True}, protocol=4)
 
 
-def _onnx_file(source: Source) -> bytes:
+def _onnx_file(source: "Source") -> bytes:
+    import torch
+
     size = source.facts["image_size"] or 224
-    images = torch.zeros(2, 3, size, size)  # of a batch of one torch would make a constant
+    images = torch.zeros(2, 3, size, size)  # torch would make a constant of a batch size of 1
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     program = torch.onnx.export(
         source.backbone,
@@ -88,31 +98,31 @@ def _onnx_file(source: Source) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def _torchvision_model(source: Source) -> list[str]:
-    model = source.model
-    stem = [_CIFAR_STEM] if model.stem == "cifar" else []
-    return [f"model = torchvision.models.{model.name}()", *stem, "model.fc = torch.nn.Identity()"]
+def _torchvision_model(source: "Source") -> list[str]:
+    return [f"model = torchvision.models.{source.model.name}()", *_stem(source), "model.fc = torch.nn.Identity()"]
 
 
-def _torchvision_lines(source: Source, path: Path) -> list[str]:
+def _stem(source: "Source") -> list[str]:
+    return [_CIFAR_STEM] if source.model.stem == "cifar" else []
+
+
+def _torchvision_lines(source: "Source", path: Path) -> list[str]:
     load = f"model.load_state_dict(torch.load({str(path)!r}))"
     return ["import torch, torchvision", *_torchvision_model(source), load, _as_trained(source)]
 
 
-def _timm_lines(source: Source, path: Path) -> list[str]:
-    model = source.model
-    stem = [_CIFAR_STEM] if model.stem == "cifar" else []
+def _timm_lines(source: "Source", path: Path) -> list[str]:
     return [
         "import timm, torch",
         "from safetensors.torch import load_file",
-        f"model = timm.create_model({model.name!r}, num_classes=0)",
-        *stem,
+        f"model = timm.create_model({source.model.name!r}, num_classes=0)",
+        *_stem(source),
         f"model.load_state_dict(load_file({str(path)!r}))",
         _as_trained(source),
     ]
 
 
-def _safetensors_lines(source: Source, path: Path) -> list[str]:
+def _safetensors_lines(source: "Source", path: Path) -> list[str]:
     model = source.model
     if not _is_torchvisions(model):
         build = [
@@ -126,7 +136,7 @@ def _safetensors_lines(source: Source, path: Path) -> list[str]:
     return [*build, *load, _as_trained(source)]
 
 
-def _detectron2_lines(source: Source, path: Path) -> list[str]:
+def _detectron2_lines(source: "Source", path: Path) -> list[str]:
     bottleneck = find_plugin(BACKBONE, source.model.name).facts.bottleneck
     basic = [] if bottleneck else ["cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64"]
     known = source.normalisation or {}
@@ -142,7 +152,7 @@ def _detectron2_lines(source: Source, path: Path) -> list[str]:
     ]
 
 
-def _onnx_lines(source: Source, path: Path) -> list[str]:
+def _onnx_lines(source: "Source", path: Path) -> list[str]:
     return [
         "import onnxruntime",
         f"session = onnxruntime.InferenceSession({str(path)!r})",
@@ -150,11 +160,11 @@ def _onnx_lines(source: Source, path: Path) -> list[str]:
     ]
 
 
-def _as_trained(source: Source) -> str:
+def _as_trained(source: "Source") -> str:
     return f"features = model.eval()(images)  # {_images(source)}"
 
 
-def _images(source: Source) -> str:
+def _images(source: "Source") -> str:
     known = source.normalisation
     if known is None:
         return "float32 [N, 3, H, W], normalised as in its training"
