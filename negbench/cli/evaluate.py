@@ -11,6 +11,8 @@ from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, check_choice
 from negbench.runtime.errors import UserError
 
+OF_PLACE = ("data.root", "data.workers")  # settings of a run that say where and how its data is read
+
 
 class EvaluateCommand(TyperCommand):
     """Lists the protocols when its help is asked for, since finding them takes longer than `negbench --help`."""
@@ -32,7 +34,7 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="One of the protocol's own settings, or for a FILE of its study, as data.root; repeatable.",
+            help="One of the protocol's own settings, data.root, or for a FILE any of its study; repeatable.",
         ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="FILE's study: its data and views. Default: quickstart.")] = None,
@@ -63,8 +65,9 @@ def evaluate(
         of_study = [text for text in settings or [] if _is_of_study(text, protocols)]
         of_protocol = [text for text in settings or [] if not _is_of_study(text, protocols)]
         requests = make_requests(protocols, of_protocol, data, labels_file)
-        if path.is_dir() and (config or of_study or output):
-            option = "--config" if config else f"--set {of_study[0]}" if of_study else "--output"
+        of_file = [text for text in of_study if text.partition("=")[0] not in OF_PLACE]
+        if path.is_dir() and (config or of_file or output):
+            option = "--config" if config else f"--set {of_file[0]}" if of_file else "--output"
             raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
         from negbench.cli.progress import evaluation_progress, interruptible, note
         from negbench.evaluate import final
@@ -76,7 +79,7 @@ def evaluate(
         kept = "protocols that were done are written, and all other records are as they were"
         with interruptible(lambda: kept), evaluation_progress() as progress:
             if path.is_dir():
-                source = run_source(path, note)
+                source = run_source(path, note, of_study)
             else:
                 source = file_source(path, config, of_study, output or Path("results"))
             evaluations = final.evaluate(source, protocols, where, requests, progress, note)

@@ -3,7 +3,6 @@
 Shape legend: N images of a set, M images chosen.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +11,6 @@ from negbench.data.fingerprint import describe
 from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
 from negbench.records.data import DataRecord
-from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_data
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.distributed import rank
@@ -72,18 +69,6 @@ def load_whole(config: DataConfig) -> Loaded:
     except OSError as error:
         raise UserError(f"cannot read {error.filename or config.root}: {error.strerror or error}") from None
     return loaded
-
-
-def check_same_data(folder: RunFolder, config: DataConfig, note: Callable[[str], None]) -> None:
-    """Raise UserError if the run in `folder` has other data on record than `config` names; data not here is noted."""
-    if config.root is None or not folder.data.exists():
-        return
-    try:
-        now = describe(load_whole(config))
-    except UserError as error:
-        note(f"the data of {folder.path} cannot be compared with what it was: {error}")
-    else:
-        check_data(folder, now)
 
 
 def divide(loaded: Loaded, config: DataConfig) -> Splits:

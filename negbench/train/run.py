@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from negbench.data.load import check_same_data
+from negbench.data.reuse import Reuse
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
@@ -69,8 +69,7 @@ def execute(
 def _is_finished(folder: RunFolder, resolved: Resolved, note: Callable[[str], None]) -> bool:
     """Return whether the run is finished. UserError if it was made by other code or on other data."""
     if folder.is_done():
-        check_code(folder, resolved.method_file)
-        check_same_data(folder, resolved.config.data, note)
+        Reuse(note).check(folder, resolved)
     return folder.is_done()
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from negbench.cli.main import app
 from negbench.data import fingerprint
 from negbench.data.files.packing import make_pack
 from negbench.data.fingerprint import describe
@@ -20,7 +22,7 @@ from negbench.evaluate.source import run_source
 from negbench.records.data import DataRecord
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
-from negbench.settings.resolve import Resolved
+from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import DataConfig
 from tests.helpers import runs
 
@@ -135,7 +137,7 @@ def test_a_finished_run_is_not_that_of_other_data(root: Path, tmp_path: Path) ->
     assert runs.start(of_folder(moved), output, notes) == summary
     assert any("is finished" in text for text in notes.texts)
     assert runs.start(of_folder(root), output, notes) == summary
-    assert any("cannot be compared with what it was: data.root" in text for text in notes.texts)
+    assert any("are not compared with the data that they were made on" in text for text in notes.texts)
     swap_content(moved)
     with pytest.raises(UserError, match=r"was made on other data: its images to train .*data\.version=NAME"):
         runs.start(of_folder(moved), output)
@@ -180,3 +182,31 @@ def test_a_run_of_an_earlier_version_is_of_unknown_data(root: Path, tmp_path: Pa
     runs.folder(of_folder(root), tmp_path / "out").data.unlink()
     swap_content(root)
     assert runs.start(of_folder(root), tmp_path / "out") == summary
+
+
+def test_a_sweep_takes_no_run_of_other_data_for_done(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    settings = ["data.name=imagefolder", f"data.root={root}", "data.num_images=null", "data.workers=0"]
+    settings = [*runs.SHORT, *settings, "evaluation.linear=false"]
+    sweep = ["sweep", "--methods", "moco", "--seeds", "0:2", "--device", "cpu", "--output", str(output), "--dry-run"]
+    sweep += [part for text in settings for part in ("--set", text)]
+    for seed in (0, 1):
+        runs.start(resolve("moco", "quickstart", settings, seed), output)
+    assert CliRunner().invoke(app, sweep).exit_code == 0
+    swap_content(root)
+    refused = CliRunner().invoke(app, sweep)
+    assert refused.exit_code == 2 and "was made on other data" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    shutil.rmtree(root)
+    done = CliRunner().invoke(app, sweep)
+    assert done.exit_code == 0 and done.stderr.count("finished runs are not compared with the data") == 1
+
+
+def test_evaluate_takes_the_place_of_a_runs_data(root: Path, tmp_path: Path) -> None:
+    runs.start(of_folder(root), tmp_path / "out")
+    run = runs.folder(of_folder(root), tmp_path / "out")
+    moved = root.rename(tmp_path / "moved")
+    evaluated = ["evaluate", str(run.path), "--protocol", "knn", "--set", f"data.root={moved}", "--device", "cpu"]
+    assert CliRunner().invoke(app, evaluated).exit_code == 0
+    other = CliRunner().invoke(app, [*evaluated, "--set", "data.image_size=16"])
+    assert other.exit_code == 2 and "--set data.image_size=16 belongs to a FILE" in other.stderr

@@ -23,7 +23,7 @@ def keys_read(path: Path) -> set[str]:
             ):
                 name = getattr(record, "attr", getattr(record, "id", ""))
                 if name == "summary" and isinstance(key, ast.Constant):
-                    found.add(key.value)
+                    found.add(str(key.value))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from negbench.launch.jobs.submit import submit_runs
-from negbench.launch.sweep.missing import missing
+from negbench.launch.sweep.missing import check_finished, missing
 from negbench.launch.sweep.pool import Pool
 from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig, seconds_of
@@ -39,6 +39,7 @@ def make_missing(
     if within is not None and where.launcher != "none":
         raise UserError("--within is for runs here; a job's limit is --time")
     seconds = None if within is None else _seconds_left(within, began)
+    check_finished(runs, output, lambda text: print(text, file=sys.stderr))
     chosen, left_alone = missing(runs, output, retry_failed)
     for state, count in left_alone.items():
         hint = "; --retry-failed makes them again" if state == "failed" else ""

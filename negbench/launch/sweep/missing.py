@@ -1,10 +1,11 @@
 """Which runs of a sweep are missing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from negbench.records.jobs import is_active, jobs_of, read_note, release_held
+from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.settings.grid import Planned
 
@@ -21,6 +22,17 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
     left_alone = {"done", "pending", "running", "stalled"} | (set() if retry_failed else {"failed"})
     chosen = [run for run, state in zip(runs, states, strict=True) if state not in left_alone]
     return chosen, Counter(state for state in states if state in left_alone)
+
+
+def check_finished(runs: Sequence[Planned], output: Path, note: Callable[[str], None]) -> None:
+    """Raise UserError if a finished run was made by another code of its method, or on other data."""
+    finished = [run for run in runs if RunFolder(output / run.resolved.run_id).is_done()]
+    if finished:
+        from negbench.data.reuse import Reuse
+
+        reuse = Reuse(note)
+        for run in finished:
+            reuse.check(RunFolder(output / run.resolved.run_id), run.resolved)
 
 
 def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
