@@ -26,7 +26,7 @@ def run_here(
     quiet: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Train, evaluate and record as `train.run.execute`, whose errors pass through. A smoke test is made once."""
+    """Train, evaluate and record as `train.run.execute`, whose errors pass through; a `smoke` test comes first."""
     path = output / resolved.run_id
     with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
         chosen = choose_device(device, find_place().local_rank)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 
-CHECKPOINT_SECONDS = 600  # a stopped run's processes may take as long to save, then they are killed
+CHECKPOINT_SECONDS = 600  # that a stopped run's processes have to save before they are killed
 
 
 def check_gpus(cluster: ClusterConfig) -> None:
-    """UserError if this machine has fewer GPUs than processes are to be started for."""
+    """UserError if this machine has fewer GPUs than the launch needs."""
     if not cluster.num_gpus:
         return
     import torch
@@ -28,13 +28,13 @@ def check_gpus(cluster: ClusterConfig) -> None:
 
 
 def threads(num_processes: int) -> dict[str, str]:
-    """The environment in which `num_processes` share this machine's cores, unless the user has set it."""
+    """Return the environment in which `num_processes` share this machine's cores, unless the user has set it."""
     share = max(1, len(os.sched_getaffinity(0)) // num_processes)
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
 
 
 def devices(slot: int, each: int) -> list[str]:
-    """The GPUs of the `slot`-th of runs beside each other, `each` a run, as long as there are enough."""
+    """Return the GPUs of the `slot`-th of runs beside each other, `each` a run. Too few are shared."""
     import torch
 
     count = torch.cuda.device_count()
@@ -44,14 +44,14 @@ def devices(slot: int, each: int) -> list[str]:
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> int:
-    """Run `negbench ARGUMENTS` in each of `num_processes` ranks; the exit code of the first rank that failed, or 0."""
+    """Run `negbench ARGUMENTS` in `num_processes` ranks and return the exit code of the first that failed, or 0."""
     os.environ |= threads(num_processes)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(CHECKPOINT_SECONDS))
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.disable(logging.CRITICAL)  # in this process, which only waits: the ranks say it themselves
+    logging.disable(logging.CRITICAL)  # in this process, which only waits: the ranks print themselves why they fail
     with tempfile.TemporaryDirectory(prefix="negbench-") as logs:  # torch makes one in any case, and leaves it
         config = LaunchConfig(
             min_nodes=1,

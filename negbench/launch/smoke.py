@@ -1,4 +1,4 @@
-"""A run's first minute, before its first hour: steps, evaluations, a checkpoint and a resume."""
+"""A smoke test before a run: steps, evaluations, a checkpoint and a resume."""
 
 import shutil
 import time
@@ -23,10 +23,10 @@ IMAGES = 512
 
 
 def smoke(resolved: Resolved, output: Path, device: torch.device, loggers: Sequence[Logger] = ()) -> None:
-    """Half of `STEPS` steps, then the other half from the checkpoint, in a folder that is removed. All ranks call it.
+    """Make half of `STEPS` steps, then the other half from the checkpoint, in a folder that is removed.
 
-    Evaluates as the run does at step 0 and, on few images, as it does at its end. An exception of the run passes
-    through. The loggers that the run's settings name receive nothing.
+    All ranks call it. It evaluates as the run does at step 0 and, on few images, as it does at its end. An exception of
+    the run passes through. The loggers that the run's settings name receive nothing.
     """
     every = max(1, resolved.config.evaluate_every_epochs)
     config = resolved.config.model_copy(update={"evaluate_every_epochs": every, "loggers": ()})
@@ -45,7 +45,7 @@ def smoke(resolved: Resolved, output: Path, device: torch.device, loggers: Seque
 
 
 def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:
-    """The protocols of the run on new weights and at most `IMAGES` images of each part."""
+    """Evaluate new weights by the run's protocols, on at most `IMAGES` images of each part."""
     setup = set_up(resolved, device)
     splits = setup.splits
     validation = _few(splits.validation) if splits.validation is not None else None
@@ -54,14 +54,14 @@ def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:
 
 
 def _few(part: Dataset) -> Dataset:
-    """Those of the most frequent class first: the linear probe needs a class from which it can hold out some."""
+    """Return few images, of the most frequent class first: the linear probe must hold some of a class out."""
     others_N = part.labels_N != part.labels_N.mode().values
     return part.subset(others_N.int().argsort(stable=True)[:IMAGES])
 
 
 @contextmanager
 def _removed(folder: Path) -> Iterator[None]:
-    """Without the folder at the start and after every end; rank 0 alone writes to it."""
+    """Remove the folder at the start and after every end; rank 0 alone writes to it."""
 
     def remove() -> None:
         if rank() == 0:

@@ -1,4 +1,4 @@
-"""A whole bench: its groups one after another, recorded as they are done."""
+"""A whole bench: one group after another, each recorded when it is done."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +18,15 @@ from negbench.runtime.span import PARTS, REST
 STEPS = {"cpu": 2, "cuda": 10}  # timed ones a turn
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 
-Progress = Callable[
-    [int | None, str], None
-]  # the number of the group that is timed, and what is done (None: KIND: WHAT)
+Progress = Callable[[int | None, str], None]  # the group that is timed (else None), and what is done
 
 
 def execute(
     plan: Plan, device: torch.device, rounds: int, folder: BenchFolder, progress: Progress, traced: bool = False
 ) -> None:
-    """Every workload alone for its memory, then the groups' times; the record is written after each group, of both.
-    At last, if `traced`, profiles of the study's own setting.
+    """Measure each workload's memory alone, then time the groups, and if `traced` profile the study's own setting.
 
-    UserError for the user's mistakes; KeyboardInterrupt leaves what is written.
+    The record is written after each group. UserError for the user's mistakes.
     """
     config = plan.config
     dtype = autocast_dtype(config.precision, device)
@@ -52,8 +49,8 @@ def execute(
         for group in plan.groups:
             entries = examined(group, machine, lambda text: progress(None, f"memory: {text}"))
             examinations.append(entries)
-            workloads = [entry.measurement for entry in entries]
-            records.append({"kind": group.kind, "value": group.value, "subjects": workloads})
+            measurements = [entry.measurement for entry in entries]
+            records.append({"kind": group.kind, "value": group.value, "subjects": measurements})
             folder.write(facts, records, num_timed=0)
         for number, entries in enumerate(examinations):
             records[number]["subjects"] = timed(entries, machine, lambda text, number=number: progress(number, text))  # type: ignore[misc]

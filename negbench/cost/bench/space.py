@@ -1,4 +1,4 @@
-"""Memory: what a workload takes when it is alone, and how running out of it is survived."""
+"""Memory: what a workload takes alone, and how a bench survives running out of it."""
 
 import gc
 import re
@@ -33,10 +33,9 @@ _CGROUPS = (  # limit, usage, and the name in memory.stat of file pages that mak
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing refers to, so that it is not counted for whatever comes next.
+    """Give back what nothing refers to, so that it is not counted for what comes next.
 
-    Compiled code goes too: it would keep the memory of its graphs, and torch compiles only so many variants of one
-    function.
+    Compiled code goes too: it keeps the memory of its graphs, and torch compiles only so many variants of a function.
     """
     if "torch._dynamo" in sys.modules:  # its import takes seconds
         torch.compiler.reset()
@@ -51,10 +50,9 @@ def release(device: torch.device) -> None:
 
 @contextmanager
 def without_reuse(device: torch.device) -> Iterator[None]:
-    """On a CPU freed blocks are given back at once.
+    """Give back freed blocks at once on a CPU.
 
-    Otherwise the peak would hold what glibc keeps to reuse, which was up to twice what tensors took, and varied by a
-    tenth.
+    Otherwise the peak holds what glibc keeps to reuse: up to twice what tensors took, and varying by a tenth.
     """
     if device.type != "cpu":
         yield
@@ -67,10 +65,10 @@ def without_reuse(device: torch.device) -> Iterator[None]:
 
 
 class AddedMemory:
-    """The peak over what was held when this was made, in bytes; None where that is unknown.
+    """The peak over what was held when this was made, in bytes; None where it is unknown.
 
-    On a GPU of what tensors take (`allocated`) and of what the allocator holds (`reserved`); on a CPU `allocated` is of
-    the process's resident memory.
+    On a GPU `allocated` is what tensors take and `reserved` what the allocator holds; on a CPU `allocated` is the
+    process's resident memory.
     """
 
     def __init__(self, device: torch.device, graphs: bool = False) -> None:
@@ -80,11 +78,11 @@ class AddedMemory:
         self.reserved_before = torch.cuda.memory_reserved(device) if on_gpu else None
 
     def start(self) -> None:
-        """The peak is that of what follows."""
+        """Forget the peak until now."""
         self.peak.start()
 
     def read(self) -> dict[str, int | None]:
-        """`peak_memory_bytes`, `peak_reserved_bytes`."""
+        """Return `peak_memory_bytes` and `peak_reserved_bytes`."""
         self.peak.update()
         return {
             "peak_memory_bytes": _difference(self.peak.allocated, self.allocated_before),
@@ -97,7 +95,7 @@ def _difference(peak: int | None, before: int | None) -> int | None:
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> tuple[T | None, str | None]:
-    """What `work` returns, or how it ran out of memory, in one line; any other exception is raised."""
+    """Return what `work` returns, or how it ran out of memory, in one line. Other exceptions pass through."""
     try:
         return work(), None
     except Exception as error:
@@ -108,7 +106,7 @@ def unless_out_of_memory(work: Callable[[], T]) -> tuple[T | None, str | None]:
 
 @contextmanager
 def limited_to_free_memory(device: torch.device) -> Iterator[None]:
-    """On a CPU a request for more than is free fails inside, where the kernel would kill the process instead."""
+    """Let a request for more than is free fail on a CPU, where the kernel would kill the process instead."""
     size, free = process_bytes("VmSize"), free_bytes()
     if device.type != "cpu" or size is None or free is None:
         yield
@@ -123,7 +121,7 @@ def limited_to_free_memory(device: torch.device) -> Iterator[None]:
 
 
 def free_bytes() -> int | None:
-    """What this process can still take, of the machine and of its control group; None where that is unknown."""
+    """Return what this process can still take of the machine and its control group; None where it is unknown."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
     if found is None:
         return None

@@ -1,6 +1,7 @@
 """Profiles of single steps by torch.profiler, the parts of the step marked in them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,14 +15,14 @@ STEPS, OPERATIONS = 2, 40
 
 
 def write_traces(entries: Sequence[Entry], device: torch.device, folder: Path, progress: Progress) -> None:
-    """Of each method and bare step two files: `trace-NAME.json.gz` for https://ui.perfetto.dev or chrome://tracing, and
-    `trace-NAME.txt`, the operations that take longest. What has run out of memory before has none.
+    """Write `trace-NAME.json.gz`, for https://ui.perfetto.dev or chrome://tracing, and `trace-NAME.txt`, the operations
+    that take longest, of each method and bare step. What has run out of memory before has none.
     """
     for entry in entries:
         if entry.measurement["kind"] != "matrices" and not entry.measurement.get("out_of_memory"):
             progress(entry.measurement["name"])
             path = folder / f"trace-{entry.measurement['name'].replace(' ', '-')}"
-            _, reason = attempt(entry, lambda entry=entry, path=path: _write_trace(entry, device, path))  # type: ignore[misc]
+            _, reason = attempt(entry, partial(_write_trace, entry, device, path))
             if reason:
                 progress(f"{entry.measurement['name']} has none: {reason}")
             release(device)

@@ -10,18 +10,18 @@ RECORD_BYTES = 350  # a row of metrics.jsonl: 349.9 on average in results/refere
 
 
 def quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile, between neighbours where they fall there; of two or more."""
+    """Return lower quartile, median and upper quartile of two or more, interpolated linearly."""
     lower, middle, upper = quantiles(seconds, n=4, method="inclusive")
     return lower, middle, upper
 
 
 def ring_bytes(tensor_bytes: int, num_processes: int) -> int:
-    """What a process receives while a ring sums a tensor over all: 2 (n - 1) / n of its bytes."""
+    """Return what a process receives while a ring sums a tensor over all: 2 (n - 1) / n of its bytes."""
     return 2 * (num_processes - 1) * tensor_bytes // num_processes
 
 
 def transfer_seconds(num_bytes: int, gigabytes_per_second: float) -> float:
-    """Time to receive that many bytes, with no latency and beside no arithmetic; a gigabyte is 10^9 bytes."""
+    """Return the time to receive so many bytes, without latency and arithmetic; a gigabyte is 10^9 bytes."""
     return num_bytes / (1e9 * gigabytes_per_second)
 
 
@@ -30,32 +30,32 @@ def hours(num_steps: int, step_seconds: float) -> float:
 
 
 def num_evaluations(epochs: int, every_epochs: int, has_validation: bool) -> int:
-    """Evaluations on the held-out images: at the start, then each `every_epochs`, and at the end."""
+    """Return how many evaluations are on held-out images: at the start, each `every_epochs`, and at the end."""
     return len({*range(0, epochs, every_epochs), epochs}) if every_epochs and has_validation else 0
 
 
 def num_checkpoints(train_seconds: float, every_min: float, save_seconds: float, evaluations: int) -> int:
-    """One before each evaluation but the start's, those in between by the clock or by their own cost, and the last."""
+    """Count one before each evaluation but the start's, those between by the clock or their own cost, and the last."""
     parts = max(1, evaluations - 1)
     by_the_clock = math.floor(train_seconds / parts / max(60 * every_min, CHECKPOINT_SHARE * save_seconds))
     return parts * by_the_clock + max(0, evaluations - 1) + 1
 
 
 def checkpoint_disk_bytes(state_bytes: int, keep: int) -> int:
-    """Those that are kept and the one that is written before the oldest goes."""
+    """Return the bytes of those that are kept, and of the one that is written before the oldest goes."""
     return (keep + 1) * state_bytes
 
 
 def record_bytes(num_steps: int, every_steps: int, epochs: int, evaluations: int) -> int:
-    """Rows of loss and speed, one an epoch, and two an evaluation (its figures and diagnostics)."""
+    """Return the bytes of rows: loss and speed, one an epoch, and two an evaluation (figures, diagnostics)."""
     return RECORD_BYTES * (num_steps // every_steps + epochs + 2 * evaluations)
 
 
 def encoding_seconds(num_images: int, images_per_second: float, num_processes: int) -> float:
-    """Time in which all processes together encode the images once."""
+    """Return the time in which all processes together encode the images once."""
     return num_images / (images_per_second * num_processes)
 
 
 def decoding_cores(images_per_second: float, images_per_second_a_core: float) -> float:
-    """Cores that decode and crop as fast as the devices take images."""
+    """Return how many cores decode and crop as fast as the devices take images."""
     return images_per_second / images_per_second_a_core

@@ -2,8 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -34,16 +32,16 @@ class Decoding:
 
 
 def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decoding:
-    """A training step's work on files (read, decode, crop and resize each view) in one thread, as a worker has one.
+    """Time a training step's work on files (read, decode, crop and resize each view) in one thread, as a worker's.
 
-    Without `files` it is done on JPEGs made for it, of ImageNet's common size. BadImageError as in training.
+    Without `files` it times JPEGs that it makes, of ImageNet's common size. BadImageError as in training.
     """
     if files is not None:
         order_N = torch.randperm(len(files), generator=stream("forecast", "files"))
         sample = files.subset(order_N[:SAMPLE])
         size = mean(map(sample.num_bytes, range(len(sample))))
-        told = f"{len(sample)} files of {config.data.root}"
-        return Decoding(_images_per_second(config, sample), size, f"measured on {told}", f"mean of {told}")
+        these = f"{len(sample)} files of {config.data.root}"
+        return Decoding(_images_per_second(config, sample), size, f"measured on {these}", f"mean of {these}")
     with tempfile.TemporaryDirectory() as folder:
         sample = _synthetic(Path(folder), config.data)
         size = mean(map(sample.num_bytes, range(len(sample))))
@@ -53,19 +51,22 @@ def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decodin
 
 
 def _images_per_second(config: RunConfig[Any], sample: FolderSet) -> float:
-    """Of the median pass over the sample; the first pass warms up."""
+    """Return the rate of the median pass over the sample; the first pass warms up."""
     steps = StepDataset(sample, config.model_copy(update={"batch_size": len(sample)}))
-    seconds = []
-    with _one_thread():
+    seconds, num_threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for step in range(1 + PASSES):
             started = time.perf_counter()
             steps[step]
             seconds.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(num_threads)
     return len(sample) / median(seconds[1:])
 
 
 def _synthetic(folder: Path, config: DataConfig) -> FolderSet:
-    """Smooth colours under grain, so that a file of this size and quality has as many bytes as ImageNet's mean."""
+    """Return smooth colours under grain: files of this size and quality have as many bytes as ImageNet's mean."""
     generator = stream("forecast", "synthetic")
     coarse = torch.rand(SYNTHETIC, 3, HEIGHT // 16, WIDTH // 16, generator=generator)
     grain = torch.randn(SYNTHETIC, 1, HEIGHT, WIDTH, generator=generator)
@@ -74,13 +75,3 @@ def _synthetic(folder: Path, config: DataConfig) -> FolderSet:
     for path, image_3HW in zip(paths, images, strict=True):
         Path(path).write_bytes(simplejpeg.encode_jpeg(image_3HW.permute(1, 2, 0).contiguous().numpy(), quality=90))
     return FolderSet.all_of(Listing.of(paths), torch.zeros(SYNTHETIC, dtype=torch.int64), config)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Other processes that are not there: one process makes a step as one of many does, but for the network's time."""
+"""One process that makes a step as one of many does, except for the network's time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch.distributed as dist
 
 @contextmanager
 def imagined(num_processes: int) -> Iterator[None]:
-    """Inside, this is rank 0 of so many processes, and nothing is sent.
+    """Be rank 0 of so many processes inside, and send nothing.
 
-    What is gathered is this process's own tensor once for each, a sum is this process's part: the shapes, the memory
-    and the bytes that are counted are a run's, the values are not.
+    A gather returns this process's own tensor once for each process, a sum its own part: shapes, memory and counted
+    bytes are a run's, values are not.
     """
     if num_processes == 1:
         yield

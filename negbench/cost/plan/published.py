@@ -1,4 +1,4 @@
-"""What runs cost others, as their sources say; nothing here was measured by negbench. Imports no torch."""
+"""Published costs of runs, as their sources say; nothing here was measured by negbench. Imports no torch."""
 
 from dataclasses import dataclass, replace
 
@@ -99,5 +99,5 @@ PUBLISHED = (
 
 
 def published_costs(study: str, method: str) -> list[PublishedCost]:
-    """Those of the study, the method's own first."""
+    """Return the published costs of a study, the method's own first."""
     return sorted((cost for cost in PUBLISHED if study in cost.studies), key=lambda cost: cost.method != method)

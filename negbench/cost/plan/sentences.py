@@ -1,4 +1,4 @@
-"""What a forecast assumes, and what others published beside it, in sentences. Imports no torch."""
+"""What a forecast assumes, and published costs beside it, in sentences. Imports no torch."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def published(facts: Facts) -> list[str]:
     sentences = [_published(cost, facts) for cost in facts["published"]]
     if sentences and facts["changed_settings"]:
         changed = ", ".join(facts["changed_settings"])
-        sentences.append(f"These are of the study as it stands; here {changed} was set otherwise.")
+        sentences.append(f"These are of the study itself; here {changed} was set otherwise.")
     return sentences
 
 
@@ -79,7 +79,7 @@ def _published(cost: Facts, facts: Facts) -> str:
 
 
 def ratio(cost: Facts, facts: Facts) -> float | None:
-    """Device-hours here over those published; None where one is of no GPU, or of another method or variant of it."""
+    """Return device-hours here over the published; None unless both are of GPUs, the method and its variant."""
     alike = cost["method"] == facts["method"] and cost["same_steps"]
     if unit(facts) != "GPU-hours" or "TPU" in cost["device"] or not alike:
         return None

@@ -1,7 +1,6 @@
 """Background jobs of this machine: submitit's local executor, with a controller of our own for each job.
 
-submitit's controller dies with the terminal, stands behind a shell that a signal does not pass, and starts everything
-at once.
+submitit's controller dies with the terminal, runs behind a shell that passes no signal, and starts everything at once.
 """
 
 import fcntl
@@ -26,18 +25,20 @@ POLL_SECONDS = 0.5
 
 
 class BackgroundExecutor(submitit.LocalExecutor):
-    """At most `max_parallel` of its jobs train at once; the others wait."""
+    """At most `max_parallel` of its jobs train at once; the others wait. Jobs have the environment `variables` too."""
 
-    def __init__(self, folder: Path, cluster: ClusterConfig, max_parallel: int | None) -> None:
+    def __init__(
+        self, folder: Path, cluster: ClusterConfig, max_parallel: int | None, variables: dict[str, str]
+    ) -> None:
         super().__init__(folder, python=cluster.python)
-        self.cluster, self.max_parallel = cluster, max_parallel
+        self.cluster, self.max_parallel, self.variables = cluster, max_parallel, variables
         self.update_parameters(timeout_min=cluster.time_min, tasks_per_node=cluster.num_processes)
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         cluster = self.cluster
         numbers = [str(number) for number in (self.max_parallel or 0, cluster.num_gpus, cluster.max_requeues)]
         controller = shlex.join([sys.executable, "-m", __name__, str(self.folder), *numbers])
-        variables = {
+        variables = self.variables | {
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_COMMAND": command,
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
@@ -49,7 +50,7 @@ class BackgroundExecutor(submitit.LocalExecutor):
             "SUBMITIT_STDERR_TO_STDOUT": "1",
         }
         job = f"{shlex.quote(str(self.folder.parent))}/$$"
-        log = f"mkdir -p {job} && exec >>{job}/$$_0_log.out 2>&1"  # of what the set-up lines say, too
+        log = f"mkdir -p {job} && exec >>{job}/$$_0_log.out 2>&1"  # holds what the set-up lines print, too
         process = subprocess.Popen(
             " && ".join([log, *cluster.setup, f"exec {controller}"]),  # exec: the job's id is the controller's
             shell=True,
@@ -61,7 +62,7 @@ class BackgroundExecutor(submitit.LocalExecutor):
 
 
 class BackgroundController(Controller):
-    """Starts a job's processes, tells them when their time is over, and starts those that want to go on again."""
+    """Starts a job's processes, signals the end of their time, and starts again those that ask to resume."""
 
     cancelled = False
 
@@ -82,14 +83,14 @@ class BackgroundController(Controller):
                 codes = self.wait()
             finally:
                 self.kill_tasks()
-            is_time_over = None in codes  # it had been told, perhaps too early to take notice
+            is_time_over = None in codes  # the signal may have come too early for the processes to handle it
             if not is_time_over and LOCAL_REQUEUE_RETURN_CODE not in codes:
                 return
         with open(paths.stdout, "a") as log:
             log.write(f"negbench: requeued {max_requeues} times (cluster.max_requeues), not finished; submit again\n")
 
     def _take_slot(self, max_parallel: int) -> int:
-        """The number of a lock, held to this process's end; waits while other jobs of the submission hold them all."""
+        """Return the number of a lock that is held to this process's end, when one of the submission's is free."""
         while not self.cancelled:
             for slot in range(max_parallel):
                 lock = os.open(self.folder.parent / f"slot-{slot}.lock", os.O_RDWR | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""What runs in a job: one rank's share of a run, resolved again from the snapshot."""
+"""What a job runs: one rank's share of a run, resolved again from the snapshot."""
 
 import os
 import signal
@@ -34,11 +34,11 @@ class RunJob:
     smoke: bool = False
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """For a signal that comes before `__call__` has set its own handlers."""
+        """Return the same job again, for a signal that comes before `__call__` has set its own handlers."""
         return submitit.helpers.DelayedSubmission(self)
 
     def __call__(self) -> None:
-        """Train, evaluate and record; ends the process with the exit code of `ending_of` where that is not 0."""
+        """Train, evaluate and record. An error ends the process with the exit code of `ending_of`."""
         self._take_signals()
         try:
             folder = RunFolder(Path(self.output) / self.run_id)
@@ -57,7 +57,7 @@ class RunJob:
         os.environ[LAUNCHER_VARIABLE] = self.launcher
         if self.launcher == "local":
             os.environ[AGAIN_VARIABLE] = str(LOCAL_REQUEUE_RETURN_CODE)
-            signal.signal(signal.SIGTERM, _interrupt)  # `negbench cancel`; submitit's handler would pass over it
+            signal.signal(signal.SIGTERM, _interrupt)  # of `negbench cancel`; submitit's handler would ignore it
         else:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until training, which saves
         signal.signal(signal.SIGCONT, signal.SIG_DFL)

@@ -16,11 +16,10 @@ RUN_LOG = "run.log"  # of a run that a sweep starts on this machine
 
 
 def log_of(run: Path, rank: int = 0) -> Path:
-    """Where the newest job of `run`, or its process, writes. UserError if it has none."""
-    note = read_note(run)
-    if note:
-        if rank >= note.get("num_ranks", 1):
-            raise UserError(f"{run} has {note.get('num_ranks', 1)} ranks, numbered from 0; there is no rank {rank}")
+    """Return the log file of `run`'s newest job, or of its process in a sweep. UserError if it has none."""
+    if note := read_note(run):
+        if rank >= (num_ranks := note.get("num_ranks", 1)):
+            raise UserError(f"{run} has {num_ranks} ranks, numbered from 0; there is no rank {rank}")
         job_id = note["job_id"]
         return Path(note["folder"]) / job_id / f"{job_id}_{rank}_log.out"
     if (run / RUN_LOG).exists():
@@ -29,18 +28,13 @@ def log_of(run: Path, rank: int = 0) -> Path:
 
 
 def follow_log(
-    run: Path,
-    path: Path,
-    lines: int | None = None,
-    poll_s: float = POLL_SECONDS,
-    job_poll_s: float = JOB_POLL_SECONDS,
+    run: Path, path: Path, lines: int | None = None, poll_s: float = POLL_SECONDS, job_poll_s: float = JOB_POLL_SECONDS
 ) -> None:
     """Copy the log to standard output, its last `lines` first, until the run's job is over.
 
     It looks into the log every `poll_s` and asks for the job's state every `job_poll_s`.
     """
-    position, looked = 0, -job_poll_s
-    over = False
+    position, looked, over = 0, -job_poll_s, False
     while True:
         if time.monotonic() - looked >= job_poll_s:
             over, looked = not _is_alive(run), time.monotonic()
@@ -58,7 +52,7 @@ def follow_log(
         time.sleep(poll_s)
 
 
-def may_go_on(state: str, slurm_was_asked: bool) -> bool:
+def waits_or_runs(state: str, slurm_was_asked: bool) -> bool:
     """Whether a run in `state` waits or runs; unless Slurm was asked, also whether it may have been requeued."""
     if slurm_was_asked:
         return state in ("pending", "running", "stalled")
@@ -69,5 +63,5 @@ def _is_alive(run: Path) -> bool:
     note = read_note(run)
     known = jobs_if_asked([note])
     if known is None:
-        return may_go_on(status_of(run, known).state, slurm_was_asked=False)
+        return waits_or_runs(status_of(run, known).state, slurm_was_asked=False)
     return is_active(note, known) or is_locked(run)

@@ -1,5 +1,6 @@
-"""Before submitting: what would otherwise fail in the queue or in an hour's time, one clear sentence each."""
+"""Checks before submitting of what would otherwise fail in the queue or an hour later, one sentence each."""
 
+import math
 import re
 import shutil
 import socket
@@ -25,7 +26,7 @@ class Node:
     host: str
     address: str
     partitions: frozenset[str]
-    gpus: dict[str, int]  # by type; "" where Slurm knows none
+    gpus: dict[str, int]  # by type; "" if Slurm knows none
 
     @property
     def is_here(self) -> bool:
@@ -38,7 +39,11 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
     from negbench.data.load import load_splits
     from negbench.settings.steps import check_batch, steps_per_epoch
 
-    _check_writable(output)
+    try:  # for root, permissions alone say nothing
+        with tempfile.TemporaryDirectory(dir=_existing(output)):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
     checked: dict[str, int] = {}
     for run in runs:
         RunFolder(output / run.run_id).check_writable()
@@ -47,16 +52,6 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
         if data not in checked:
             checked[data] = len(load_splits(run.config.data).train)  # downloads here, not in every job
         steps_per_epoch(checked[data], run.config.batch_size)
-
-
-def _check_writable(output: Path) -> None:
-    """UserError if nothing can be made there. Tried: for root, permissions alone say nothing."""
-    existing = _existing(output)
-    try:
-        with tempfile.TemporaryDirectory(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
 
 
 def _existing(output: Path) -> Path:
@@ -77,7 +72,8 @@ def check_cluster(cluster: ClusterConfig, output: Path) -> None:
     if cluster.nodes > len(nodes):
         raise UserError(f"--nodes {cluster.nodes}: {where} has {len(nodes)}")
     _check_gpus(cluster, nodes, where)
-    longest = max(_limit_min(limits[name]["MaxTime"]) for name in wanted)
+    most = [limits[name]["MaxTime"] for name in wanted]
+    longest = max(math.inf if time == "UNLIMITED" else minutes_of(time) for time in most)
     if cluster.time_min > longest:
         raise UserError(f"--time {cluster.time}: {where} allows at most {longest:.0f} minutes")
     if not cluster.output_is_shared and not all(node.is_here for node in nodes):
@@ -144,12 +140,8 @@ def _nodes() -> list[Node]:
     return nodes
 
 
-def _limit_min(text: str) -> float:
-    return float("inf") if text == "UNLIMITED" else minutes_of(text)
-
-
 def _show(what: str) -> list[dict[str, str]]:
-    """`scontrol show WHAT`, one dictionary each."""
+    """Return what `scontrol show WHAT` prints, a dictionary a line."""
     done = _run("scontrol", "show", what, "-o")
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]

@@ -1,4 +1,4 @@
-"""The code a job runs: a copy of what was there when it was submitted."""
+"""The code that a job runs: a copy made when it was submitted."""
 
 import shutil
 from pathlib import Path
@@ -10,11 +10,12 @@ from negbench.runtime.errors import UserError
 from negbench.settings.plugins import package_folder
 from negbench.settings.resolve import Resolved
 
+_CACHE = shutil.ignore_patterns("__pycache__")
 _NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "methods", "configs")
 
 
 def take_snapshot(folder: Path) -> None:
-    """The package into `folder/negbench` in its installed layout: `methods` and `configs` lie inside.
+    """Copy the package to `folder/negbench` in its installed layout, with `methods` and `configs` inside.
 
     A checkout has them beside the package, and a copy without them would import the live ones. UserError if the
     folder cannot be made.
@@ -26,14 +27,12 @@ def take_snapshot(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
     shutil.copytree(Path(negbench.__file__).parent, package, ignore=_NOT_CODE)
     for name in ("methods", "configs"):
-        shutil.copytree(
-            package_folder(f"negbench.{name}"), package / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(package_folder(f"negbench.{name}"), package / name, ignore=_CACHE)
     write_atomically(folder / "revision", git_revision() or "")
 
 
 def copy_request(resolved: Resolved, folder: Path) -> tuple[str, str]:
-    """Method and study as the job names them: the study's copy in `folder`, and that of the user's own method file."""
+    """Copy the study, and a user's method file, to `folder`; return method and study as the job names them."""
     folder.mkdir(exist_ok=True)
     method, file = resolved.method_file.name, resolved.method_file
     if file.module is None:

@@ -6,8 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,14 @@ from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
 
 FOLLOW_UP_MINUTES = 60
+Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
 
 
 @dataclass(frozen=True)
 class Submission:
     """Runs that are submitted together; more than one become a job array."""
 
-    runs: Sequence[Resolved]
-    overrides: Sequence[Sequence[str]]  # the --set texts of each run
+    runs: Runs
     cluster: ClusterConfig
     output: Path
     device: str
@@ -42,17 +41,17 @@ class Submission:
     smoke: bool = False
 
     def script(self, folder: Path) -> str:
-        """What sbatch is given. Needs no Slurm."""
+        """Return the script for sbatch. Needs no Slurm."""
         python = self.cluster.python or shlex.quote(sys.executable)
         count = len(self.runs) if len(self.runs) > 1 else None
         command = f"{python} -u -m submitit.core._submit {shlex.quote(str(folder / '%j'))}"
         return _make_sbatch_string(command=command, folder=folder / "%j", map_count=count, **self.parameters(folder))
 
     def submit(self, folder: Path) -> list[str]:
-        """Job ids in the order of the runs, each noted in its run's `job.json`. UserError if sbatch refuses."""
+        """Submit, note each job in its run's `job.json`, and return the jobs' ids. UserError if sbatch refuses."""
         code = folder / "code"
         take_snapshot(code)
-        jobs = [self._job(run, texts, code) for run, texts in zip(self.runs, self.overrides, strict=True)]
+        jobs = [self._job(run, overrides, code) for run, overrides in self.runs]
         if self.cluster.launcher == "slurm":
             executor: Any = submitit.SlurmExecutor(
                 folder / "%j", max_num_timeout=self.cluster.max_requeues, python=self.cluster.python
@@ -65,17 +64,17 @@ class Submission:
                 shutil.rmtree(folder)
                 raise UserError(f"sbatch refused the job: {' '.join(str(error).split())}") from None
         else:
-            executor = BackgroundExecutor(folder / "%j", self.cluster, self.max_parallel)
             threads = processes.threads((self.max_parallel or 1) * self.cluster.num_processes)
-            with _environment(self._variables(folder) | threads):
-                submitted = [executor.submit(job) for job in jobs]
+            variables = self._variables(folder) | threads
+            executor = BackgroundExecutor(folder / "%j", self.cluster, self.max_parallel, variables)
+            submitted = [executor.submit(job) for job in jobs]
         job_ids = [str(job.job_id) for job in submitted]
-        for run, job_id in zip(self.runs, job_ids, strict=True):
+        for (run, _), job_id in zip(self.runs, job_ids, strict=True):
             self._note(run, job_id, folder)
         return job_ids
 
     def follow_up(self, folder: Path, arguments: Sequence[str], after: Sequence[str]) -> str:
-        """A script for `negbench ARGUMENTS` on one node, once the jobs `after` have ended, whatever their end."""
+        """Return a script for `negbench ARGUMENTS` on one node after the end, good or bad, of the jobs `after`."""
         python = self.cluster.python or shlex.quote(sys.executable)
         whole = self.parameters(folder)
         kept = ("partition", "account", "qos", "setup", "job_name", "wckey", "stderr_to_stdout")
@@ -90,7 +89,7 @@ class Submission:
         )
 
     def parameters(self, folder: Path) -> dict[str, Any]:
-        """Of submitit's SlurmExecutor."""
+        """Return the parameters of submitit's SlurmExecutor."""
         cluster = self.cluster
         options = {key.replace("-", "_"): value for key, value in cluster.slurm.items()}
         further = {"requeue": True, "mem": cluster.mem} | options
@@ -103,11 +102,7 @@ class Submission:
             "ntasks_per_node": cluster.num_processes,
             "cpus_per_task": cluster.cpus_per_gpu,
             "gpus_per_node": cluster.gpus_per_node if cluster.num_gpus else None,
-            "partition": cluster.partition,
-            "account": cluster.account,
-            "qos": cluster.qos,
-            "constraint": cluster.constraint,
-            "exclude": cluster.exclude,
+            **cluster.model_dump(include={"partition", "account", "qos", "constraint", "exclude"}),
             "signal_delay_s": cluster.signal_before_end_s,
             "array_parallelism": self.max_parallel or len(self.runs),
             "wckey": None,
@@ -122,7 +117,7 @@ class Submission:
         }
 
     def _variables(self, folder: Path) -> dict[str, str]:
-        """The job's environment: the snapshot comes before an installed negbench, and the working folder never does."""
+        """Return the job's environment: Python finds the snapshot first, and nothing in the working folder."""
         given = {name: str(value) for name, value in self.cluster.environment.items()}
         path = os.pathsep.join(filter(None, (str(folder / "code"), os.environ.get("PYTHONPATH"))))
         return given | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -154,7 +149,7 @@ class Submission:
 
 
 def stamp_folder(parent: Path) -> Path:
-    """`parent/submissions/STAMP`, which is not there yet."""
+    """Return `parent/submissions/STAMP`, which is not there yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
     folders = ((parent / "submissions" / name).absolute() for name in names)
@@ -162,7 +157,7 @@ def stamp_folder(parent: Path) -> Path:
 
 
 def _requeue(max_requeues: int) -> list[str]:
-    """Lines after srun. A run that wants to go on, or was killed, is requeued, unless the job itself was ended."""
+    """Return the lines after srun: a run that asks to resume, or was killed, is requeued unless its job was ended."""
     return [
         "rc=$?",
         f"if [ $rc -eq {AGAIN} ] || [ $rc -ge 128 ]; then",
@@ -174,14 +169,3 @@ def _requeue(max_requeues: int) -> list[str]:
         "fi",
         "exit $rc",
     ]
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ |= variables
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ |= before

@@ -1,4 +1,4 @@
-"""`--cluster`: check, submit, say what to do next."""
+"""`--cluster`: check, submit, print what to do next."""
 
 import shlex
 import subprocess
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from negbench.launch.jobs import preflight
-from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, may_go_on
+from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, waits_or_runs
 from negbench.launch.jobs.snapshot import take_snapshot
-from negbench.launch.jobs.submission import Submission, stamp_folder
+from negbench.launch.jobs.submission import Runs, Submission, stamp_folder
 from negbench.launch.processes import check_gpus
 from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, read_note, release_held
 from negbench.records.run_folder import RunFolder
@@ -18,8 +18,6 @@ from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
-
-Runs = Sequence[tuple[Resolved, Sequence[str]]]  # each with its --set texts
 
 
 def submit_runs(
@@ -42,9 +40,8 @@ def submit_runs(
     if device == "auto" and cluster.num_gpus:
         device = "cuda"  # a job that was given GPUs fails rather than train without them
     resolved = [run for run, _ in runs]
-    texts = [overrides for _, overrides in runs]
     parent = output if name else output / resolved[0].run_id
-    submission = Submission(resolved, texts, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
+    submission = Submission(runs, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
     if dry_run:
         print(submission.script(stamp_folder(parent)), end="")
         return
@@ -65,16 +62,20 @@ def submit_runs(
             folder.open(fresh=True)
             folder.close()
     job_ids = submission.submit(stamp_folder(parent))
-    _tell(resolved, job_ids, cluster, output)
+    kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
+    for run, job_id in zip(resolved, job_ids, strict=True):
+        print(f"{kind} {job_id}: {output / run.run_id}")
+    first = output / resolved[0].run_id
+    print(f"watch: negbench status --output {output} --watch; negbench logs {first} -f")
     if wait:
-        _wait(resolved[0], output)
+        _wait(first)
 
 
 def submit_command(
     arguments: Sequence[str], cluster: ClusterConfig, output: Path, name: str, after: Sequence[str], dry_run: bool
 ) -> None:
-    """`negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
-    submission = Submission([], [], cluster, output, "cpu", name)
+    """Submit `negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
+    submission = Submission([], cluster, output, "cpu", name)
     folder = stamp_folder(output)
     script = submission.follow_up(folder, arguments, after)
     if dry_run:
@@ -102,9 +103,8 @@ def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
             )
 
 
-def _wait(run: Resolved, output: Path) -> None:
-    """Follow the log to the job's end; exits with 1 if the run is not finished then, with 130 after Ctrl-C."""
-    path = output / run.run_id
+def _wait(path: Path) -> None:
+    """Follow a run's log to its job's end; exit with 1 if the run is not finished then, with 130 after Ctrl-C."""
     try:
         follow_log(path, log_of(path))
     except KeyboardInterrupt:
@@ -116,36 +116,28 @@ def _wait(run: Resolved, output: Path) -> None:
 
 
 def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
-    """Tell each run's state when it changes, until none waits or runs any more; whether all are done then.
+    """Print each run's state when it changes, until none waits or runs; return whether all are done.
 
     Exits with 130 after Ctrl-C.
     """
     paths = [output / run.run_id for run in runs]
-    told: dict[str, str] = {}
+    printed: dict[str, str] = {}
     try:
         while True:
             known = jobs_if_asked(map(read_note, paths))
             states = {path.name: status_of(path, known).state for path in paths}
             for name, state in states.items():
-                if told.get(name) != state:
+                if printed.get(name) != state:
                     print(f"{name}: {state}", flush=True)
-            told = states
-            if not any(may_go_on(state, known is not None) for state in states.values()):
+            printed = states
+            if not any(waits_or_runs(state, known is not None) for state in states.values()):
                 break
             time.sleep(JOB_POLL_SECONDS)
     except KeyboardInterrupt:
-        print(
-            f"\nthe jobs continue; `negbench status --output {output} --watch` shows them, `negbench cancel` ends them"
-        )
+        hint = f"`negbench status --output {output} --watch` shows them, `negbench cancel` ends them"
+        print(f"\nthe jobs continue; {hint}")
         sys.exit(130)
     if set(states.values()) != {"done"}:
         print(f"{sum(state != 'done' for state in states.values())} of {len(runs)} runs are not done")
         return False
     return True
-
-
-def _tell(runs: Sequence[Resolved], job_ids: Sequence[str], cluster: ClusterConfig, output: Path) -> None:
-    kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
-    for run, job_id in zip(runs, job_ids, strict=True):
-        print(f"{kind} {job_id}: {output / run.run_id}")
-    print(f"watch: negbench status --output {output} --watch; negbench logs {output / runs[0].run_id} -f")

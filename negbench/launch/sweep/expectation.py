@@ -1,4 +1,4 @@
-"""How long a run will take, by the finished runs of its study. Imports no torch."""
+"""How long a run is expected to take, by the finished runs of its study. Imports no torch."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from negbench.records.run_folder import RunFolder
 from negbench.records.status import find_runs, status_of
 from negbench.settings.resolve import Resolved
 
-START_SECONDS = 20.0  # for imports, data and the untrained encoder, where nothing better is known
+START_SECONDS = 20.0  # for imports, data and the untrained encoder, if nothing better is known
 Kind = tuple[str, str]  # study and method
 
 
@@ -17,9 +17,9 @@ class _Seen(NamedTuple):
 
 
 class Expectation:
-    """The longest of what runs of the same study and method took: those of this call, else those on record.
+    """The longest time of runs of the same study and method: of this call, else of earlier ones.
 
-    Without one of the same method, of any; without any, nothing is expected.
+    If none has the method, of any method. Without runs nothing is expected.
     """
 
     def __init__(self, output: Path) -> None:
@@ -31,23 +31,22 @@ class Expectation:
                 _note(self._recorded, folder.read_summary(), None)
 
     def learn(self, run: Resolved, seconds: float) -> None:
-        """A run of this call took `seconds`, its start included."""
+        """Take into account that a run of this call took `seconds`, its start included."""
         summary = RunFolder(self._output / run.run_id).read_summary()
         resumed = bool(summary.get("restarts"))
         _note(self._recorded if resumed else self._measured, summary, None if resumed else seconds)
 
     def seconds(self, run: Resolved) -> float | None:
-        """For what is not done of it yet."""
-        kind = run.config.study, run.config.method.name
-        seen = self._measured.get(kind) or self._recorded.get(kind) or self._of_any_method(run.config.study)
+        """Return the expected time of what is left of a run; None if nothing is known."""
+        study, method = run.config.study, run.config.method.name
+        seen = self._measured.get((study, method)) or self._recorded.get((study, method))
+        if not seen:
+            known = [*self._measured.items(), *self._recorded.items()]
+            seen = [one for kind, ones in known if kind[0] == study for one in ones]
         if not seen:
             return None
         epochs = run.config.epochs - self._epochs_done(run)
         return max(one.per_epoch for one in seen) * epochs + max(one.others for one in seen)
-
-    def _of_any_method(self, study: str) -> list[_Seen]:
-        known = [*self._measured.items(), *self._recorded.items()]
-        return [one for kind, seen in known if kind[0] == study for one in seen]
 
     def _epochs_done(self, run: Resolved) -> float:
         path = self._output / run.run_id
@@ -57,7 +56,7 @@ class Expectation:
 
 
 def _note(known: dict[Kind, list[_Seen]], summary: dict[str, Any], seconds: float | None) -> None:
-    """Add what a summary tells; nothing if it is damaged."""
+    """Add the times of a summary; a damaged one adds nothing."""
     try:
         train = float(summary["train_seconds"])
         if seconds is None:

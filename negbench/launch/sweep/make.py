@@ -31,10 +31,11 @@ def make_missing(
     dry_run: bool = False,
     started: Callable[[], None] = lambda: None,
 ) -> int:
-    """Exit code: 0 if all are made, submitted or shown, 1 if some are not done, 124 if `within` is over, 128 + signal.
+    """Make the missing runs, or submit them as jobs, and return the exit code.
 
-    `within` counts from `began`, of time.monotonic. UserError, and nothing started, if a check fails; `started` is
-    called when all have passed.
+    0: all are made, submitted or shown; 1: some are not done; 124: `within` is over, counted from `began` of
+    time.monotonic; 128 + signal: it was stopped. UserError, and nothing started, if a check fails; `started` is called
+    when all have passed.
     """
     if within is not None and where.launcher != "none":
         raise UserError("--within is for runs here; a job's limit is --time")
@@ -45,10 +46,9 @@ def make_missing(
         hint = "; --retry-failed makes them again" if state == "failed" else ""
         print(f"{count} of {len(runs)} runs are {state}{hint}", file=sys.stderr)
     if where.launcher != "none":
-        pairs = [(run.resolved, run.overrides) for run in chosen]
         if chosen:
             submit_runs(
-                pairs,
+                [(run.resolved, run.overrides) for run in chosen],
                 where,
                 output,
                 device,
@@ -64,7 +64,7 @@ def make_missing(
         for run in chosen:
             print(shlex.join(run.command(where, output, device, smoke)))
         return 0
-    pool = Pool(where, output, device, smoke, max_parallel or 1, print, seconds)
+    pool = Pool(where, output, device, smoke, max_parallel or 1, seconds)
     pool.check(chosen)
     started()
     stopped_by = pool.make(chosen)

@@ -11,7 +11,7 @@ from negbench.settings.grid import Planned
 
 
 def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[list[Planned], Counter[str]]:
-    """Those to make now, and how many of the others stand where: done, waiting or running, failed.
+    """Return the runs to make now, and the number of the others by state: done, waiting or running, failed.
 
     Jobs that Slurm holds after a failed launch are released.
     """
@@ -36,7 +36,7 @@ def check_finished(runs: Sequence[Planned], output: Path, note: Callable[[str], 
 
 
 def active_jobs(runs: Sequence[Planned], output: Path) -> list[str]:
-    """Ids of the jobs of these runs that wait or run, whichever call submitted them."""
+    """Return the ids of these runs' jobs that wait or run, whichever call submitted them."""
     notes = [read_note(output / run.resolved.run_id) for run in runs]
     known = jobs_of(notes)
     return [note["job_id"] for note in notes if is_active(note, known)]

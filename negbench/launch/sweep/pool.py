@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,8 @@ class Active(NamedTuple):
 class Pool:
     """Runs `negbench run` for each planned run, at most `max_parallel` at once, output to the run's `run.log`.
 
-    After `seconds` what runs gets SIGTERM, which leaves a checkpoint; before, a run that is not expected to end in time
-    is not started.
+    It starts only runs that are expected to end within `seconds`. Those that still run then get SIGTERM, and leave a
+    checkpoint.
     """
 
     cluster: ClusterConfig
@@ -43,14 +43,13 @@ class Pool:
     device: str
     smoke: bool
     max_parallel: int
-    tell: Callable[[str], None]
     seconds: float | None = None
-    is_out_of_time: bool = field(default=False, init=False)  # after `make`: whether the time kept it from making all
+    is_out_of_time: bool = field(default=False, init=False)  # after `make`: whether runs are left
     _stopped_by: int | None = field(default=None, init=False)
     _active: dict[int, Active] = field(default_factory=dict, init=False)  # by slot
 
     def check(self, runs: Sequence[Planned]) -> None:
-        """UserError if one of them could not start here: before the first starts, and with nothing written."""
+        """UserError if one of `runs` cannot start here, before the first starts and anything is written."""
         check_gpus(self.cluster)
         if self.device == "cuda":
             from negbench.runtime.device import choose_device
@@ -59,7 +58,7 @@ class Pool:
         check_runs([run.resolved for run in runs], self.cluster, self.output)
 
     def make(self, runs: Sequence[Planned]) -> int | None:
-        """Make all; the signal that stopped it, or None. A run that fails does not stop the others."""
+        """Make all, and return the signal that stopped it, or None. A run that fails does not stop the others."""
         titles = [f"[{number}/{len(runs)}] {run.resolved.run_id}" for number, run in enumerate(runs, 1)]
         waiting = deque(zip(runs, titles, strict=True))
         end = None if self.seconds is None else time.monotonic() + self.seconds
@@ -70,7 +69,7 @@ class Pool:
                     while waiting and slot not in self._active and self._stopped_by is None:
                         run, title = waiting.popleft()
                         if end is None or self._fits(run, title, end, expectation):
-                            self.tell(f"{title} starts")
+                            print(f"{title} starts")
                             self._active[slot] = Active(self._start(run, slot), run, title, time.monotonic())
                 time.sleep(POLL_SECONDS)
                 self._collect(expectation)
@@ -90,7 +89,7 @@ class Pool:
             del self._active[slot]
             took = time.monotonic() - active.since
             ending = "done" if code == 0 else f"ended with exit code {code}"
-            self.tell(f"{active.title} {ending} after {duration(took)}")
+            print(f"{active.title} {ending} after {duration(took)}")
             if code == 0:
                 expectation.learn(active.run.resolved, took)
 
@@ -102,7 +101,7 @@ class Pool:
         self.is_out_of_time = True
         never = self.seconds is not None and expected > self.seconds
         hint = "; without --within it starts, and can be stopped and resumed" if never else ""
-        self.tell(f"{title} is left: it takes about {duration(expected)}, and {duration(max(left, 0))} are left{hint}")
+        print(f"{title} is left: it takes about {duration(expected)}, and {duration(max(left, 0))} are left{hint}")
         return False
 
     def _start(self, run: Planned, slot: int) -> subprocess.Popen[bytes]:
@@ -119,7 +118,7 @@ class Pool:
             )
 
     def _devices(self, slot: int) -> dict[str, str]:
-        """GPUs of its own for each of the runs beside each other, as long as there are enough."""
+        """Give each of the runs beside each other GPUs of its own, as long as there are enough."""
         if self.device == "cpu" or self.max_parallel == 1:
             return {}
         chosen = devices(slot, max(1, self.cluster.num_gpus))

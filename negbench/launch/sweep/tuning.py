@@ -21,7 +21,7 @@ from negbench.records.tunings import (
 )
 from negbench.runtime.errors import UserError
 from negbench.settings.grid import Planned
-from negbench.settings.keys import Flat, is_scientific, leaves, name_of, parse_override, read_yaml, unflatten
+from negbench.settings.keys import is_scientific, leaves, name_of, parse_override, read_yaml, unflatten
 from negbench.settings.resolve import resolve
 from negbench.settings.space import draw, read_space
 from negbench.settings.study import block_of, read_study
@@ -37,8 +37,10 @@ REFUSED = {
 def plan_trials(
     methods: Sequence[str], study: str, settings: Sequence[str], num_trials: int, seed: int
 ) -> tuple[TuningRecord, list[Planned]]:
-    """What `tuning.json` will say, and the runs: the first trial of each method, then the second. UserError for the
-    user's mistakes."""
+    """Return the content of `tuning.json`, and the runs: each method's first trial, then each second, and so on.
+
+    UserError for the user's mistakes.
+    """
     keys = [parse_override(text)[0] for text in settings]
     for key, reason in REFUSED.items():
         if key in keys:
@@ -87,9 +89,9 @@ def plan_trials(
 
 
 def joined(folder: Path, new: TuningRecord) -> TuningRecord:
-    """`new` with what `folder` holds already: other methods, or more trials of the same.
+    """Return `new` with what `folder` holds already: other methods, or more trials of the same.
 
-    UserError if that is a tuning by other settings.
+    UserError if `folder` holds a tuning by other settings.
     """
     if not is_tuning(folder):
         return new
@@ -97,9 +99,8 @@ def joined(folder: Path, new: TuningRecord) -> TuningRecord:
     other = f"{folder} holds trials of"
     for name in ("settings", "seed", "epochs", "track", "study"):
         if getattr(old, name) != getattr(new, name):
-            raise UserError(
-                f"{other} {name} {getattr(old, name)!r}, not {getattr(new, name)!r}; choose another --output"
-            )
+            values = f"{getattr(old, name)!r}, not {getattr(new, name)!r}"
+            raise UserError(f"{other} {name} {values}; choose another --output")
     if old.base != new.base:
         raise UserError(f"{other} another version of the study {new.study}; choose another --output")
     methods = dict(old.methods)
@@ -113,7 +114,7 @@ def joined(folder: Path, new: TuningRecord) -> TuningRecord:
 
 
 def write_joined(folder: Path, new: TuningRecord) -> None:
-    """Write `new` with what the folder holds by now. Calls of one tuning, as for different methods, take turns."""
+    """Write `new` with what the folder holds by now. Several calls of one tuning, as for other methods, take turns."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
@@ -124,9 +125,15 @@ def write_joined(folder: Path, new: TuningRecord) -> None:
 
 
 def tuned_study(study_file: Path, tuning: Tuning) -> str:
-    """The study with each method's best settings in its `per_method` block, as YAML."""
+    """Return the study with each method's best settings in its `per_method` block, as YAML."""
+    blocks = dict(read_study(study_file).per_method)
+    for method in tuning.methods:
+        if method.best:
+            block = block_of(blocks, method.method) | method.best.values
+            blocks = {name: known for name, known in blocks.items() if name_of(name) != method.method}
+            blocks[tuning.record.methods[method.method].file or method.method] = block
     raw = read_yaml(study_file)
-    raw["per_method"] = {name: unflatten(block) for name, block in _blocks(study_file, tuning).items()}
+    raw["per_method"] = {name: unflatten(block) for name, block in blocks.items()}
     made = [
         f"# {tuning.study} with the best of random trials for each method, by kNN (k = 20) on the held-out images",
         f"# after {tuning.record.epochs} epochs, seed {tuning.record.seed}. Written by `negbench tune`.",
@@ -141,21 +148,10 @@ def tuned_study(study_file: Path, tuning: Tuning) -> str:
 
 
 def write_tuned_study(study_file: Path, tuning: Tuning) -> Path:
-    """The file's path. `StorageError` if it cannot be written."""
+    """Write the tuned study beside the trials and return its path. `StorageError` if that fails."""
     path = tuning.path / f"{study_file.stem.removesuffix('-tuned')}-tuned.yaml"
     try:
         write_atomically(path, tuned_study(study_file, tuning))
     except OSError as error:
         raise storage_error(path, error, "all trials are kept, and the same command writes it") from None
     return path
-
-
-def _blocks(study_file: Path, tuning: Tuning) -> dict[str, Flat]:
-    """Of all methods; those of a user's file by its path."""
-    blocks = dict(read_study(study_file).per_method)
-    for method in tuning.methods:
-        if method.best:
-            block = block_of(blocks, method.method) | method.best.values
-            blocks = {name: known for name, known in blocks.items() if name_of(name) != method.method}
-            blocks[tuning.record.methods[method.method].file or method.method] = block
-    return blocks
