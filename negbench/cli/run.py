@@ -36,13 +36,14 @@ def run(
         options.check_choice("--device", device, options.DEVICES)
         where = options.cluster_of(resolved, cluster)
         if where.launcher != "none" and not was_launched():
+            from negbench.launch.jobs.submission import Submission
             from negbench.launch.jobs.submit import submit_runs
 
             if quiet or as_json:
                 option = "--json" if as_json else "--quiet"
                 raise UserError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
-            runs = [(resolved, settings or [])]
-            submit_runs(runs, where, output, device, fresh=fresh, smoke=smoke, dry_run=dry_run, wait=wait)
+            submission = Submission([(resolved, settings or [])], where, output, device, smoke=smoke)
+            submit_runs(submission, fresh=fresh, dry_run=dry_run, wait=wait)
             return
         if dry_run or wait:
             raise UserError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")

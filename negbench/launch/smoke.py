@@ -2,8 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +31,20 @@ def smoke(resolved: Resolved, output: Path, device: torch.device, loggers: Seque
     config = resolved.config.model_copy(update={"evaluate_every_epochs": every, "loggers": ()})
     scratch = output / resolved.run_id / "smoke"
     started = time.monotonic()
-    with _removed(scratch):
+
+    def remove() -> None:
+        if rank() == 0:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    remove()
+    with recorded_by(lambda ending: remove()):
         for last_step in (STEPS // 2, STEPS):
             try:
                 execute(replace(resolved, config=config), scratch, device, loggers, stop_after=last_step)
             except Interrupted as interruption:
                 if interruption.signum:
                     raise
+    remove()
     _evaluate_as_at_the_end(resolved, device)
     passed = f"{STEPS} steps, checkpoint, resume, evaluation"
     Loggers(loggers).note(f"smoke test passed in {time.monotonic() - started:.0f} s: {passed}")
@@ -57,17 +63,3 @@ def _few(part: Dataset) -> Dataset:
     """Return few images, of the most frequent class first: the linear probe must hold some of a class out."""
     others_N = part.labels_N != part.labels_N.mode().values
     return part.subset(others_N.int().argsort(stable=True)[:IMAGES])
-
-
-@contextmanager
-def _removed(folder: Path) -> Iterator[None]:
-    """Remove the folder at the start and after every end; rank 0 alone writes to it."""
-
-    def remove() -> None:
-        if rank() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    remove()
-    with recorded_by(lambda ending: remove()):
-        yield
-    remove()

@@ -36,9 +36,21 @@ class Submission:
     cluster: ClusterConfig
     output: Path
     device: str
-    name: str
+    study: str | None = None  # of a sweep, whose files are in `output/submissions`; a single run's are in its folder
     max_parallel: int | None = None
     smoke: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.study or self.runs[0][0].run_id
+
+    def new_folder(self) -> Path:
+        """Return `submissions/STAMP`, which is not there yet."""
+        parent = self.output if self.study else self.output / self.name
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
+        folders = ((parent / "submissions" / name).absolute() for name in names)
+        return next(folder for folder in folders if not folder.exists())
 
     def script(self, folder: Path) -> str:
         """Return the script for sbatch. Needs no Slurm."""
@@ -125,11 +137,11 @@ class Submission:
     def _job(self, run: Resolved, overrides: Sequence[str], code: Path) -> RunJob:
         method, study = copy_request(run, code / "request")
         output = str(self.output.absolute())
+        # a job that was given GPUs fails rather than train without them
+        device = "cuda" if self.device == "auto" and self.cluster.num_gpus else self.device
         requeues = self.cluster.max_requeues
         launcher, seed = self.cluster.launcher, run.config.seed
-        return RunJob(
-            launcher, method, study, tuple(overrides), seed, output, self.device, run.run_id, requeues, self.smoke
-        )
+        return RunJob(launcher, method, study, tuple(overrides), seed, output, device, run.run_id, requeues, self.smoke)
 
     def _note(self, run: Resolved, job_id: str, folder: Path) -> None:
         path = self.output / run.run_id
@@ -146,14 +158,6 @@ class Submission:
                 "settings": run.description,
             },
         )
-
-
-def stamp_folder(parent: Path) -> Path:
-    """Return `parent/submissions/STAMP`, which is not there yet."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
-    folders = ((parent / "submissions" / name).absolute() for name in names)
-    return next(folder for folder in folders if not folder.exists())
 
 
 def _requeue(max_requeues: int) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from negbench.launch.jobs import preflight
 from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, waits_or_runs
 from negbench.launch.jobs.snapshot import take_snapshot
-from negbench.launch.jobs.submission import Runs, Submission, stamp_folder
+from negbench.launch.jobs.submission import Submission
 from negbench.launch.processes import check_gpus
 from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, read_note, release_held
 from negbench.records.run_folder import RunFolder
@@ -20,33 +20,16 @@ from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
 
 
-def submit_runs(
-    runs: Runs,
-    cluster: ClusterConfig,
-    output: Path,
-    device: str,
-    *,
-    dry_run: bool = False,
-    wait: bool = False,
-    fresh: bool = False,
-    smoke: bool = False,
-    name: str | None = None,
-    max_parallel: int | None = None,
-) -> None:
-    """Submit all of `runs` at once. UserError, and nothing submitted, if a check fails.
-
-    A sweep has a `name`, and its files in `output/submissions`; a single run's are in the run's folder.
-    """
-    if device == "auto" and cluster.num_gpus:
-        device = "cuda"  # a job that was given GPUs fails rather than train without them
-    resolved = [run for run, _ in runs]
-    parent = output if name else output / resolved[0].run_id
-    submission = Submission(runs, cluster, output, device, name or resolved[0].run_id, max_parallel, smoke)
+def submit_runs(submission: Submission, *, dry_run: bool = False, wait: bool = False, fresh: bool = False) -> None:
+    """Submit all runs at once; `wait` and `fresh` are for a single one. UserError, and no job, if a check fails."""
+    cluster, output = submission.cluster, submission.output
+    resolved = [run for run, _ in submission.runs]
+    first = output / resolved[0].run_id
     if dry_run:
-        print(submission.script(stamp_folder(parent)), end="")
+        print(submission.script(submission.new_folder()), end="")
         return
-    if not (name or fresh) and (parent / "done").exists():
-        print(f"{parent} is finished; --fresh runs it again")
+    if not (submission.study or fresh) and (first / "done").exists():
+        print(f"{first} is finished; --fresh runs it again")
         return
     if cluster.launcher == "slurm":
         preflight.check_cluster(cluster, output)
@@ -55,28 +38,26 @@ def submit_runs(
     preflight.check_runs(resolved, cluster, output)
     _refuse_active(resolved, output)
     if cluster.launcher == "slurm":
-        preflight.check_script(submission.script(stamp_folder(parent)))
+        preflight.check_script(submission.script(submission.new_folder()))
     if fresh:
-        for run in resolved:
-            folder = RunFolder(output / run.run_id)
-            folder.open(fresh=True)
-            folder.close()
-    job_ids = submission.submit(stamp_folder(parent))
+        folder = RunFolder(first)
+        folder.open(fresh=True)
+        folder.close()
+    job_ids = submission.submit(submission.new_folder())
     kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
     for run, job_id in zip(resolved, job_ids, strict=True):
         print(f"{kind} {job_id}: {output / run.run_id}")
-    first = output / resolved[0].run_id
     print(f"watch: negbench status --output {output} --watch; negbench logs {first} -f")
     if wait:
         _wait(first)
 
 
 def submit_command(
-    arguments: Sequence[str], cluster: ClusterConfig, output: Path, name: str, after: Sequence[str], dry_run: bool
+    arguments: Sequence[str], cluster: ClusterConfig, output: Path, study: str, after: Sequence[str], dry_run: bool
 ) -> None:
     """Submit `negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
-    submission = Submission([], cluster, output, "cpu", name)
-    folder = stamp_folder(output)
+    submission = Submission([], cluster, output, "cpu", study)
+    folder = submission.new_folder()
     script = submission.follow_up(folder, arguments, after)
     if dry_run:
         print(script, end="")

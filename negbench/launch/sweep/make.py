@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from negbench.launch.jobs.submission import Submission
 from negbench.launch.jobs.submit import submit_runs
 from negbench.launch.sweep.missing import check_finished, missing
 from negbench.launch.sweep.pool import Pool
@@ -47,16 +48,8 @@ def make_missing(
         print(f"{count} of {len(runs)} runs are {state}{hint}", file=sys.stderr)
     if where.launcher != "none":
         if chosen:
-            submit_runs(
-                [(run.resolved, run.overrides) for run in chosen],
-                where,
-                output,
-                device,
-                smoke=smoke,
-                dry_run=dry_run,
-                name=runs[0].resolved.config.study,
-                max_parallel=max_parallel,
-            )
+            pairs, study = [(run.resolved, run.overrides) for run in chosen], runs[0].resolved.config.study
+            submit_runs(Submission(pairs, where, output, device, study, max_parallel, smoke), dry_run=dry_run)
         if not dry_run:
             started()
         return 0
