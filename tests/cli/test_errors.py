@@ -22,6 +22,12 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.parametrize("command", ["sweep", "tune", "bench"])
+def test_methods_that_name_none_are_a_mistake_of_the_user(command: str) -> None:
+    code, _, told = invoke(command, "--methods", ",", "--device", "cpu")
+    assert (code, told) == (2, "negbench: --methods ,: name methods, with commas between them\n")
+
+
 @pytest.mark.parametrize("error", [ValueError, UserError])
 @pytest.mark.parametrize(("command", "place"), COMMANDS, ids=[command[0] for command, _ in COMMANDS])
 def test_an_error_of_numpy_or_torch_is_no_mistake_of_the_user(
