@@ -2,28 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import DEVICES, Device, check_choice
+from negbench.cli.options import DEVICES, Device, check_choice, with_late_help
 from negbench.runtime.errors import UserError
 
 OF_PLACE = ("data.root", "data.workers")  # settings of a run that say where and how its data is read
 
 
-class EvaluateCommand(TyperCommand):
-    """Lists the protocols when its help is asked for, since finding them takes longer than `negbench --help`."""
+def _help_of_protocol() -> str:
+    from negbench.settings.facts import STANDARD
+    from negbench.settings.protocols import PROTOCOLS
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        from negbench.settings.facts import STANDARD
-        from negbench.settings.protocols import PROTOCOLS
+    return f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
 
-        option: Any = next(option for option in self.params if option.name == "protocol")
-        option.help = f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
-        super().format_help(ctx, formatter)
+
+EvaluateCommand = with_late_help("protocol", _help_of_protocol)
 
 
 def evaluate(

@@ -9,7 +9,7 @@ import negbench
 from negbench.cli.bench import bench
 from negbench.cli.data import data
 from negbench.cli.evaluate import EvaluateCommand, evaluate
-from negbench.cli.export import export
+from negbench.cli.export import ExportCommand, export
 from negbench.cli.jobs import cancel, logs, status
 from negbench.cli.plan import plan
 from negbench.cli.report import report
@@ -47,7 +47,7 @@ app.command()(methods)
 app.command("config")(show_config)
 app.command()(views)
 app.command(cls=EvaluateCommand)(evaluate)
-app.command()(export)
+app.command(cls=ExportCommand)(export)
 app.command()(sweep)
 app.command()(tune)
 app.command()(plan)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from negbench.runtime.errors import UserError
 
@@ -67,6 +68,19 @@ def check_single_process(command: str) -> None:
 
     if find_place().world_size > 1:
         raise UserError(f"negbench {command} measures one process on one device; start it without torchrun or srun")
+
+
+def with_late_help(option: str, text: Callable[[], str]) -> type[TyperCommand]:
+    """Return a class of commands that ask for an option's help when it is shown: `negbench --help` does without it."""
+
+    class Command(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            for parameter in self.params:
+                if parameter.name == option:
+                    parameter.help = text()  # type: ignore[attr-defined]
+            super().format_help(ctx, formatter)
+
+    return Command
 
 
 def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
