@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negbench.launch.sweep.make import OUT_OF_TIME
-from negbench.records.benches import RECORD
+from negbench.records.benches import BENCHES
 from negbench.records.files import read_json
-from negbench.records.tunings import is_tuning
+from negbench.records.tunings import TUNINGS
 from negbench.settings.cluster import seconds_of
 
 Command = list[str]
@@ -139,7 +139,7 @@ def _reports(size: Size, output: Path) -> list[Command]:
     alone; and everything else beside the comparison."""
     tuning = tuned_study(size, output).parent
     comparison = output / "comparison"
-    whole = [comparison, *(path for path in (tuning,) if is_tuning(path)), *sorted(output.glob("bench-*"))]
+    whole = [comparison, *(path for path in (tuning,) if TUNINGS.has(path)), *sorted(output.glob("bench-*"))]
     others = [output / name for name in ("alone", "why-with-batch", "num-negatives", "one-way", "long", "anchors")]
     reports = {
         "report": (whole, []),
@@ -222,7 +222,7 @@ def _negbench(arguments: Sequence[str]) -> int:
 
 
 def _is_whole(bench: Path) -> bool:
-    return bool(read_json(bench / RECORD).get("complete"))
+    return bool(read_json(bench / BENCHES.record).get("complete"))
 
 
 if __name__ == "__main__":

@@ -28,16 +28,16 @@ def report(
 ) -> None:
     """Compare runs: tables here, and with figures in a page for a browser."""
     with mistakes_of_the_user():
+        from negbench.records.benches import BENCHES
+        from negbench.records.tunings import TUNINGS
         from negbench.report.page import write
-        from negbench.report.read.benches import find_benches
         from negbench.report.read.runs import find
-        from negbench.report.read.tunings import find_tunings
 
         for value in target or []:
             if not 0 < value <= 1:
                 raise UserError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
-        paths, benches = find(runs or [], RESULTS), find_benches(runs or [], RESULTS)
-        tunings = find_tunings(runs or [], RESULTS)
+        paths, benches = find(runs or [], RESULTS), BENCHES.find(runs or [], RESULTS)
+        tunings = TUNINGS.find(runs or [], RESULTS)
         folder = output or _beside(paths, [*benches, *tunings], runs or []) / "report"
         write.check_output(folder)
         show_and_write(paths, benches, folder, baseline, target or [], tables_only, tunings)

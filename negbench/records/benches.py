@@ -1,6 +1,5 @@
 """A bench's folder: `bench.json`, written anew after each group and checked when it is read. Imports no torch."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,11 +8,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negbench.records.files import storage_error, write_json
+from negbench.records.forms import RecordedFolders, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 
 BENCH_SCHEMA_VERSION = 1
-RECORD = "bench.json"
+BENCHES = RecordedFolders("bench.json")
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Amount = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,31 +41,14 @@ class BenchFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             content = {"schema_version": BENCH_SCHEMA_VERSION, "complete": complete, **facts, "groups": groups}
-            write_json(self.path / RECORD, content)
+            write_json(self.path / BENCHES.record, content)
         except OSError as error:
-            raise storage_error(self.path / RECORD, error, f"it holds {self.kept}") from None
+            raise storage_error(self.path / BENCHES.record, error, f"it holds {self.kept}") from None
         self.num_groups, self.num_timed = len(groups), num_timed
 
     @property
     def kept(self) -> str:
         return f"memory of {self.num_groups} groups and times of {self.num_timed}"
-
-
-def is_bench(path: Path) -> bool:
-    return (path / RECORD).exists()
-
-
-def benches_in(folder: Path) -> list[Path]:
-    """By name."""
-    return sorted(path for path in folder.iterdir() if is_bench(path)) if folder.is_dir() else []
-
-
-def study_of(path: Path) -> str:
-    """The study of a bench; empty if its record cannot be read."""
-    try:
-        return str(json.loads((path / RECORD).read_text())["study"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 class OtherVersionError(UserError):
@@ -168,6 +151,4 @@ def read_record(content: bytes) -> BenchRecord:
             raise OtherVersionError(f"its record is of schema {version}, this negbench reads {BENCH_SCHEMA_VERSION}")
         return BenchRecord.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
-        raise UserError(f"{where}{first['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(reason_of(error)) from None

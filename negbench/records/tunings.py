@@ -1,6 +1,5 @@
 """A tuning's folder: `tuning.json` says which trials there are; what came out stands in their own folders."""
 
-import json
 import math
 import statistics
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from negbench.records.forms import RecordedFolders, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -16,7 +16,7 @@ from negbench.settings.keys import Flat
 from negbench.settings.space import Space
 
 TUNING_SCHEMA_VERSION = 1
-RECORD = "tuning.json"
+TUNINGS = RecordedFolders("tuning.json")
 SCORE = "knn_top1_validation"  # of summary.json: kNN (k = 20) on the held-out images at the last step
 
 
@@ -130,35 +130,16 @@ class Tuning:
         return totals[0] - used if used else round(self.record.validation * totals[0])
 
 
-def is_tuning(path: Path) -> bool:
-    return (path / RECORD).exists()
-
-
-def tunings_in(folder: Path) -> list[Path]:
-    """By name."""
-    return sorted(path for path in folder.iterdir() if is_tuning(path)) if folder.is_dir() else []
-
-
-def study_of(path: Path) -> str:
-    """The study of a tuning; empty if its record cannot be read."""
-    try:
-        return str(json.loads((path / RECORD).read_text())["study"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def read_record(path: Path) -> TuningRecord:
     """UserError with the reason, and what to do, if it is damaged or of another schema."""
-    file = path / RECORD
+    file = path / TUNINGS.record
     remedy = "delete it, and the call of `negbench tune` that made it writes it anew from the trials, which are kept"
     try:
         record = TuningRecord.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
-        raise UserError(f"{file} is damaged ({where}{first['msg'].removeprefix('Value error, ')}); {remedy}") from None
+        raise UserError(f"{file} is damaged ({reason_of(error)}); {remedy}") from None
     if record.schema_version != TUNING_SCHEMA_VERSION:
         raise UserError(f"{file} is of schema {record.schema_version}, not {TUNING_SCHEMA_VERSION}; {remedy}")
     return record

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def keys_read(path: Path) -> set[str]:
     """The keys that a file takes from something called `summary`."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         key: ast.expr
         match node:

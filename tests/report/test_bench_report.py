@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
+from negbench.records.benches import BENCHES
 from negbench.report import build
 from negbench.report.page import tables as table_files
 from negbench.report.page import write as report_files
-from negbench.report.read.benches import find_benches, load_benches
+from negbench.report.read.benches import load_benches
 from negbench.report.read.runs import find, load
 from negbench.report.sections import Report
 from tests.cli.test_report_cli import LOADED
@@ -49,7 +50,7 @@ def bench(tmp_path: Path) -> Path:
 
 
 def _built(*folders: Path, baseline: str | None = None) -> Report:
-    used, unused = load_benches(find_benches([str(folder) for folder in folders], Path("nowhere")))
+    used, unused = load_benches(BENCHES.find([str(folder) for folder in folders], Path("nowhere")))
     return build.build(unused, baseline, (), used)
 
 

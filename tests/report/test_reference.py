@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from negbench.records.tunings import TUNINGS
 from negbench.report import build
 from negbench.report.page import write
 from negbench.report.read.benches import load_benches
 from negbench.report.read.runs import find, load
-from negbench.report.read.tunings import find_tunings, load_tunings
+from negbench.report.read.tunings import load_tunings
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -36,7 +37,7 @@ def test_the_published_reports_of_the_small_study_follow_from_its_records(
 ) -> None:
     study = REFERENCE / "cifar10-small"
     arguments = [str(study / folder) for folder in folders]
-    tunings, unreadable = load_tunings(find_tunings(arguments, study))
+    tunings, unreadable = load_tunings(TUNINGS.find(arguments, study))
     runs = load(find(arguments, study))
     assert not unreadable and all(run.is_used for run in runs)
     made = write._facts(build.build(runs, baseline, (), (), tunings))

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import median
 
 from negbench.cost.plan.steps import Steps
-from negbench.records.benches import RECORD, BenchRecord, RowRecord, read_record
+from negbench.records.benches import BENCHES, BenchRecord, RowRecord, read_record
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import flatten, is_of_method, leaves, plain
 from negbench.settings.resolve import Resolved, size_of
@@ -44,13 +44,13 @@ def steps_of_record(folder: Path, resolved: Resolved, num_processes: int) -> Ste
 
 def _read(folder: Path) -> BenchRecord:
     try:
-        return read_record((folder / RECORD).read_bytes())
+        return read_record((folder / BENCHES.record).read_bytes())
     except OSError as error:
         raise UserError(
-            f"--bench {folder}: {RECORD} cannot be read ({error.strerror}); `negbench bench` writes one"
+            f"--bench {folder}: {BENCHES.record} cannot be read ({error.strerror}); `negbench bench` writes one"
         ) from None
     except UserError as error:
-        raise UserError(f"--bench {folder}: {RECORD} is damaged or of another version: {error}") from None
+        raise UserError(f"--bench {folder}: {BENCHES.record} is damaged or of another version: {error}") from None
 
 
 def _row(record: BenchRecord, folder: Path, resolved: Resolved, images: int) -> RowRecord:

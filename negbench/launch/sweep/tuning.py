@@ -10,13 +10,12 @@ import yaml
 
 from negbench.records.files import storage_error, write_atomically, write_json
 from negbench.records.tunings import (
-    RECORD,
     TUNING_SCHEMA_VERSION,
+    TUNINGS,
     PlannedMethod,
     PlannedTrial,
     Tuning,
     TuningRecord,
-    is_tuning,
     read_record,
 )
 from negbench.runtime.errors import UserError
@@ -93,7 +92,7 @@ def joined(folder: Path, new: TuningRecord) -> TuningRecord:
 
     UserError if `folder` holds a tuning by other settings.
     """
-    if not is_tuning(folder):
+    if not TUNINGS.has(folder):
         return new
     old = read_record(folder)
     other = f"{folder} holds trials of"
@@ -119,9 +118,9 @@ def write_joined(folder: Path, new: TuningRecord) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            write_json(folder / RECORD, joined(folder, new).model_dump())
+            write_json(folder / TUNINGS.record, joined(folder, new).model_dump())
     except OSError as error:
-        raise storage_error(folder / RECORD, error, "no trial has been started") from None
+        raise storage_error(folder / TUNINGS.record, error, "no trial has been started") from None
 
 
 def tuned_study(study_file: Path, tuning: Tuning) -> str:

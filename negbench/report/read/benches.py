@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from negbench.records.benches import (
-    RECORD,
+    BENCHES,
     BenchRecord,
     OtherVersionError,
     RowRecord,
-    benches_in,
-    is_bench,
     read_record,
-    study_of,
 )
 from negbench.report.read.runs import Run
 from negbench.report.read.statistics import Interval, median_interval
@@ -140,28 +137,16 @@ class Bench:
         return [(group, row) for _, _, group, row in sorted(found, key=lambda entry: entry[:2])]
 
 
-def find_benches(arguments: Sequence[str], default: Path) -> list[Path]:
-    """Folders of benches: those named, those in folders named, and those of studies named, which `default` holds."""
-    found: list[Path] = []
-    for argument in arguments or [str(default)]:
-        path = Path(argument)
-        if path.is_dir():
-            found += [path] if is_bench(path) else benches_in(path)
-        else:
-            found += [bench for bench in benches_in(default) if study_of(bench) == argument]
-    return list(dict.fromkeys(found))
-
-
 def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
     """Those that can be used, and the others with their reasons; never raises for what is in a folder."""
     benches, unused = [], []
     for path in paths:
         try:
-            benches.append(_bench(path, read_record((path / RECORD).read_bytes())))
+            benches.append(_bench(path, read_record((path / BENCHES.record).read_bytes())))
         except OtherVersionError as error:
             unused.append(Run(path, "other version", str(error)))
         except (OSError, ValueError) as error:
-            unused.append(Run(path, "damaged", f"{RECORD}: {error}"))
+            unused.append(Run(path, "damaged", f"{BENCHES.record}: {error}"))
     return benches, unused
 
 

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from negbench.records.benches import benches_in, is_bench, study_of
+from negbench.records.benches import BENCHES
 from negbench.records.jobs import Job, jobs_if_asked, read_note
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.status import find_runs, is_run, status_of
 from negbench.records.summary import damage_of
-from negbench.records.tunings import is_tuning, tunings_in
-from negbench.records.tunings import study_of as tuned_study_of
+from negbench.records.tunings import TUNINGS
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat, flatten_raw
 
@@ -87,8 +86,8 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
     for argument in arguments or [str(default)]:
         path = Path(argument)
         if path.is_dir():
-            inside = [path] if is_run(path) else [] if is_tuning(path) else find_runs(path)
-            if not inside and not any((is_bench(path), benches_in(path), is_tuning(path), tunings_in(path))):
+            inside = [path] if is_run(path) else [] if TUNINGS.has(path) else find_runs(path)
+            if not inside and not BENCHES.find([argument], path) and not TUNINGS.find([argument], path):
                 raise UserError(f"{path} is no run folder and holds none; `negbench run` or `sweep` makes them")
         elif path.exists():
             raise UserError(f"{path} is a file; name run folders, folders of runs, or studies")
@@ -96,7 +95,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
             studies: dict[str, list[Path]] = {}
             for run in find_runs(default) if default.is_dir() else []:
                 studies.setdefault(_study_of(run), []).append(run)
-            known_studies = {*studies, *map(study_of, benches_in(default)), *map(tuned_study_of, tunings_in(default))}
+            known_studies = {*studies, *BENCHES.studies(default).values(), *TUNINGS.studies(default).values()}
             if argument not in known_studies:
                 known = f"it has {', '.join(sorted(known_studies))}" if known_studies else "it holds no runs"
                 raise UserError(f"{argument} is neither a folder nor a study in {default}; {known}")
