@@ -1,7 +1,7 @@
 """torch.compile for what is the same in every step: the views and the encoders' passes.
 
-Contrast, sources and what follows the optimizer stay eager: their schedules would be baked in, and sources are free to
-do as they like.
+Contrast, sources and what follows the optimizer stay eager: compiling would fix their schedules, and a source may do
+anything.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from torch import nn
 from negbench.runtime.errors import UserError
 
 _TORCH_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
-_VARIANTS = 64  # of one function, by shapes and modes; beyond, torch would go on uncompiled without an error
+_VARIANTS = 64  # of one function, by shapes and modes; beyond, torch would not compile, without an error
 
 
 def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    """`function` compiled for the shapes that it is called with."""
+    """Return `function` compiled for the shapes that it is called with."""
     torch._dynamo.config.recompile_limit = _VARIANTS
     return torch.compile(function, mode=_TORCH_MODES[mode], dynamic=False)
 
@@ -30,7 +30,7 @@ def compile_encoder(encoder: nn.Module | None, mode: str) -> None:
 
 
 def begin_step(mode: str) -> None:
-    """To be called before a step's first compiled function: tensors that graphs gave in the last step may go."""
+    """Release the tensors that graphs gave in the last step. Call it before a step's first compiled function."""
     if mode == "graphs":
         torch.compiler.cudagraph_mark_step_begin()
 

@@ -12,7 +12,7 @@ from negbench.runtime.memory import keep_freed_memory
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu or cuda to a device. UserError if CUDA is asked for and absent."""
+    """Return the device for auto, cpu or cuda. UserError if CUDA is asked for and absent."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -23,7 +23,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The encoders' autocast type, None for fp32 and tf32. UserError for fp16 on a CPU."""
+    """Return the encoders' autocast type, None for fp32 and tf32. UserError for fp16 on a CPU."""
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
@@ -32,20 +32,20 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def set_backends(precision: str, deterministic: bool, device: torch.device) -> None:
-    """TF32 for convolutions alone, so that contrast and evaluation stay fp32; kernels as `deterministic` says.
+    """Set TF32, for convolutions alone, so that contrast and evaluation stay fp32, and deterministic kernels.
 
-    On a CPU memory that the process frees stays with it.
+    On a CPU the process keeps the memory that it frees.
     """
     if device.type == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = not deterministic
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it where kernels must repeat
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic kernels
     torch.use_deterministic_algorithms(deterministic)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16, not merely emulates it."""
+    """Whether the hardware multiplies bf16 and does not only emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = cpu_info("flags").split()

@@ -1,4 +1,4 @@
-"""The few collectives that negbench needs. With one process each is the identity, so callers need no special case."""
+"""The collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ from negbench.runtime.failure import client_of, end_together
 from negbench.runtime.place import find_place
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
-received_bytes: Counter[str] = Counter()  # by this process until now, by what for: negatives, batch_norm
+received_bytes: Counter[str] = Counter()  # by this process until now, by purpose: negatives, batch_norm
 
 
 def is_distributed() -> bool:
@@ -33,7 +33,7 @@ def world_size() -> int:
 
 
 def all_gather(tensor: Tensor, purpose: str = "negatives") -> Tensor:
-    """The equally shaped `tensor` [N, ...] of all ranks as [world * N, ...] in rank order, without gradient."""
+    """Return the equally shaped `tensor` [N, ...] of all ranks as [world * N, ...] in rank order, without gradient."""
     if not is_distributed():
         return tensor.detach()
     received_bytes[purpose] += (world_size() - 1) * tensor.nbytes
@@ -43,7 +43,7 @@ def all_gather(tensor: Tensor, purpose: str = "negatives") -> Tensor:
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """As `all_gather`, for tensors [N, ...] of which N differs between ranks."""
+    """Return what `all_gather` does, for tensors [N, ...] whose N differs between ranks."""
     if not is_distributed():
         return tensor.detach()
     counts = all_gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
@@ -54,7 +54,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's `value`, in rank order; anything that pickle takes."""
+    """Return every rank's `value`, which pickle must take, in rank order."""
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -75,7 +75,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def all_gather_with_gradient(tensor: Tensor, purpose: str = "negatives") -> Tensor:
-    """`all_gather` whose backward returns to each rank the sum of all ranks' gradients on its rows.
+    """Return what `all_gather` does; its backward gives each rank the sum of all ranks' gradients on its rows.
 
     Under DDP, which averages gradients over ranks, this gives the gradient of the mean loss over the global batch.
     """
@@ -83,7 +83,7 @@ def all_gather_with_gradient(tensor: Tensor, purpose: str = "negatives") -> Tens
 
 
 def all_reduce_sum(tensor: Tensor, purpose: str = "negatives") -> Tensor:
-    """A new tensor: the sum over ranks. Counted as a ring's traffic, 2 (world - 1) / world of the tensor's bytes."""
+    """Return a new tensor, the sum over ranks. Its traffic counts as a ring's: 2 (world - 1) / world of its bytes."""
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     if is_distributed():
         received_bytes[purpose] += 2 * (world_size() - 1) * total.nbytes // world_size()
@@ -92,12 +92,12 @@ def all_reduce_sum(tensor: Tensor, purpose: str = "negatives") -> Tensor:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """A new tensor: the mean over ranks."""
+    """Return a new tensor, the mean over ranks."""
     return all_reduce_sum(tensor) / world_size()
 
 
 def all_reduce_mean_(tensor: Tensor, purpose: str = "negatives") -> Tensor:
-    """As `all_reduce_mean`, in place: for tensors of which there should not be two."""
+    """Replace `tensor` by its mean over ranks, without a copy, and return it."""
     if is_distributed():
         received_bytes[purpose] += 2 * (world_size() - 1) * tensor.nbytes // world_size()
         dist.all_reduce(tensor)
@@ -113,7 +113,7 @@ def broadcast(tensors: list[Tensor]) -> None:
 
 
 def broadcast_objects(objects: list[Any]) -> None:
-    """Overwrite the elements of `objects` with rank 0's; anything that pickle takes."""
+    """Overwrite the elements of `objects` with rank 0's, which pickle must take."""
     if is_distributed():
         dist.broadcast_object_list(objects, 0)
 
@@ -125,9 +125,9 @@ def synchronize() -> None:
 
 
 def replicate(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """`module` under DDP: equal state on all ranks at the start, averaged gradients, no buffers sent in a step.
+    """Return `module` under DDP: equal state on all ranks at the start, averaged gradients, no buffers sent in a step.
 
-    Sources of negatives are buffers: to synchronise them every step would broadcast whole queues.
+    Sources of negatives are buffers, so sending them would broadcast whole queues.
     """
     options: dict[str, Any] = {"device_ids": [device.index] if device.type == "cuda" else None}
     known = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 renames the option
@@ -137,7 +137,7 @@ def replicate(module: nn.Module, device: torch.device) -> DistributedDataParalle
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the run's processes, known through `find_place`; an exception on any rank ends all of them."""
+    """Join the run's processes, which `find_place` knows. An exception on any rank ends all of them."""
     place = find_place()
     if place.world_size == 1:
         yield

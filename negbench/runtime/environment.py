@@ -18,7 +18,7 @@ from negbench.runtime.nvml import Gpu
 
 
 def describe(device: torch.device, world_size: int, precision: torch.dtype | None) -> dict[str, Any]:
-    """What `environment.json` holds of this machine and its software. `load_average` is the last minute's, in cores."""
+    """Return the machine and software for `environment.json`. `load_average` is the last minute's, in cores."""
     gpu = Gpu(device)
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -55,7 +55,7 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def git_revision() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it; None outside a checkout.
+    """Return the checkout's commit, with `+changes` if files differ from it; None outside a checkout.
 
     A job's snapshot of the code has the commit in a file.
     """

@@ -1,4 +1,4 @@
-"""Memory of the process and its device: the most that training takes, and what is kept for reuse."""
+"""Memory of the process and its device: the peak of training, and what is kept for reuse."""
 
 import ctypes
 import re
@@ -27,7 +27,7 @@ class PeakMemory:
         self.reserved: int | None = None
 
     def start(self) -> None:
-        """Forget what the device has seen since the last `update`, on a CPU also what is free but kept."""
+        """Drop the peak since the last `update`; on a CPU also return memory that is free but kept."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -36,7 +36,7 @@ class PeakMemory:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def update(self) -> None:
-        """Take in what the device has seen since `start`."""
+        """Include the peak since `start`."""
         if self.device.type == "cuda":
             if not self.graphs:
                 self.allocated = _larger(self.allocated, torch.cuda.max_memory_allocated(self.device))
@@ -45,7 +45,7 @@ class PeakMemory:
             self.allocated = _larger(self.allocated, process_bytes("VmHWM"))
 
     def over_ranks(self) -> dict[str, int | None]:
-        """`peak_memory_bytes` and `peak_reserved_bytes`, the largest of any rank. All ranks call it."""
+        """Return `peak_memory_bytes` and `peak_reserved_bytes`, the largest of all ranks. All ranks call it."""
         self.update()
         for allocated, reserved in gather_objects((self.allocated, self.reserved)):
             self.allocated, self.reserved = _larger(self.allocated, allocated), _larger(self.reserved, reserved)
@@ -57,7 +57,7 @@ def _larger(a: int | None, b: int | None) -> int | None:
 
 
 def process_bytes(field: str) -> int | None:
-    """A field of /proc/self/status, as VmRSS; None where there is none."""
+    """Return a field of /proc/self/status, such as VmRSS; None on systems without it."""
     try:
         match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
@@ -66,9 +66,9 @@ def process_bytes(field: str) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks of any size, where by itself it returns those above 32 MiB to the system.
+    """Let glibc reuse freed blocks of any size. By default it returns those above 32 MiB to the system.
 
-    Each step of a network on a CPU would otherwise have the same gigabytes of pages mapped and cleared again.
+    Each step of a network on a CPU would then have the same gigabytes of pages mapped and cleared again.
     """
     _set_thresholds(1 << 30, -1)
 
@@ -79,7 +79,7 @@ def return_freed_memory() -> None:
 
 
 def release_free_memory() -> None:
-    """Return what is free now."""
+    """Return the memory that is free now to the system."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(_GLIBC).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of a GPU: energy, power limit, driver. None where it is not to be had."""
+"""A GPU's energy, power limit and driver by NVIDIA's management library (NVML). None where NVML does not have them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 
 class Gpu:
-    """One GPU as NVML sees it; on a CPU, and where NVML fails, every answer is None."""
+    """One GPU. On a CPU, and where NVML fails, every answer is None."""
 
     def __init__(self, device: torch.device) -> None:
         self._handle: Any = None
@@ -21,7 +21,7 @@ class Gpu:
             self._handle = None
 
     def energy_joules(self) -> float | None:
-        """Taken since the driver was loaded, by all that the GPU computed."""
+        """Return the energy since the driver was loaded, of all that the GPU computed."""
         millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return None if millijoules is None else millijoules / 1000
 

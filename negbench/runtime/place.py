@@ -1,4 +1,4 @@
-"""Which of the run's processes this one is: told by torchrun, by srun, or by submitit's local executor.
+"""Which of the run's processes this one is, by the variables of torchrun, srun or submitit's local executor.
 
 Imports no torch.
 """
@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from negbench.runtime.errors import UserError
 
@@ -25,10 +25,8 @@ class Place:
     master_port: int
 
     def export(self) -> None:
-        """Into the variables that torch's env:// rendezvous reads."""
-        values = (self.rank, self.local_rank, self.world_size, self.master_addr, self.master_port)
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        os.environ |= {name: str(value) for name, value in zip(names, values, strict=True)}
+        """Set the variables that torch's env:// rendezvous reads: RANK, LOCAL_RANK and so on."""
+        os.environ |= {name.upper(): str(value) for name, value in asdict(self).items()}
 
 
 def was_launched() -> bool:
@@ -37,7 +35,7 @@ def was_launched() -> bool:
 
 
 def find_place() -> Place:
-    """This process's place; alone if nothing started others beside it."""
+    """Return this process's place; that of a single process if nothing started others."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         address, port = env.get("MASTER_ADDR", LOOPBACK), int(env.get("MASTER_PORT", 29500))
@@ -54,19 +52,19 @@ def find_place() -> Place:
 
 
 def _port(*key: str) -> int:
-    """The same on all ranks, another for each job, step and attempt."""
+    """Return a port that is the same on all ranks, and another for each job, step and attempt."""
     return _PORTS[zlib.crc32("/".join(key).encode()) % len(_PORTS)]
 
 
 def _first_node(nodes: str) -> str:
-    """`gpu3` of `gpu[3-5,8],cpu1`."""
+    """Return `gpu3` of `gpu[3-5,8],cpu1`."""
     match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
     assert match is not None, nodes
     return match[1] + (match[2] or "")
 
 
 def _address(node: str) -> str:
-    """A name that resolves: the node's own, or the address that Slurm knows it by."""
+    """Return a name that resolves: the node's own, or the address that Slurm knows it by."""
     try:
         socket.getaddrinfo(node, None)
         return node

@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2)
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block SIGINT, SIGTERM, SIGCONT and SIGUSR2, for good in the threads and processes that are started within.
+    """Block SIGINT, SIGTERM, SIGCONT and SIGUSR2; threads and processes started inside keep them blocked.
 
-    A Ctrl-C and a scheduler's warning go to the whole process group, but only the main process may act on them.
+    The whole process group receives a Ctrl-C or a scheduler's warning, but only the main process may act on it.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -24,18 +24,18 @@ def signals_blocked() -> Iterator[None]:
 
 
 def shield_worker(_worker: int = 0) -> None:
-    """A worker's first act: block the signals, yet exit on SIGTERM from the process that asked for the worker.
+    """Block the signals in a new worker, which still exits on SIGTERM from its parent process.
 
     That is how multiprocessing ends workers at exit, and it waits for them. The mask is set once more because
-    forkserver and spawn do not hand it on.
+    workers of forkserver and spawn do not inherit it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_exit_when_told, args=(parent.pid,), daemon=True).start()
+    threading.Thread(target=_exit_on_sigterm, args=(parent.pid,), daemon=True).start()
 
 
-def _exit_when_told(by: int | None) -> None:
+def _exit_on_sigterm(by: int | None) -> None:
     if hasattr(signal, "sigwaitinfo"):
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != by:
             pass

@@ -1,4 +1,4 @@
-"""Named parts of a step, marked in the code that does them and timed only while somebody records.
+"""Named parts of a step: marked in the code that does them, and timed only during a recording.
 
 On a GPU marks are CUDA events, which are read after the work is done: recording waits for nothing.
 """
@@ -6,9 +6,8 @@ On a GPU marks are CUDA events, which are read after the work is done: recording
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
 
 import torch
 
@@ -21,23 +20,19 @@ REST = "rest"  # of a step, in no part
 Mark = float | torch.cuda.Event
 
 
-class Recorder(Protocol):
-    """Whoever is told of the parts of a step."""
-
-    def inside(self, part: str) -> AbstractContextManager[object]: ...
-
+Recorder = Callable[[str], AbstractContextManager[object]]  # what surrounds the part of that name
 
 _nothing: AbstractContextManager[object] = nullcontext()
 _recorder: Recorder | None = None
 
 
 def span(part: str) -> AbstractContextManager[object]:
-    """Around the code of one part of a step; nothing happens unless somebody records."""
-    return _nothing if _recorder is None else _recorder.inside(part)
+    """Surround the code of one part of a step. Outside a recording nothing happens."""
+    return _nothing if _recorder is None else _recorder(part)
 
 
 def mark(device: torch.device) -> Mark:
-    """This moment, in the device's own order of work."""
+    """Return this moment in the device's own order of work."""
     if device.type == "cuda":
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -46,14 +41,14 @@ def mark(device: torch.device) -> Mark:
 
 
 def seconds_between(a: Mark, b: Mark) -> float:
-    """From mark `a` to mark `b`; on a GPU both must have been passed, as after a synchronisation."""
+    """Return the time from `a` to `b`. A GPU must have passed both, as after a synchronisation."""
     if isinstance(a, float) or isinstance(b, float):
         return float(b) - float(a)  # type: ignore[arg-type]
     return a.elapsed_time(b) / 1000
 
 
 @contextmanager
-def _told(recorder: Recorder) -> Iterator[None]:
+def _recorded_by(recorder: Recorder) -> Iterator[None]:
     global _recorder
     assert _recorder is None, "spans are recorded already"
     _recorder = recorder
@@ -63,45 +58,40 @@ def _told(recorder: Recorder) -> Iterator[None]:
         _recorder = None
 
 
-class _Labels:
-    def inside(self, part: str) -> AbstractContextManager[object]:
-        return torch.profiler.record_function(part)
-
-
 def labelled() -> AbstractContextManager[None]:
-    """Inside, the parts of a step have their names in torch.profiler's records."""
-    return _told(_Labels())
+    """Give the parts of the steps inside their names in torch.profiler's records."""
+    return _recorded_by(torch.profiler.record_function)
 
 
 class Spans:
-    """Seconds by part while recording. A part's time leaves out that of parts inside it, so all add up to the whole."""
+    """Seconds by part during a recording. A part's leave out the parts inside it, so that all add up to the whole."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._timeline: list[tuple[str, Mark]] = []  # the part that goes on from each mark
+        self._timeline: list[tuple[str, Mark]] = []  # the part that begins or resumes at each mark
         self._open = [REST]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        with _told(self):
-            self._go_on()
+        with _recorded_by(self.inside):
+            self._mark()
             try:
                 yield
             finally:
-                self._go_on()
+                self._mark()
 
     @contextmanager
     def inside(self, part: str) -> Iterator[None]:
         self._open.append(part)
-        self._go_on()
+        self._mark()
         try:
             yield
         finally:
             self._open.pop()
-            self._go_on()
+            self._mark()
 
     def seconds(self) -> dict[str, float]:
-        """By part, with `rest`. Waits for the device."""
+        """Return the seconds by part, with `rest`. Waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         total: Counter[str] = Counter()
@@ -109,5 +99,5 @@ class Spans:
             total[part] += seconds_between(begin, end)  # type: ignore[assignment]
         return dict(total)
 
-    def _go_on(self) -> None:
+    def _mark(self) -> None:
         self._timeline.append((self._open[-1], mark(self.device)))

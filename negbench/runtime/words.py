@@ -8,7 +8,7 @@ NOTHING = "–"
 
 
 def number(value: float) -> str:
-    """Three digits that matter, and all of those before the point."""
+    """Return three significant digits, and all digits before the point."""
     if math.isnan(value):
         return NOTHING
     if math.isinf(value):
@@ -19,27 +19,27 @@ def number(value: float) -> str:
 
 
 def listed(parts: list[str]) -> str:
-    """`a, b and c`."""
+    """Return `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def some(parts: list[str], most: int) -> str:
-    """As `listed`, the first `most` and how many more."""
+    """Return the first `most` parts, as `listed`, and how many more there are."""
     return listed(parts if len(parts) <= most else [*parts[:most], f"{len(parts) - most} more"])
 
 
 def setting(key: str, value: object) -> str:
-    """`lr=0.1`; the method's own keys without their group."""
+    """Return `lr=0.1`; the method's own keys lose their group."""
     return f"{key.removeprefix('method.')}={value}"
 
 
 def label(method: str, settings: list[str]) -> str:
-    """`adco (epochs=10, lr=0.1)`."""
+    """Return `adco (epochs=10, lr=0.1)`."""
     return f"{method} ({', '.join(settings)})" if settings else method
 
 
 def count(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Return `1 run` or `2 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
