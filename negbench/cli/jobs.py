@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def status(
     with mistakes_of_the_user():
         statuses = _look(output, study)
         if as_json:
-            print(json.dumps([run.to_dict() for run in statuses], indent=1))
+            print(json.dumps([asdict(run) for run in statuses], indent=1))
             return
         console = wide_console()
         if not watch:

@@ -1,4 +1,4 @@
-"""A bench's folder: `bench.json`, written anew after each group and checked when it is read. Imports no torch."""
+"""A bench's folder: `bench.json`, rewritten after each group and checked when it is read. Imports no torch."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class BenchFolder:
-    """A new folder in `output`; it is made when there is something to keep."""
+    """A new folder in `output`, made with the first record."""
 
     def __init__(self, output: Path, study: str, device_type: str) -> None:
         base = output / f"bench-{study}-{device_type}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -36,7 +36,7 @@ class BenchFolder:
         RunFolder(self.path).check_writable()
 
     def write(self, facts: dict[str, Any], groups: list[dict[str, Any]], num_timed: int) -> None:
-        """Everything measured until now; the first `num_timed` groups have times. `StorageError` if it fails."""
+        """Write all that is measured; the first `num_timed` groups have times. `StorageError` if it fails."""
         complete = num_timed == facts["num_groups"]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ class BenchRecord(_Checked):
 
 
 def read_record(content: bytes) -> BenchRecord:
-    """UserError with the reason, in a few words, if it is damaged; `OtherVersionError` if it is of another schema."""
+    """Return the record. UserError with the reason if it is damaged, `OtherVersionError` if it is of another schema."""
     try:
         version = _Version.model_validate_json(content).schema_version
         if version != BENCH_SCHEMA_VERSION:

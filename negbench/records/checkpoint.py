@@ -87,7 +87,7 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
         if not path.exists():
             _checksum(path).unlink(missing_ok=True)
         kept = find(folder)
-        whole = f"{kept[0].name} is whole, and the same command goes on from it" if kept else "no checkpoint before it"
+        whole = f"{kept[0].name} is whole, and the same command resumes from it" if kept else "no checkpoint before it"
         raise storage_error(path, error, f"{len(content) / 2**20:,.0f} MiB are needed; {whole}") from None
     for old in find(folder)[keep:]:
         old.unlink()
@@ -96,7 +96,7 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
 
 
 def find(folder: Path) -> list[Path]:
-    """Checkpoints, newest first."""
+    """Return the checkpoints, newest first."""
     return sorted((path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name)), reverse=True)
 
 
@@ -131,10 +131,10 @@ def step_of(content: Mapping[str, Any]) -> int | None:
 
 
 def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = False) -> Path | None:
-    """The newest whole checkpoint, or None if there is none at all.
+    """Return the newest whole checkpoint, None if there are none.
 
-    Each damaged one is named through `warn`; `set_aside` renames it to `.damaged`, so that it does not count among
-    those kept. UserError, and nothing renamed, if every one is damaged.
+    `warn` names each damaged one; `set_aside` renames it to `.damaged`, so that it does not count among those kept.
+    UserError, and nothing renamed, if all are damaged.
     """
     damaged: list[tuple[Path, str]] = []
     for path in find(folder):
@@ -154,12 +154,12 @@ def find_whole(folder: Path, warn: Callable[[str], None], set_aside: bool = Fals
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether the file at `path` is one of ours, or says so."""
+    """Whether the file at `path` claims to be a checkpoint of negbench."""
     return _checksum(path).exists()
 
 
 def read_whole(path: Path) -> bytes:
-    """The file's content. UserError naming the file if it is damaged."""
+    """Return the file's content. UserError naming the file if it is damaged."""
     content = path.read_bytes()
     checksum = _checksum(path)
     if not checksum.exists():

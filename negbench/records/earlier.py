@@ -1,7 +1,4 @@
-"""Read facts that earlier versions recorded as sentences alone.
-
-Imports no torch.
-"""
+"""Read facts that earlier versions recorded as sentences alone. Imports no torch."""
 
 import itertools
 import re
@@ -18,7 +15,7 @@ _STARTS = {  # of a summary's `error`, by its `status`
 
 
 def ending_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the ending that `status` and `error` tell, empty where they do not tell its kind."""
+    """Return the ending that `status` and `error` describe, empty if they do not show its kind."""
     status, error = str(summary.get("status")), str(summary.get("error") or "")
     if status == "done":
         return {"kind": "done"}
@@ -28,7 +25,7 @@ def ending_of(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed_by_command(environment: dict[str, Any]) -> dict[str, str] | None:
-    """Return the settings that the command to reproduce a run sets; None where there is no command."""
+    """Return the settings that the command to reproduce a run sets; None without a command."""
     command = environment.get("reproduce")
     pairs = [str(text).partition("=") for option, text in itertools.pairwise(command or ()) if option == "--set"]
     return {key: value for key, _, value in pairs} if command else None

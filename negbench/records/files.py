@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that say which."""
+"""Files that are whole or absent, and errors that say which."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from negbench.runtime.failure import StorageError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, flush to disk, rename: a reader sees the old file or the new one, whole."""
+    """Write beside `path`, flush to disk and rename, so that a reader sees the old file or the new one, whole."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
@@ -32,7 +32,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Empty if the file is not there or holds no object."""
+    """Return the object in the file, empty if there is none."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def storage_error(path: Path, error: OSError, rest: str) -> StorageError:
-    """One sentence: what could not be written, why, how much room there is, and `rest`."""
+    """Return the error that says what could not be written, why, how much room there is, and `rest`."""
     try:
         free = f" ({shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free)"
     except OSError:

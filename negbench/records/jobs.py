@@ -64,7 +64,7 @@ class Job:
 
 
 def jobs() -> dict[str, Job]:
-    """This user's jobs by id, those that ended minutes ago included. `SchedulerError` if squeue does not answer."""
+    """Return this user's jobs by id, also those that ended minutes ago. `SchedulerError` if squeue does not answer."""
     format_ = ",".join(f"{field}:|" for field in _FIELDS)
     shown = _run("squeue", "--noheader", "--array", "--me", "--states=all", "--Format", format_)
     found: dict[str, Job] = {}
@@ -75,16 +75,16 @@ def jobs() -> dict[str, Job]:
 
 
 def jobs_of(notes: Iterable[JobNote]) -> dict[str, Job]:
-    """As `jobs`; empty, and squeue is not asked, if none of the runs' `job.json` names a Slurm job."""
+    """Return what `jobs` does; nothing, without asking squeue, if no note of a run names a Slurm job."""
     return jobs() if any(note.get("launcher") == "slurm" for note in notes) else {}
 
 
 def jobs_if_asked(notes: Iterable[JobNote]) -> dict[str, Job] | None:
-    """As `jobs_of`; None, and a line on standard error the first time, if Slurm cannot be asked."""
+    """Return what `jobs_of` does; None, and a line on standard error the first time, if Slurm cannot be asked."""
     try:
         return jobs_of(notes)
     except SchedulerError as error:
-        _warn(f"{error}; going on from the run folders")
+        _warn(f"{error}; the run folders alone are read")
         return None
 
 
@@ -94,7 +94,7 @@ def _warn(text: str) -> None:
 
 
 def is_active(note: JobNote, known: dict[str, Job]) -> bool:
-    """Whether the job of a run's `job.json` waits or runs."""
+    """Whether the job that is noted waits or runs."""
     if note.get("launcher") == "slurm":
         job = known.get(str(note.get("job_id")))
         return job is not None and job.is_active
@@ -115,7 +115,7 @@ def waits_here(note: JobNote) -> bool:
 
 
 def release_held(notes: Iterable[JobNote], known: dict[str, Job]) -> list[str]:
-    """Let the jobs of these runs that Slurm holds after a failed launch wait again; their ids."""
+    """Release the jobs of these runs that Slurm holds after a failed launch, and return their ids."""
     ids = [str(note.get("job_id")) for note in notes if note.get("launcher") == "slurm"]
     held = [job_id for job_id in ids if job_id in known and known[job_id].is_held_by_slurm]
     if held:
@@ -124,7 +124,7 @@ def release_held(notes: Iterable[JobNote], known: dict[str, Job]) -> list[str]:
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """`SchedulerError` if scancel refuses."""
+    """End Slurm jobs. `SchedulerError` if scancel refuses."""
     _run("scancel", *job_ids)
 
 

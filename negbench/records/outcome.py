@@ -1,7 +1,4 @@
-"""How a run ended, in its `summary.json`, also where it ended before there was anything else to record.
-
-Imports no torch.
-"""
+"""How a run ended, in its `summary.json`, also before there was anything else to record. Imports no torch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,10 +30,10 @@ def ending_in(summary: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def recorded(folder: RunFolder, facts: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """Record in the run's summary that an exception leaves the block, or the end that another rank announces.
+    """Record an exception that leaves the block, or the end that another rank announces, in the run's summary.
 
-    It joins what the summary holds and `facts()` of the run. Nothing is written where there is no such folder (a
-    mistake made at a terminal leaves nothing), where the run is done, or where another process holds it.
+    The record is joined with `facts()` and the summary that exists. Nothing is written without such a folder (a mistake
+    at a terminal leaves nothing), if the run is done, or if another process holds it.
     """
 
     def record(ending: Ending) -> None:

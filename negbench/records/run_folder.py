@@ -67,7 +67,7 @@ class RunFolder:
             raise UserError(f"cannot write to {existing}: no permission; choose another folder with --output")
 
     def open(self, fresh: bool = False) -> None:
-        """Make the folder and take its lock; `fresh` empties it first. UserError if it cannot be or is in use."""
+        """Make the folder and take its lock; `fresh` empties it first. UserError if that fails or a process uses it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -104,16 +104,16 @@ class RunFolder:
             self._lock = None
 
     def append(self, row: dict[str, Any]) -> None:
-        """One line to `metrics.jsonl`. `StorageError` if it cannot be written."""
+        """Append a line to `metrics.jsonl`. `StorageError` if it cannot be written."""
         self.check_still_ours()
         try:
             with open(self.metrics, "a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise storage_error(self.metrics, error, "the same command goes on from the last checkpoint") from None
+            raise storage_error(self.metrics, error, "the same command resumes from the last checkpoint") from None
 
     def metrics_length(self) -> int:
-        """Bytes; the file is flushed to disk first, so that a checkpoint never counts lines that could be lost."""
+        """Return the bytes on disk, flushed first, so that a checkpoint counts no line that could be lost."""
         if not self.metrics.exists():
             return 0
         with open(self.metrics, "rb") as file:
@@ -134,7 +134,7 @@ class RunFolder:
         return list(_complete_rows(self.metrics.read_text())) if self.metrics.exists() else []
 
     def read_summary(self) -> dict[str, Any]:
-        """Empty if there is none, or none that can be read."""
+        """Return the record, empty if there is none that can be read."""
         return read_json(self.summary)
 
     def read_environment(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class RunFolder:
         os.pwrite(self._lock, json.dumps(mine | _slurm_attempt()).encode(), 0)
 
     def _remove_leftovers(self) -> None:
-        """Of a process that was killed while it wrote."""
+        """Remove the files of a process that was killed while it wrote."""
         for folder in (self.path, self.checkpoints, self.evaluations):
             for partial in folder.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def _is_earlier_incarnation(holder: Lock) -> bool:
 
 
 def without_timings(row: dict[str, Any]) -> dict[str, Any]:
-    """The fields in which two equal runs agree."""
+    """Return the fields in which two equal runs agree."""
     return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
 
 

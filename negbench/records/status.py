@@ -1,14 +1,9 @@
-"""Where runs stand, from their folders and from Slurm. Works without accounting, and after a submitter's death.
-
-Imports no torch.
-"""
+"""The states of runs, from their folders and Slurm, without accounting or a submitter. Imports no torch."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from negbench.records import earlier
 from negbench.records.jobs import Job, JobNote, is_active, read_note, waits_here
@@ -16,6 +11,7 @@ from negbench.records.outcome import ending_in
 from negbench.records.run_folder import RunFolder, is_locked
 from negbench.records.summary import changed_in
 from negbench.runtime.errors import UserError
+from negbench.settings.keys import read_yaml
 
 TAIL_BYTES = 1 << 16
 _REASONS = {  # of endings that are nobody's mistake
@@ -28,8 +24,8 @@ _REASONS = {  # of endings that are nobody's mistake
 class RunStatus:
     """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
 
-    interrupted: ended by a signal, with a checkpoint; dead: ended without a word; new: not started; unknown: Slurm
-    could not be asked, and the run's folder does not tell. `ending` is the recorded kind of a run that has ended,
+    interrupted: a signal ended it, with a checkpoint; dead: it ended without a record; new: not started; unknown: Slurm
+    could not be asked, and the folder does not show it. `ending` is the recorded kind of a run that has ended,
     `changed` what its command set on top of the study.
     """
 
@@ -50,14 +46,11 @@ class RunStatus:
     ending: str = ""
     changed: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's folder: one that was submitted, started by a sweep, begun, or that failed before it.
+    """Whether `path` is a run's folder: submitted, started by a sweep, begun, or failed before that.
 
-    The folder of an encoder of others holds `encoder.json`.
+    The folder of an imported encoder holds `encoder.json`.
     """
     return not (path / "encoder.json").exists() and any(
         (path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json")
@@ -65,17 +58,20 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(output: Path) -> list[Path]:
-    """Run folders in `output`, by name. UserError if it is not a folder."""
+    """Return the run folders in `output`, by name. UserError if it is not a folder."""
     if not output.is_dir():
         raise UserError(f"there is no folder {output}; --output names the parent folder of runs")
     return sorted(path for path in output.iterdir() if is_run(path))
 
 
 def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
-    """`known` are the jobs that Slurm shows, None if it was not to be asked. Damaged files count as absent."""
+    """Return the run's state. `known` are Slurm's jobs, None if unknown. Damaged files count as absent."""
     folder = RunFolder(path)
     note = read_note(path)
-    config = _config(folder)
+    try:
+        config = read_yaml(folder.config)
+    except UserError:
+        config = {}
     settings = note.get("settings", {})
     summary = folder.read_summary()
     rows = _last_rows(folder.metrics)
@@ -126,8 +122,10 @@ def _state(
     if is_active(note, known) and waits_here(note):
         return "pending", "for set-up lines, or for another job's end (--max-parallel)"
     if is_active(note, known) or is_locked(folder.path):
-        stalled = _first_line(folder.path / "stalled")
-        return ("stalled", stalled) if stalled else ("running", "")
+        try:
+            return "stalled", (folder.path / "stalled").read_text().partition("\n")[0]
+        except OSError:
+            return "running", ""
     if "cancelled" in note:
         return "cancelled", ""
     if (status := summary.get("status")) in ("failed", "interrupted"):
@@ -135,7 +133,7 @@ def _state(
     if job is not None and job.state == "CANCELLED":
         return "cancelled", ""
     if folder.environment.exists():
-        return "dead", "ended without a word; the same command goes on"
+        return "dead", "its process ended without a record; the same command resumes"
     return ("dead", "its job ended before it started") if note else ("new", "")
 
 
@@ -147,16 +145,8 @@ def _reason(summary: dict[str, Any]) -> str:
     return _REASONS.get(str(kind)) or str(summary.get("error") or "").partition("\n")[0]
 
 
-def _config(folder: RunFolder) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(folder.config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _last_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that stand whole in the file's last bytes."""
+    """Return the whole rows in the file's last bytes."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -172,10 +162,3 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().partition("\n")[0]
-    except OSError:
-        return ""

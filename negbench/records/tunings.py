@@ -1,4 +1,4 @@
-"""A tuning's folder: `tuning.json` says which trials there are; what came out stands in their own folders."""
+"""A tuning's folder: `tuning.json` lists the trials; their results are in their own folders. Imports no torch."""
 
 import math
 import statistics
@@ -63,7 +63,7 @@ class TuningRecord(_Checked):
 
 @dataclass(frozen=True)
 class Trial:
-    """`score` is None if it did not end well; `state` as in `status_of`, or damaged."""
+    """`score` is None unless the trial is done; `state` is that of `status_of`, or damaged."""
 
     run_id: str
     values: Flat
@@ -75,7 +75,7 @@ class Trial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is done or failed, and so its budget spent."""
+        """Whether it is done or failed, so that its budget is spent."""
         return self.state in ("done", "failed")
 
 
@@ -97,7 +97,7 @@ class Tuned:
 
     @property
     def best(self) -> Trial | None:
-        """The one with the highest score, the first of equals."""
+        """The trial with the highest score, the first of equals."""
         scored = [trial for trial in self.trials if trial.score is not None]
         return max(scored, key=lambda trial: trial.score or 0.0) if scored else None
 
@@ -122,7 +122,7 @@ class Tuning:
 
     @property
     def num_held_out(self) -> int | None:
-        """Images that a score is of; None before a trial has ended."""
+        """Images of each score; None before a trial has ended."""
         totals = [trial.num_images for method in self.methods for trial in method.trials if trial.num_images]
         if not totals:
             return None
@@ -131,7 +131,7 @@ class Tuning:
 
 
 def read_record(path: Path) -> TuningRecord:
-    """UserError with the reason, and what to do, if it is damaged or of another schema."""
+    """Return the record. UserError, with what to do, if it is damaged or of another schema."""
     file = path / TUNINGS.record
     remedy = "delete it, and the call of `negbench tune` that made it writes it anew from the trials, which are kept"
     try:
@@ -146,7 +146,7 @@ def read_record(path: Path) -> TuningRecord:
 
 
 def load(path: Path) -> Tuning:
-    """The record, and what came out of each trial. UserError as `read_record`."""
+    """Return the record with the result of each trial. UserError as `read_record`."""
     record = read_record(path)
     methods = (
         Tuned(name, planned.space, tuple(_trial(path / trial.run_id, trial) for trial in planned.trials))

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 
-AGAIN = 75  # sysexits.h EX_TEMPFAIL: the same command goes on from the checkpoint
+AGAIN = 75  # sysexits.h EX_TEMPFAIL: the same command resumes from the checkpoint
 AGAIN_VARIABLE = "NEGBENCH_AGAIN"  # in a job: the exit code that its launcher takes for that
 LAUNCHER_VARIABLE = "NEGBENCH_JOB"  # in a job: its launcher
 POLL_SECONDS = 0.5
 LINGER_SECONDS = 5.0
-end_requested = threading.Event()  # by a launcher, of a rank that has failed and first says why it ends
+end_requested = threading.Event()  # a launcher asks a rank to end that has failed and is about to say why
 _KEY = "failure"
 _ACKNOWLEDGED = "acknowledged"
 
@@ -43,7 +43,7 @@ class Interrupted(Exception):
 
 
 class StorageError(RuntimeError):
-    """A checkpoint or a record could not be written; the message says where and what is whole."""
+    """A checkpoint or a record could not be written. The message says where, and what is whole."""
 
 
 Kind = Literal[
@@ -61,7 +61,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Ending:
-    """Kind, exit code and signal of an end, and what is printed; nothing if that has been done elsewhere."""
+    """Kind, exit code and signal of an end, and the message to print; empty if it was printed elsewhere."""
 
     kind: Kind
     code: int
@@ -70,12 +70,12 @@ class Ending:
 
     @property
     def reason(self) -> str:
-        """The message's line that says most: of a traceback the last."""
+        """The first line of the message; the last one of a traceback."""
         lines = self.message.splitlines() or [f"exit code {self.code}"]
         return lines[-1 if self.kind == "defect" else 0]
 
     def show(self, rank: int | None = None) -> None:
-        """On standard error: a traceback under the rank that it comes from, anything else as one sentence."""
+        """Print the message on standard error; a traceback with the rank that it comes from."""
         if self.message:
             who = f"rank {rank}: " if self.kind == "defect" and rank is not None else ""
             print(f"negbench: {who}{self.message}", file=sys.stderr, flush=True)
@@ -87,10 +87,10 @@ def ending_of(error: BaseException) -> Ending:
     The code is 2 for the user's mistake, 75 for a requeue or a lost rank, 130 or 143 for an interruption, else 1.
     """
     if isinstance(error, Interrupted) and error.signum == signal.SIGUSR2:
-        message = "the job's time here is over; the requeued job goes on from the checkpoint"
+        message = "the job's time here is over; the requeued job resumes from the checkpoint"
         return Ending("requeued", _again(), message, str(error))
     if isinstance(error, Interrupted):
-        message = f"interrupted by {error}; the same command goes on from the checkpoint"
+        message = f"interrupted by {error}; the same command resumes from the checkpoint"
         return Ending("interrupted", 128 + error.signum, message, _signal_of(128 + error.signum))
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", 130, "interrupted", "SIGINT")
@@ -109,7 +109,7 @@ def ending_of(error: BaseException) -> Ending:
         return Ending("out_of_memory", 1, message)
     if is_lost_connection(error):
         reason = str(error).splitlines()[0].partition(". This is typically")[0]
-        message = f"another process of this run is gone; the same command goes on ({reason})"
+        message = f"another process of this run is gone; the same command resumes ({reason})"
         return Ending("lost_process", _again(), message)
     return Ending("defect", 1, "".join(traceback.format_exception(error)).rstrip())
 
@@ -119,7 +119,7 @@ def _again() -> int:
 
 
 def _signal_of(code: int) -> str | None:
-    """The name of the signal that an exit code stands for."""
+    """Return the name of the signal that an exit code means."""
     return signal.Signals(code - 128).name if code - 128 in list(signal.Signals) else None
 
 
@@ -165,10 +165,7 @@ def recorded_by(record: Callable[[Ending], None]) -> Iterator[None]:
 
 @contextmanager
 def end_together(store: "Store", rank: int, world_size: int) -> Iterator[None]:
-    """Around a rank's work. An exception ends this process and, through `store`, all others with the same exit code.
-
-    Only the first rank to fail prints.
-    """
+    """End all ranks, through `store`, with the exit code of an exception inside. Only the first rank to fail prints."""
     end = _End(store, rank, world_size)
     watcher = threading.Thread(target=end.watch, daemon=True)
     watcher.start()
@@ -228,7 +225,7 @@ class _End:
             record(ending)
 
     def exit(self, code: int) -> None:
-        """At once: a process group with a dead member can neither be used nor be destroyed."""
+        """End at once: a process group with a dead member can neither be used nor be destroyed."""
         for worker in multiprocessing.active_children():
             worker.kill()
         sys.stdout.flush()
@@ -237,7 +234,7 @@ class _End:
 
 
 def client_of(host: str, port: int) -> "Store":
-    """An own connection to the ranks' store: the watcher must not wait for the main thread's calls."""
+    """Return a connection of its own to the ranks' store: the watcher must not wait for the main thread's calls."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=60))

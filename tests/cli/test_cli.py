@@ -202,7 +202,7 @@ def test_a_signal_writes_a_checkpoint_and_the_exit_code_names_it(signum: int, co
     process.send_signal(signum)
     _, stderr = process.communicate()
     assert process.returncode == code
-    assert "the same command goes on from the checkpoint" in stderr
+    assert "the same command resumes from the checkpoint" in stderr
     assert list(tmp_path.rglob("step-*.pt"))
     assert "Traceback" not in stderr
 

@@ -69,7 +69,7 @@ def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) 
             os.kill(_ranks(process.pid)[1] if signum == signal.SIGKILL else process.pid, signum)
             _, err = process.communicate()
         assert process.returncode == ending, err
-        assert "the same command goes on" in err
+        assert "the same command resumes" in err
         assert not _ranks(process.pid)
     code, _, err = finished(*arguments, "--output", str(output))
     assert code == 0 and "resumed" in err

@@ -174,7 +174,7 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
     follow_log(path, log, poll_s=0, job_poll_s=0)
     shown = capsys.readouterr()
     assert shown.out == "first\nsecond\n"
-    assert shown.err == "negbench: squeue has not answered for 60 s; going on from the run folders\n"
+    assert shown.err == "negbench: squeue has not answered for 60 s; the run folders alone are read\n"
     looks = iter(answers)
     seen: list[str] = []
 

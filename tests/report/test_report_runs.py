@@ -45,7 +45,7 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
         "mocos4": ("damaged", "environment.json cannot be read"),
         "mocos5": ("damaged", "metrics.jsonl cannot be read"),
         "mocos6": ("interrupted", "SIGINT"),
-        "mocos7": ("dead", "ended without a word; the same command goes on"),
+        "mocos7": ("dead", "its process ended without a record; the same command resumes"),
         "mocos8": ("done", ""),
         "mocos9": ("damaged", "summary.json lacks device_hours"),
         "mocos10": ("damaged", "summary.json: train_seconds is None"),
