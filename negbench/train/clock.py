@@ -1,7 +1,7 @@
 """Where the time goes: separate clocks for training, evaluation, checkpoints and waiting for data.
 
 On a GPU the host runs ahead of the device: the training clock is read after a synchronisation, and single steps are
-timed by CUDA events that are read only when a record is written. The GPU's energy is counted beside the training clock.
+timed by CUDA events, which are read only for a row. The GPU's energy is counted with the training clock.
 """
 
 import itertools
@@ -22,10 +22,9 @@ KINDS = ("train", "device", "eval", "checkpoint", "data_wait")
 
 
 class Clock:
-    """Seconds by kind. Training runs from `start()`; `paused(kind)` hands the time inside to another kind.
+    """Seconds by kind. Training runs from `start()`; the time inside `paused(kind)` counts as that kind.
 
-    `device` is training times the devices that share it, `num_devices`; `joules` is what this process's GPU took
-    during training, None where that is unknown.
+    `device` is training times `num_devices`; `joules` is the energy of this process's GPU in training, None if unknown.
     """
 
     def __init__(self, device: torch.device, num_devices: int = 1) -> None:
@@ -45,7 +44,7 @@ class Clock:
         self._marks = [mark(self.device)]
 
     def read(self) -> float:
-        """Training seconds until now."""
+        """Return the training seconds until now."""
         self._collect()
         if self._running_since is not None:
             now, joules = time.perf_counter(), self._gpu.energy_joules()
@@ -72,7 +71,7 @@ class Clock:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Host time inside counts as training and is counted as waiting too."""
+        """Count the host time inside as waiting, and as training too."""
         begin = time.perf_counter()
         yield
         self.seconds["data_wait"] += time.perf_counter() - begin
@@ -81,22 +80,22 @@ class Clock:
         self._marks.append(mark(self.device))
 
     def step_seconds(self) -> float | None:
-        """Median seconds of the steps since the last call, the process's first 20 left out; None if there are none."""
+        """Return the median seconds of the steps since the last call, without the process's first 20; None if none."""
         self._collect()
         durations, self._durations = self._durations, []
         return statistics.median(durations) if durations else None
 
     def joules_of_all_ranks(self) -> float | None:
-        """What the GPUs of all ranks took in training; None if one of them does not tell. All ranks call it."""
+        """Return the energy of all ranks' GPUs in training, None if one is unknown. All ranks call it."""
         joules = [rank_joules for rank_joules in gather_objects(self.joules) if rank_joules is not None]
         return sum(joules) if len(joules) == world_size() else None
 
     def state_dict(self) -> ClockState:
-        """The seconds, and the joules by rank. All ranks call it."""
+        """Return the seconds, and the joules by rank. All ranks call it."""
         return {"seconds": dict(self.seconds), "joules": gather_objects(self.joules)}
 
     def load_state_dict(self, state: ClockState) -> None:
-        """Continue from `state`, also where its number of ranks was another: each has an equal share of the joules."""
+        """Continue from `state`, also of another number of ranks: each has an equal share of the joules."""
         self.seconds = dict(state["seconds"])
         known = [rank_joules for rank_joules in state["joules"] if rank_joules is not None]
         self.joules = sum(known) / world_size() if len(known) == len(state["joules"]) else None

@@ -20,7 +20,7 @@ class Meter:
             self.sums[name] = self.sums[name] + value.double() if name in self.sums else value.double()
 
     def read(self) -> dict[str, float]:
-        """Means over steps and ranks; the only host sync of the loop. Starts anew."""
+        """Return the means over steps and ranks, and start again. It is the only host sync of the loop."""
         if not self.count:
             return {}
         means = all_reduce_mean(torch.stack(list(self.sums.values())) / self.count).tolist()
@@ -29,7 +29,7 @@ class Meter:
         return result
 
     def state_dict(self) -> MeterState:
-        """The sums of all ranks, [world, number of names]. All ranks call it."""
+        """Return the sums of all ranks, [world, number of names]. All ranks call it."""
         sums = all_gather(torch.stack(list(self.sums.values()))[None]) if self.count else None
         return {"names": list(self.sums), "sums": sums, "count": self.count}
 

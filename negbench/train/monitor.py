@@ -1,4 +1,4 @@
-"""Watches that steps keep coming. A run that hangs says so, and where, instead of looking busy."""
+"""Watch that steps keep coming: a run that hangs reports it, with the place, instead of looking busy."""
 
 import faulthandler
 import statistics
@@ -18,10 +18,10 @@ FIRST_STEPS = 20
 
 
 class Monitor:
-    """Tells a step that takes ten times the median: the stacks go to standard error, a note to `mark`.
+    """Reports a step that takes ten times the median: the stacks on standard error, a note in the file `mark`.
 
-    `mark` (None on all ranks but 0) is there while the run is stalled. Evaluations and checkpoints do not count, nor
-    does a step shorter than `shortest_stall_s`. A thread looks every `poll_s`.
+    `mark` (None on all ranks but 0) exists while the run is stalled. Evaluations, checkpoints and steps shorter than
+    `shortest_stall_s` do not count. A thread looks every `poll_s`.
     """
 
     def __init__(self, mark: Path | None, shortest_stall_s: float = 30.0, poll_s: float = 1.0) -> None:
@@ -64,11 +64,11 @@ class Monitor:
             limit = max(STALLED_MEDIANS * statistics.median(list(self._durations)), self.shortest_stall_s)
             waited = time.monotonic() - last
             if waited > limit and not self.stalled:
-                self._tell(waited)
+                self._report(waited)
             elif waited <= limit and self.stalled:
                 self._remove_mark()
 
-    def _tell(self, waited: float) -> None:
+    def _report(self, waited: float) -> None:
         self.stalled = True
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - waited))
         print(f"negbench: rank {rank()}: no step since {since}; it is in:", file=sys.stderr, flush=True)

@@ -40,15 +40,8 @@ class LARS(torch.optim.Optimizer):
                 f"LARS needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0 and trust_coefficient > 0, "
                 f"not {lr}, {momentum}, {weight_decay} and {trust_coefficient}"
             )
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "clip": clip,
-            "adapt": adapt,
-        }
-        super().__init__(params, defaults)
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"trust_coefficient": trust_coefficient, "clip": clip, "adapt": adapt})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -85,7 +78,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def param_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters of `module` as an optimizer's groups.
+    """Return the trainable parameters of `module` as an optimizer's groups.
 
     With `exclude: norm-and-bias` parameters of at most one dimension (biases and the weights of normalisation) have no
     weight decay. With LARS that always holds, and they are not scaled either.
@@ -103,7 +96,7 @@ def param_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, A
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer `config.name` over the trainable parameters of `module`, at the peak learning rate."""
+    """Return the optimizer `config.name` of the trainable parameters of `module`, at the peak learning rate."""
     groups = param_groups(module, config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
@@ -114,7 +107,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 
 def learning_rate(step: int, num_steps: int, steps_per_epoch: int, lr: float, config: ScheduleConfig) -> float:
-    """The learning rate of step 0 <= step < num_steps, in the unit of `lr`, the peak.
+    """Return the learning rate of step 0 <= step < num_steps, in the unit of `lr`, the peak.
 
     With t the step, W = warmup_epochs * steps_per_epoch and T = num_steps - 1:
 
@@ -136,6 +129,6 @@ def learning_rate(step: int, num_steps: int, steps_per_epoch: int, lr: float, co
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of all groups, from the next step on."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -1,4 +1,4 @@
-"""The rows of a run: what training measured since the last one, in the form that loggers receive."""
+"""The rows of a run, in the form that loggers receive: what training measured since the last row."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ from negbench.train.meter import Meter
 
 
 class Rows:
-    """Collects measurements and makes rows of them. Rows of training are made by all ranks together."""
+    """Collects measurements and makes rows of them. All ranks make the rows of training together."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class Rows:
         self.epoch_start_seconds = dict(clock.seconds)
 
     def add(self, output: StepOutput) -> None:
-        """Take in a step's metrics."""
+        """Add a step's metrics."""
         self.step_meter.add(output.metrics)
         self.epoch_meter.add({"loss": output.metrics["loss"]})
 
     def train(self, step: int, lr: float) -> Row:
-        """Means since the last such row; `lr` is that of the last step."""
+        """Return the means since the last such row; `lr` is that of the last step."""
         means, step_seconds = self.step_meter.read(), self.clock.step_seconds()
         row = means | {"lr": lr, "train_seconds": self.clock.read(), "step_seconds": step_seconds}
         if step_seconds:
@@ -45,7 +45,7 @@ class Rows:
         return _row("train", step, step / self.steps_per_epoch, row)
 
     def epoch(self, step: int) -> Row:
-        """What the epoch took; of evaluations and checkpoints those since the last epoch's row."""
+        """Return the epoch's cost, with the evaluations and checkpoints since the last epoch's row."""
         train_seconds = self.clock.read()
         spent = {kind: seconds - self.epoch_start_seconds[kind] for kind, seconds in self.clock.seconds.items()}
         self.epoch_start_seconds = dict(self.clock.seconds)
@@ -65,13 +65,13 @@ class Rows:
         return _row("epoch", step, step // self.steps_per_epoch, row)
 
     def evaluation(self, kind: str, step: int, figures: Row) -> Row:
-        """An evaluation's `figures`, with the training before it."""
+        """Return an evaluation's `figures` with the cost of the training before it."""
         seconds = self.clock.seconds
         spent = {"train_seconds": seconds["train"], "device_hours": seconds["device"] / 3600}
         return _row(kind, step, step // self.steps_per_epoch, figures | spent)
 
     def state_dict(self) -> RowsState:
-        """What the next rows depend on. All ranks call it."""
+        """Return what the next rows depend on. All ranks call it."""
         return {
             "step_meter": self.step_meter.state_dict(),
             "epoch_meter": self.epoch_meter.state_dict(),

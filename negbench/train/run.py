@@ -39,9 +39,9 @@ def execute(
     fresh: bool = False,
     stop_after: int | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate and record one run, resuming it where it stands; the summary. Only rank 0 writes.
+    """Train, evaluate and record one run, resumed from its newest checkpoint, and return its summary.
 
-    Beside the run's records and the loggers that its settings name, `loggers_of_caller` receive what there is to show.
+    Only rank 0 writes. The rows go to the run's records, to the loggers of its settings and to `loggers_of_caller`.
     UserError for the user's mistakes; `Interrupted` after a signal, or with signal 0 at step `stop_after`, with a
     checkpoint written. From the first write on any exception is recorded in `summary.json`, and raised.
     """
@@ -74,12 +74,12 @@ def _is_finished(folder: RunFolder, resolved: Resolved, note: Callable[[str], No
 
 
 def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]]:
-    """The records that protocols of every epoch have left."""
+    """Return the rows of protocols of every epoch."""
     return [row for row in folder.read_metrics() if row["kind"] in protocols]
 
 
 def _by_rank_0(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on all ranks; its UserError is raised on all of them."""
+    """Return on all ranks what `function` returns on rank 0. All of them raise its UserError."""
     answer: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -101,7 +101,7 @@ def _report_finished(folder: RunFolder, loggers: Loggers) -> dict[str, Any]:
 
 
 def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
-    """Take the folder and write what is known at the start; True if another process has finished the run meanwhile."""
+    """Take the folder and write what is known at the start. True if another process has finished the run meanwhile."""
     folder.open(fresh)
     if checkpoint.find(folder.checkpoints):
         check_code(folder, setup.resolved.method_file)
@@ -125,7 +125,7 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
 
 
 def _trainer(setup: Setup, folder: RunFolder, loggers: Loggers) -> Trainer:
-    """A trainer at the newest whole checkpoint, or at the start."""
+    """Return a trainer at the newest whole checkpoint, or at the start."""
     config, splits, method = setup.config, setup.splits, setup.method
     optimizer = build_optimizer(method, config.optimizer)
     evaluation = PeriodicEvaluation(setup, method)

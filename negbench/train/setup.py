@@ -1,4 +1,4 @@
-"""What a run needs before its first step: data and method on the device, checked against each other."""
+"""What a run needs before its first step: its data and its method on the device, checked against each other."""
 
 from dataclasses import dataclass, field
 from typing import Any

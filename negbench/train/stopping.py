@@ -17,7 +17,7 @@ from torch import Tensor
 from negbench.runtime.distributed import is_distributed, rank
 from negbench.runtime.failure import LAUNCHER_VARIABLE, Interrupted, end_requested
 
-CHECKPOINT_SHARE = 50  # training goes on at least this many times as long as the last checkpoint took
+CHECKPOINT_SHARE = 50  # between checkpoints, training takes at least this many times as long as the last one took
 
 
 class Kind(IntEnum):
@@ -35,7 +35,7 @@ NOTHING, SAVE = Stop(Kind.NOTHING), Stop(Kind.SAVE)
 
 
 class RankAgreement:
-    """All ranks act on a request at the same step: the largest request of step t is known to all at t + 1.
+    """Lets all ranks act on a request at the same step: all know the largest request of step t at t + 1.
 
     The reduction runs beside the step, on a group of its own.
     """
@@ -45,7 +45,7 @@ class RankAgreement:
         self._pending: tuple[Tensor, Any] | None = None
 
     def settle(self, request: Stop) -> Stop:
-        """Post this rank's request and return what all agreed on a step ago; with one process, the request itself."""
+        """Post this rank's request and return the agreement of the step before; of one process the request itself."""
         if self._group is None:
             return request
         agreed = NOTHING
@@ -59,7 +59,7 @@ class RankAgreement:
         return agreed
 
     def at_the_end(self, request: Stop) -> Stop:
-        """The largest request of all ranks, those of the last step included; waits for them."""
+        """Wait for the requests of all ranks, those of the last step included, and return the largest."""
         if self._group is None:
             return request
         self.settle(request)
@@ -82,10 +82,7 @@ class Stopping:
         self._saved_at, self._save_seconds = time.monotonic(), save_seconds
 
     def settle(self, step: int, save: Callable[[], None], at_the_end: bool = False) -> None:
-        """Save and stop if the ranks have agreed to; `at_the_end` with the requests of this very step.
-
-        Raises `Interrupted` to stop.
-        """
+        """Save, and stop by raising `Interrupted`, if the ranks agree; `at_the_end` on this step's own requests."""
         request = self._request(step)
         agreed = self.agreement.at_the_end(request) if at_the_end else self.agreement.settle(request)
         if agreed.signal:
@@ -97,7 +94,7 @@ class Stopping:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around what needs no checkpoint: a signal ends it where it is."""
+        """Let a signal end what is inside at once: it needs no checkpoint."""
         self.stops_at_once = True
         if self.request.kind == Kind.STOP:
             raise Interrupted(self.request.signal)
@@ -116,16 +113,16 @@ class Stopping:
         return SAVE
 
     def _checkpoint_is_due(self) -> bool:
-        """By the clock of rank 0 alone, which writes and so knows what a checkpoint costs."""
+        """Return what the clock of rank 0 says, which alone writes and knows what a checkpoint costs."""
         interval = max(60 * self.checkpoint_every_min, CHECKPOINT_SHARE * self._save_seconds)
         return rank() == 0 and time.monotonic() - self._saved_at >= interval
 
 
 @contextmanager
 def signals(stopping: Stopping) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
+    """Let SIGINT, SIGTERM and SIGUSR2 ask for a checkpoint and an end, SIGTERM in a Slurm job for a checkpoint alone.
 
-    A second SIGINT or SIGTERM ends at once.
+    A second SIGINT or SIGTERM ends the process at once.
     """
     in_slurm_job = os.environ.get(LAUNCHER_VARIABLE) == "slurm"
 

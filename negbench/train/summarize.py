@@ -17,8 +17,7 @@ from negbench.train.trainer import Trainer
 def summarize(
     setup: Setup, folder: RunFolder, trainer: Trainer | None, evaluations: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """`summary.json` but for what `outcome_of` adds; what an unfinished run does not know is None. Accuracies are
-    fractions."""
+    """Return `records.summary.FIELDS` without those of `outcome_of`; what an unfinished run does not know is None."""
     rows = folder.read_metrics()
     epochs = [row for row in rows if row["kind"] == "epoch"]
     epoch_seconds = [row["epoch_seconds"] for row in epochs]
@@ -27,6 +26,7 @@ def summarize(
     resolved, method, config = setup.resolved, setup.method, setup.config
     seconds = trainer.clock.seconds if trainer else {}
     images_per_second = config.batch_size / statistics.median(step_seconds) if step_seconds else None
+    per_query = trainer.negatives_per_query if trainer else None
     waited = sum(row["data_wait_seconds"] for row in epochs)  # the rank that waited longest
     data_wait_share = waited / epochs[-1]["train_seconds"] if epochs else None
     return {
@@ -43,7 +43,7 @@ def summarize(
         + (len(setup.splits.validation) if setup.splits.validation is not None else 0),
         "num_classes": len(setup.splits.classes),
         "num_negatives": getattr(config.method, "num_negatives", None),
-        "negatives_per_query": _to_float(trainer.negatives_per_query) if trainer else None,
+        "negatives_per_query": float(per_query) if per_query is not None else None,
         "views_per_step": config.batch_size * len(method.query_views),
         **top1_figures(evaluations),
         "knn_top1_validation": curve[-1] if curve else None,
@@ -70,12 +70,8 @@ def summarize(
 
 
 def _communicated_bytes(method: Method, trainer: Trainer) -> dict[str, int]:
-    """Bytes that a process receives a step: for the negatives, for BatchNorm (keys shuffled among ranks, and our own
-    SyncBatchNorm; torch's is not counted), and for the gradients, as a ring's all_reduce moves them."""
+    """Return the bytes that a process receives in a step: for the negatives, for BatchNorm (keys shuffled among ranks,
+    and our own SyncBatchNorm; torch's is not counted), and for the gradients, as a ring's all_reduce moves them."""
     gradients = sum(p.nbytes for p in method.parameters() if p.requires_grad)
     moved = {"gradients": 2 * (world_size() - 1) * gradients // world_size()}
     return {"negatives": 0, "batch_norm": 0} | trainer.communicated_bytes | moved
-
-
-def _to_float(scalar: torch.Tensor | None) -> float | None:
-    return None if scalar is None else float(scalar)

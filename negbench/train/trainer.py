@@ -1,7 +1,7 @@
 """The one training loop. It knows `Method` and no method by name.
 
 One step: views and index, forward, backward, optimizer, `after_step`. The host reads nothing from the device between
-logs. What must survive a kill is in `state()`; everything random is derived from (seed, epoch, step).
+logs. `state()` is all that must survive a kill; everything random is derived from (seed, epoch, step).
 """
 
 import time
@@ -42,10 +42,10 @@ from negbench.train.stopping import Stopping
 
 
 class Trainer:
-    """Trains `method` from the newest state to the last step.
+    """Trains `method` from its present state to the last step.
 
-    `evaluation` gives the figures of evaluations on the way, `loggers` receive the rows, the paths of undecodable
-    files are added to `skipped`. Raises `Interrupted` after a signal and FloatingPointError at a non-finite loss.
+    `evaluation` makes the evaluations on the way, `loggers` receive the rows, and `skipped` the paths of undecodable
+    files. Raises `Interrupted` after a signal and FloatingPointError at a non-finite loss.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(len(train_set), config.batch_size)
         self.num_steps = self.steps_per_epoch * config.epochs
         self.step = 0
-        self.world_sizes: list[int] = []  # numbers of processes that have trained the present state
+        self.world_sizes: list[int] = []  # numbers of processes that have trained this state
         self.clock = Clock(device, world_size())
         self.monitor = Monitor(folder.path / "stalled" if rank() == 0 else None)
         self.lost_seconds = 0.0
         self.peak_memory = PeakMemory(device, config.execution == "graphs")
         self.peak_memory.start()
         self.negatives_per_query: Tensor | None = None  # of the first step
-        self.communicated_bytes: dict[str, int] = {}  # of the last step, by what for
+        self.communicated_bytes: dict[str, int] = {}  # of the last step, by purpose
         views_per_image = len(method.query_views)
         self.rows = Rows(config, self.steps_per_epoch, views_per_image, self.clock, self.peak_memory)
         self.finite = FiniteCheck(method, self.num_steps, device, folder.checkpoints)
@@ -84,7 +84,7 @@ class Trainer:
         self.replica: nn.Module = replicate(method, device) if is_distributed() else method
 
     def train(self) -> None:
-        """All steps from the current one; at the end the final checkpoint is on disk."""
+        """Train from the current step to the last, and write the final checkpoint."""
         self.method.train()
         if is_distributed():
             self._rehearse()
@@ -115,7 +115,7 @@ class Trainer:
         self.stopping.settle(self.step, self.save, at_the_end=True)
 
     def train_step(self, views: list[Tensor], index: Tensor) -> StepOutput:
-        """One step of encoder, key encoder and sources."""
+        """Take one step of encoder, key encoder and sources."""
         set_learning_rate(self.optimizer, self._lr(self.step))
         received = received_bytes.copy()
         output: StepOutput = self.replica(views, index, self.step)
@@ -133,7 +133,7 @@ class Trainer:
         self.monitor.step_done()
 
     def save(self) -> None:
-        """A checkpoint of this step, by rank 0. Raises FloatingPointError instead if a loss has not been finite."""
+        """Write a checkpoint of this step on rank 0. Raises FloatingPointError if a loss has not been finite."""
         if self.saved_step == self.step:
             return
         self._check_finite(weights_too=True)
@@ -149,7 +149,7 @@ class Trainer:
         self.stopping.restart_clock(time.monotonic() - started)
 
     def state(self) -> checkpoint.State:
-        """Everything that the next step depends on, and the records' length. All ranks call it."""
+        """Return all that the next step depends on, and the records' length. All ranks call it."""
         peaks = self.peak_memory.over_ranks()
         return {
             "step": self.step,
@@ -173,7 +173,7 @@ class Trainer:
         }
 
     def load_state(self, state: checkpoint.State) -> None:
-        """Continue from `state`; rank 0 cuts the records to their length at that time."""
+        """Continue from `state`; rank 0 cuts the records to the length that they had."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -192,7 +192,7 @@ class Trainer:
         self.discard_records(state["metrics_bytes"])
 
     def discard_records(self, length: int) -> None:
-        """Cut the records to `length` bytes; what those cut off took is spent again and counts as lost."""
+        """Cut the records to `length` bytes. The training time of the rows cut off counts as lost."""
         if rank() == 0:
             rows = self.folder.truncate_metrics(length)
             spent = max((row["train_seconds"] for row in rows if "train_seconds" in row), default=0.0)
@@ -200,8 +200,7 @@ class Trainer:
 
     def synchronize_statistics(self) -> None:
         """Give all ranks rank 0's BatchNorm statistics, the only state that differs between ranks."""
-        statistics = [b for name, b in self.method.named_buffers() if name.rsplit(".")[-1].startswith("running_")]
-        broadcast(statistics)
+        broadcast([b for name, b in self.method.named_buffers() if name.rsplit(".")[-1].startswith("running_")])
 
     def _at_boundary(self) -> None:
         if self.step % self.config.log_every_steps == 0:
@@ -225,7 +224,7 @@ class Trainer:
         self._check_finite(weights_too=True)
         if self.step and self.step in self.evaluation.held_out_steps:  # each epoch would be a lot of checkpoints
             self.save()
-        self.stopping.settle(self.step, self.save, at_the_end=True)  # rather now than in the midst of it
+        self.stopping.settle(self.step, self.save, at_the_end=True)  # rather now than during the evaluation
         nothing_to_lose = self.saved_step == self.step or not self.step
         with self._off_the_clock(), self.stopping.at_once() if nothing_to_lose else nullcontext():
             self.synchronize_statistics()
@@ -237,7 +236,7 @@ class Trainer:
 
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
-        """Around what is no training: neither its time nor its memory counts as such."""
+        """Count neither time nor memory of what is inside as training."""
         self.peak_memory.update()
         with self.clock.paused("eval"), self.monitor.paused():
             yield
@@ -251,7 +250,7 @@ class Trainer:
         return learning_rate(step, self.num_steps, self.steps_per_epoch, peak, self.config.schedule)
 
     def _rehearse(self) -> None:
-        """One discarded forward and backward.
+        """Make a forward and a backward pass and discard them.
 
         DDP rebuilds its buckets after a process's first backward, and another order of summation would make a resumed
         run differ in the last bits from an undisturbed one.

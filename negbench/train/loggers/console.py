@@ -95,7 +95,7 @@ class Live(Plain):
 
 @contextmanager
 def displayed(quiet: bool) -> Iterator[list[Logger]]:
-    """The logger for a person: a bar or lines, and none if `quiet`."""
+    """Yield the logger for a person: a bar or lines, and none if `quiet`."""
     if quiet:
         yield []
     elif console.is_terminal:
@@ -107,7 +107,7 @@ def displayed(quiet: bool) -> Iterator[list[Logger]]:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The result of one run for a person."""
+    """Return the result of one run for a person."""
     table = Table()
     tested = summary.get("knn_top1") is not None
     table.add_column("test set" if tested else "held-out training images")
