@@ -140,11 +140,11 @@ def test_a_logger_that_cannot_be_had_is_the_users_mistake(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="logger 'missing' of the package toy cannot be used: there is no module"):
         runs.short("simclr", "loggers=missing")
     for name, sentence in (
-        ("empty", "lacks build"),
-        ("broken", "cannot be imported: No module named 'no_such_client'"),
+        ("empty", "logger file .*empty_logger.py lacks build"),
+        ("broken", "logger 'broken' of the package toy cannot be used: No module named 'no_such_client'"),
     ):
         resolved = runs.short("simclr", *FEW, f"loggers={name}")
-        with pytest.raises(UserError, match=f"logger file .*{name}_logger.py {sentence}"):
+        with pytest.raises(UserError, match=sentence):
             runs.start(resolved, tmp_path)
         assert not runs.folder(resolved, tmp_path).path.exists()
 
