@@ -101,7 +101,7 @@ class GroupRecord(_Checked):
 
 
 class EnvironmentRecord(_Checked):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     device: str
     device_type: str

@@ -73,11 +73,6 @@ def _is_finished(folder: RunFolder, resolved: Resolved, note: Callable[[str], No
     return folder.is_done()
 
 
-def _rows_of(folder: RunFolder, protocols: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of protocols of every epoch."""
-    return [row for row in folder.read_metrics() if row["kind"] in protocols]
-
-
 def _by_rank_0(function: Callable[[], Any]) -> Any:
     """Return on all ranks what `function` returns on rank 0. All of them raise its UserError."""
     answer: list[Any] = [None, None]
@@ -167,7 +162,7 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             loggers.note("training is done; evaluating on the test set")
         with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping.at_once():
             trainer.synchronize_statistics()
-            rows = _by_rank_0(lambda: _rows_of(folder, protocols))
+            rows = _by_rank_0(lambda: [row for row in folder.read_metrics() if row["kind"] in protocols])
             evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
             setup.skipped.update(*gather_objects(setup.skipped))
     summary = summarize(setup, folder, trainer, evaluations) | outcome_of(DONE)
