@@ -64,6 +64,7 @@ ROOMS = {
     "batch_norm": Room("negbench.models.batch_norm", "batch_norm methods", only=""),
     "distributed": Room("negbench.runtime.distributed", "distributed batch_norm methods measurements", only=""),
     "trainer": Room("negbench.train.trainer", "resume measurements run failures", SHORT),
+    "finite": Room("negbench.train.finite", "run failures", SHORT),
     "rows": Room("negbench.train.rows", "measurements resume run", SHORT),
     "clock": Room("negbench.train.clock", "measurements resume run", SHORT),
     "checkpoint": Room("negbench.records.checkpoint", "storage resume run", FEW),
