@@ -1,4 +1,4 @@
-"""What `negbench evaluate` is given: a run folder, whose newest checkpoint counts, or an encoder in a file."""
+"""What `negbench evaluate` is given: a run folder, of which it reads the newest checkpoint, or an encoder in a file."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from negbench.models.files.layout import FileEncoder, read_encoder, run_of
+from negbench.models.files.layout import FileEncoder, read_encoder, read_newest, run_of
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
@@ -23,26 +23,20 @@ SECTIONS = ("study", "track", "seed", "data", "views", "model", "precision", "ev
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder, the settings that it is evaluated by, and the folder for the records."""
+    """An encoder, the settings of its evaluation, and the folder for the records."""
 
     encoder: FileEncoder
     config: SharedConfig
     folder: RunFolder
-    facts: dict[str, Any]  # what each record says of the encoder
+    facts: dict[str, Any]  # of the encoder, in each record
     step: int | None = None  # of the run
     notes: list[str] = field(default_factory=list)  # what the user should know
 
 
 def run_source(path: Path, warn: Callable[[str], None] = warnings.warn, settings: Sequence[str] = ()) -> Source:
-    """Return the newest whole checkpoint of a run folder, its data where `settings` say. UserError if there is none."""
-    folder = RunFolder(path)
-    if not folder.config.exists():
-        raise UserError(f"{path} is no run folder: it holds no config.yaml")
+    """Return the encoder of a run's newest checkpoint, its data where `settings` say. UserError if there is none."""
+    encoder, folder = read_newest(path, "evaluate", warn), RunFolder(path)
     config, _ = resolve_shared(str(folder.config), settings)
-    newest = checkpoint.find_whole(folder.checkpoints, warn)
-    if newest is None:
-        raise UserError(f"{path} holds no checkpoint to evaluate; `negbench run` it first")
-    encoder = read_encoder(newest)
     step = checkpoint.step_of(encoder.file.content)
     return Source(encoder, config, folder, {"step": step}, step)
 
@@ -50,7 +44,7 @@ def run_source(path: Path, warn: Callable[[str], None] = warnings.warn, settings
 def file_source(path: Path, study: str | None, settings: Sequence[str], output: Path) -> Source:
     """Return the encoder in a file with the data of a study, and the folder `output`/encoder-NAME-HASH.
 
-    Without a study that of the run whose checkpoint it is, else quickstart. UserError if file or study cannot be used.
+    The study is by default that of the run whose checkpoint it is, or quickstart. UserError if one cannot be used.
     """
     encoder = read_encoder(path)
     config = _config(encoder, study, settings)
@@ -63,7 +57,7 @@ def file_source(path: Path, study: str | None, settings: Sequence[str], output: 
 def _config(encoder: FileEncoder, study: str | None, settings: Sequence[str]) -> SharedConfig:
     """Return the study with the architecture of the file. UserError if a setting contradicts it.
 
-    Of a study of several methods the views are MoCo's, where they differ.
+    If the methods of the study have different views, MoCo's are taken.
     """
     run = run_of(encoder.file.path)
     default = DEFAULT_STUDY if run is None else str(run.config)
@@ -76,7 +70,7 @@ def _config(encoder: FileEncoder, study: str | None, settings: Sequence[str]) ->
 
 
 def _name(encoder: FileEncoder, config: SharedConfig) -> str:
-    """Of the file, and a hash of its content and of all settings that an evaluation can depend on, the folder too."""
+    """Return the file's name with a hash of its content, the data's folder and all that an evaluation depends on."""
     settings = {
         key: value for key, value in scientific_differences(config).items() if key.partition(".")[0] in SECTIONS
     }
@@ -87,7 +81,7 @@ def _name(encoder: FileEncoder, config: SharedConfig) -> str:
 
 
 def _cautions(encoder: FileEncoder, config: SharedConfig) -> list[str]:
-    """Where what is known of the encoder's training differs from how it is shown images here."""
+    """Return a sentence if the encoder was trained with another normalisation of images than here."""
     known, view = encoder.file.facts.get("normalisation"), config.views.first
     shown = {"mean": list(view.mean), "std": list(view.std)}
     if known is None or known == shown:

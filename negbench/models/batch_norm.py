@@ -1,4 +1,4 @@
-"""Whose images a BatchNorm layer's statistics are over, and the shuffling of keys that goes with it.
+"""BatchNorm over different sets of images, and the shuffling of keys that goes with it.
 
 - process: this process's batch; plain BatchNorm.
 - sync: the global batch.
@@ -21,15 +21,18 @@ from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
 
 
-class SyncBatchNorm(_BatchNorm):
+class _BatchNorm1d2d(_BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 4):
+            raise UserError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
+
+
+class SyncBatchNorm(_BatchNorm1d2d):
     """BatchNorm over the global batch: outputs, gradients and running statistics are those of one large process.
 
-    From plain operations, for CPUs, which torch's own refuses. Input is [N, C] or [N, C, H, W]; ranks may hold
-    different N. Statistics are at least fp32, also under autocast.
+    It consists of plain operations, for CPUs, which torch's own refuses. Input is [N, C] or [N, C, H, W]; ranks may
+    hold different N. Statistics are at least fp32, also under autocast.
     """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        _check_input_dim(input)
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and is_distributed():
@@ -60,7 +63,7 @@ class SyncBatchNorm(_BatchNorm):
         return normalised.to(x.dtype)
 
 
-class SplitBatchNorm(_BatchNorm):
+class SplitBatchNorm(_BatchNorm1d2d):
     """In training, BatchNorm over each of `num_splits` groups of consecutive images of the batch.
 
     Running statistics move towards the mean over groups of the groups' mean and unbiased variance. That leaves out the
@@ -71,9 +74,6 @@ class SplitBatchNorm(_BatchNorm):
     def __init__(self, num_features: int, num_splits: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps, momentum)
         self.num_splits = num_splits
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        _check_input_dim(input)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -99,17 +99,11 @@ class SplitBatchNorm(_BatchNorm):
         return torch.cat(normalised)
 
 
-def _check_input_dim(input: Tensor) -> None:
-    if input.dim() not in (2, 4):
-        raise UserError(f"expected [N, C] or [N, C, H, W], got {list(input.shape)}")
-
-
 def convert(module: nn.Module, policy: str, num_splits: int, device_type: str = "cpu") -> nn.Module:
-    """`module` with its BatchNorm layers replaced in place as `policy` says; itself where it is such a layer.
+    """Return `module` with its BatchNorm layers replaced in place as `policy` says; a BatchNorm layer's replacement.
 
-    `device_type` is where it will run: on GPUs `sync` is torch's own SyncBatchNorm.
-    Parameters, buffers and `state_dict` keys stay, so checkpoints load under any policy. Raises UserError for an
-    unknown policy.
+    `device_type` is where it will run: on GPUs `sync` is torch's own SyncBatchNorm. Parameters, buffers and
+    `state_dict` keys stay, so checkpoints load under any policy. UserError for an unknown policy.
     """
     if policy not in ("process", "sync", "shuffled", "split"):
         raise UserError(f"unknown batch_norm policy {policy!r}; known: process, sync, shuffled, split")
@@ -138,11 +132,11 @@ def _converted(layer: _BatchNorm, policy: str, num_splits: int, device_type: str
 def shuffle(
     images_NCHW: Tensor, policy: str, seed_key: tuple[object, ...]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The key images in the order in which to encode them, and the function that puts their embeddings [N, D] back.
+    """Return the key images in the order of encoding, and the function that puts their embeddings [N, D] back in order.
 
-    shuffled: images of all ranks permuted and dealt out anew (arXiv:1911.05722, section 3.3). split: this rank's
-    images permuted. Other policies: as they are. The permutation is drawn from the stream named by `seed_key`, which
-    must be equal on all ranks; restoring keeps gradients. Raises UserError for shuffled with one process, where
+    shuffled: the images of all ranks are permuted and divided anew (arXiv:1911.05722, section 3.3). split: this rank's
+    images are permuted. Other policies: the order stays. The permutation is drawn from the stream named by `seed_key`,
+    which must be equal on all ranks; restoring keeps gradients. UserError for shuffled with one process, where
     shuffling changes no statistics.
     """
     device, num_images = images_NCHW.device, len(images_NCHW)

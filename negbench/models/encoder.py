@@ -22,11 +22,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a method computes with its encoders; the contrast is fp32."""
+    """The arithmetic of a method's encoders; the contrast is fp32."""
 
     autocast_dtype: torch.dtype | None = None
     batch_norm: str = "process"  # the policy
-    seed: int = 0  # of the policy's shuffling of keys
+    seed: int = 0  # for the shuffling of keys
 
 
 class Encoder(nn.Module):
@@ -42,17 +42,16 @@ class Encoder(nn.Module):
         self.arithmetic = arithmetic
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Images [N, 3, H, W] to embeddings [N, D]."""
+        """Return the embeddings [N, D] of images [N, 3, H, W]."""
         embedding_ND: Tensor = self.projector(self.backbone(images_NCHW))
         return embedding_ND
 
 
 def build_encoder(config: SharedConfig, autocast_dtype: torch.dtype | None = None) -> Encoder:
-    """The untrained encoder of a run, on the CPU, with plain BatchNorm until `prepare`.
+    """Return the untrained encoder of a run, on the CPU, with plain BatchNorm until `prepare`.
 
-    The backbone's weights come from (seed, "backbone") and the projector's from (seed, "projector"), so every method
-    of a seed starts from the same backbone whatever its projector. Raises UserError for a backbone without the
-    stem that is asked for.
+    Every method of a seed starts from the same backbone, whatever its projector. UserError for a stem that the
+    backbone does not have.
     """
     with initial_weights(config.seed, "backbone"):
         backbone, feature_dim = build_backbone(config.model)
@@ -64,7 +63,7 @@ def build_encoder(config: SharedConfig, autocast_dtype: torch.dtype | None = Non
 
 
 def prepare(module: M, config: SharedConfig, device: torch.device) -> M:
-    """`module` itself on the device, with the BatchNorm layers and the memory format that the run has."""
+    """Return `module` itself on the device, with the BatchNorm layers and the memory format of the run."""
     convert(module, config.batch_norm, config.batch_norm_splits, device.type)
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
@@ -73,7 +72,7 @@ def prepare(module: M, config: SharedConfig, device: torch.device) -> M:
 
 @contextmanager
 def initial_weights(*key: object) -> Iterator[None]:
-    """Modules built inside are on the CPU with weights from the stream named by `key`; the global generator is kept."""
+    """Build modules inside on the CPU with weights from the stream named by `key`; the global generator is kept."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the accelerators' generators too.
         torch.default_generator.manual_seed(derive_seed(*key))
@@ -83,9 +82,9 @@ def initial_weights(*key: object) -> Iterator[None]:
 def mlp(
     in_dim: int, hidden: int, out_dim: int, layers: int, batch_norm: bool, output_batch_norm: bool = False
 ) -> nn.Sequential:
-    """`layers` linear layers with [BatchNorm and] ReLU between them; nothing [or BatchNorm] follows the last.
+    """Return `layers` linear layers with [BatchNorm and] ReLU between them, and nothing [or BatchNorm] after the last.
 
-    Layers before a BatchNorm have no bias, which it would cancel. Raises UserError for fewer than 1 layer.
+    Layers before a BatchNorm have no bias, which it would cancel. UserError for fewer than 1 layer.
     """
     if layers < 1:
         raise UserError(f"an MLP needs at least 1 layer, not {layers}")

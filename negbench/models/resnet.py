@@ -1,4 +1,4 @@
-"""torchvision's ResNets, also with the stem for small images."""
+"""torchvision's ResNets, with their stem or one for small images."""
 
 import torchvision
 from torch import nn
@@ -18,7 +18,7 @@ def torchvisions(config: ModelConfig) -> nn.Module:
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Kaiming's normal by fan-out, as torchvision initialises its ResNets (arXiv:1502.01852, equation 14)."""
+    """Draw weights from Kaiming's normal by fan-out, as torchvision's ResNets do (arXiv:1502.01852, equation 14)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

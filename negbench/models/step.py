@@ -7,7 +7,7 @@ from negbench.runtime.span import span
 
 
 def optimizer_step(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Back-propagate `loss` and move the weights once; `scaler` is a disabled one but for fp16."""
+    """Back-propagate `loss` and update the weights once; `scaler` is enabled for fp16 only."""
     with span("optimizer"):
         optimizer.zero_grad(set_to_none=True)
     with span("backward"):

@@ -8,7 +8,7 @@ from negbench.settings.schema import ModelConfig
 
 
 def build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
-    """The backbone, images [N, 3, H, W] to features [N, F], and F. Raises UserError as `build_encoder`."""
+    """Return the backbone, images [N, 3, H, W] to features [N, F], and F. UserError if it lacks the stem."""
     file = find_plugin(BACKBONE, config.name)
     if config.stem not in file.facts.stems:
         stems = " or ".join(map(repr, file.facts.stems))

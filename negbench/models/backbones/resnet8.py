@@ -11,7 +11,7 @@ BACKBONE = Backbone(feature_dim=64, stems=("cifar",))
 
 
 def build(config: ModelConfig) -> nn.Sequential:
-    """A ResNet of three stages of one basic block, 64 features; 12.5 M multiply-adds at 32x32."""
+    """Return a ResNet of three stages of one basic block, 64 features; 12.5 M multiply-adds at 32x32."""
     resnet = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),

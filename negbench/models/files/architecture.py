@@ -1,4 +1,4 @@
-"""Which of our backbones a set of weights is of, and what does not match."""
+"""Finding the backbone that a set of weights belongs to, and what does not match."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ COUNTER = "num_batches_tracked"  # of BatchNorm: no evaluation depends on it, an
 
 @dataclass(frozen=True)
 class Differences:
-    """Names of weights by how they differ from an architecture's; `foreign` ones are within the backbone's parts."""
+    """Names of weights by how they differ from an architecture's."""
 
     missing: list[str]
     reshaped: list[str]
-    foreign: list[str]
-    elsewhere: list[str]  # unexpected, outside of them: no feature depends on it
+    foreign: list[str]  # unexpected, in a part that the backbone has
+    elsewhere: list[str]  # unexpected, in other parts: no feature depends on it
 
     @property
     def count(self) -> int:
@@ -37,7 +37,7 @@ class Differences:
 
 @cache
 def architectures() -> dict[ModelConfig, Shapes]:
-    """Names and shapes of every backbone that a run can have."""
+    """Return names and shapes of the weights of every backbone that a run can have."""
     known: dict[ModelConfig, Shapes] = {}
     for file in list_plugins(BACKBONE).values():
         for stem in file.facts.stems:
@@ -57,7 +57,7 @@ def _shapes(model: ModelConfig) -> Shapes:
 
 
 def compare(weights: State, model: ModelConfig) -> Differences:
-    """BatchNorm's counters of batches count for nothing."""
+    """Return how the weights differ from the model's; BatchNorm's counters are ignored."""
     wanted = {name: shape for name, shape in architectures()[model].items() if not name.endswith(COUNTER)}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items() if not name.endswith(COUNTER)}
     parts = {name.partition(".")[0] for name in wanted}
@@ -71,13 +71,13 @@ def compare(weights: State, model: ModelConfig) -> Differences:
 
 
 def nearest_architecture(weights: State) -> tuple[ModelConfig, Differences]:
-    """The backbone with the fewest differences, and these."""
+    """Return the backbone with the fewest differences, and these."""
     compared = {model: compare(weights, model) for model in architectures()}
     model = min(compared, key=lambda model: compared[model].count)
     return model, compared[model]
 
 
 def first_of(names: Iterable[str]) -> str:
-    """The first few names, for a sentence."""
+    """Return the first few names, for a sentence."""
     listed = list(names)
     return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

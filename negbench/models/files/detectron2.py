@@ -13,7 +13,7 @@ _SHORTCUT = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
 
 
 def to_detectron2(name: str) -> str:
-    """`layer1.0.bn2.weight` to `res2.0.conv2.norm.weight`. UserError for a name that a ResNet's backbone has not."""
+    """Return `res2.0.conv2.norm.weight` for `layer1.0.bn2.weight`. UserError if no ResNet's backbone has the name."""
     layer, _, weight = name.rpartition(".")
     if layer in _STEM:
         return f"{_STEM[layer]}.{weight}"

@@ -1,6 +1,5 @@
-"""From a run folder, or a file of weights, to a file that others load, with the facts that they need beside it."""
+"""Export from a run folder or a file of weights to a file for other libraries, with a file of facts beside it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +7,20 @@ from pathlib import Path
 from negbench.models.files.formats import FORMATS, write
 from negbench.models.files.source import find_source
 from negbench.models.files.weight_file import facts_beside
-from negbench.records.files import write_atomically
+from negbench.records.files import write_atomically, write_json
 from negbench.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class Export:
     path: Path
-    lines: list[str]  # of Python that load it; for detectron2 of its configuration
+    lines: list[str]  # of Python that load it; for detectron2, of its configuration
 
 
 def export(path: Path, format: str, output: Path | None, force: bool, warn: Callable[[str], None]) -> Export:
     """Write the backbone of the query encoder, whole or not at all, and `FILE.json` beside it.
 
-    UserError if it cannot be done, or if one of the two files is there and not `force`.
+    UserError if it cannot be done, or if one of the two files exists, unless `force`.
     """
     source = find_source(path, warn)
     chosen = FORMATS[format]
@@ -39,11 +38,7 @@ def export(path: Path, format: str, output: Path | None, force: bool, warn: Call
         if output is None:
             source.folder.mkdir(exist_ok=True)
         write_atomically(target, content)
-        write_atomically(
-            facts,
-            json.dumps(source.facts | {"format": format, "load": chosen.lines(source, Path(target.name))}, indent=1)
-            + "\n",
-        )
+        write_json(facts, source.facts | {"format": format, "load": chosen.lines(source, Path(target.name))})
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
     return Export(target, chosen.lines(source, target))

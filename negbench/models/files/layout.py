@@ -1,12 +1,12 @@
 """Encoders in the layouts that files have: ours, torchvision's and timm's, and those of MoCo, AdCo and CaCo.
 
-Names of weights as written by maple-research-lab/AdCo, training/main_worker.py and model/AdCo.py; by
+Sources of the names of weights: maple-research-lab/AdCo, training/main_worker.py and model/AdCo.py;
 facebookresearch/moco, main_moco.py and moco/builder.py, and colab/moco_cifar10_demo.ipynb of its branch colab-notebook;
-by maple-research-lab/CaCo, training/main_worker.py and model/CaCo.py.
+maple-research-lab/CaCo, training/main_worker.py and model/CaCo.py.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from negbench.models.backbones import build_backbone
 from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import COUNTER, State, first_of, nearest_architecture
 from negbench.models.files.weight_file import WeightFile, read
-from negbench.records.checkpoint import WEIGHTS
+from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import listed
@@ -28,15 +28,12 @@ from negbench.settings.schema import ModelConfig
 
 @dataclass(frozen=True)
 class Layout:
-    """Weights of the backbone are called `prefix` and our name, but for `parts`; those of the head start with `head`.
-
-    A head that is no `projector` classifies.
-    """
+    """Names of weights: the backbone's are `prefix` and our name, but for `parts`; the head's start with `head`."""
 
     title: str
     prefix: str
     head: str
-    projector: bool = True
+    projector: bool = True  # False: the head classifies
     parts: Mapping[str, str] = field(default_factory=dict)  # their first part of a name -> ours
 
 
@@ -50,7 +47,7 @@ LAYOUTS = (
     Layout("torchvision and timm, in DataParallel", "module.", "module.fc.", projector=False),
     Layout("torchvision and timm", "", "fc.", projector=False),
 )
-_CONTAINERS = (WEIGHTS, "state_dict", "model")  # keys that hold the weights, where a file does not consist of them
+_CONTAINERS = (checkpoint.WEIGHTS, "state_dict", "model")  # keys that may hold the weights
 _FIRST = ("conv1.weight", "3.conv1.weight")  # of a ResNet, of a ResNet-8
 
 
@@ -66,7 +63,7 @@ class FileEncoder:
     left_out: dict[str, int]  # number of all others by the first two parts of their names
 
     def build(self) -> Encoder:
-        """On the CPU, in evaluation mode. Without a projector that fits its embedding is a UserError."""
+        """Return it on the CPU in evaluation mode. Without a projector that fits, embedding raises a UserError."""
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
             backbone, feature_dim = build_backbone(self.model)
             projector = self.projector(feature_dim)
@@ -74,7 +71,7 @@ class FileEncoder:
         return Encoder(backbone, projector or NoProjector(self.without_projector), feature_dim).eval()
 
     def projector(self, feature_dim: int) -> nn.Sequential | None:
-        """The head on features of that width, None if it is no projector or not one of linear layers."""
+        """Return the head on features of that width, None if it is no projector of linear layers."""
         head = build_head(self.head) if self.layout.projector else None
         fits = head is not None and isinstance(head[0], nn.Linear) and head[0].in_features == feature_dim
         return head if fits else None
@@ -84,7 +81,7 @@ class FileEncoder:
         return f"{self.file.path} has no projector that fits; only protocols on the backbone's features can evaluate it"
 
     def describe(self) -> str:
-        """One sentence: what was found, and what is left out."""
+        """Return a sentence that says what was found and what is left out."""
         head = f"{self.layout.head.removeprefix(self.layout.prefix)}* ({len(self.head)} weights of the head)"
         rest = first_of(f"{name}{f' ({count} weights)' if count > 1 else ''}" for name, count in self.left_out.items())
         left_out = [text for text, names in ((head, self.head), (rest, self.left_out)) if names]
@@ -95,7 +92,7 @@ class FileEncoder:
 
 
 class NoProjector(nn.Module):
-    """Stands where a file has no projector."""
+    """In place of the projector of a file that has none: a UserError."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -106,7 +103,7 @@ class NoProjector(nn.Module):
 
 
 def read_encoder(path: Path) -> FileEncoder:
-    """The encoder in a file. UserError if the file cannot be read, or its backbone is not, whole, one of ours."""
+    """Return the encoder in a file. UserError if it cannot be read, or its backbone is not a whole one of ours."""
     file = read(path)
     for table in _tables(file.content):
         for layout in LAYOUTS:
@@ -119,8 +116,19 @@ def read_encoder(path: Path) -> FileEncoder:
     )
 
 
+def read_newest(path: Path, purpose: str, warn: Callable[[str], None]) -> FileEncoder:
+    """Return the encoder in the newest whole checkpoint of a run folder. UserError if there is none to `purpose`."""
+    run = RunFolder(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is no run folder: it holds no config.yaml")
+    newest = checkpoint.find_whole(run.checkpoints, warn)
+    if newest is None:
+        raise UserError(f"{path} holds no checkpoint to {purpose}; `negbench run` it first")
+    return read_encoder(newest)
+
+
 def run_of(path: Path) -> RunFolder | None:
-    """The run whose checkpoint is at `path`."""
+    """Return the run whose checkpoint is at `path`."""
     run = RunFolder(path.absolute().parent.parent)
     return run if path.absolute().parent == run.checkpoints and run.config.exists() else None
 
@@ -151,7 +159,7 @@ def _problem(tensor: Tensor) -> str | None:
 
 
 def _tables(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where weights may be: in the file itself, or below one of its keys."""
+    """Yield the tables that may hold the weights: the file itself, and those below some of its keys."""
     yield content
     yield from (content[key] for key in _CONTAINERS if isinstance(content.get(key), dict))
 
@@ -161,7 +169,7 @@ def _others(content: dict[str, Any], table: dict[str, Any]) -> list[str]:
 
 
 def _divide(table: dict[str, Any], layout: Layout) -> tuple[State, State, list[str]]:
-    """The backbone's weights and the head's by their names within, and the names of all else."""
+    """Return the backbone's weights and the head's by their names within, and the names of all else."""
     backbone: State = {}
     head: State = {}
     rest: list[str] = []
@@ -181,7 +189,7 @@ def _divide(table: dict[str, Any], layout: Layout) -> tuple[State, State, list[s
 
 
 def build_head(weights: State) -> nn.Sequential | None:
-    """Linear layers and BatchNorm as numbered in the weights' names, with ReLU where a number has none.
+    """Return linear layers and BatchNorm as numbered in the weights' names, with ReLU for a number without weights.
 
     None for anything else.
     """
@@ -207,6 +215,6 @@ def build_head(weights: State) -> nn.Sequential | None:
     head = nn.Sequential(*modules)
     try:
         missing, unexpected = head.load_state_dict(numbered, strict=False)
-    except RuntimeError:  # of shapes
+    except RuntimeError:  # another shape
         return None
     return head if modules and not unexpected and all(name.endswith(COUNTER) for name in missing) else None

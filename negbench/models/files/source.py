@@ -1,4 +1,4 @@
-"""What is exported: a backbone in evaluation mode, with what its user must know."""
+"""What is exported: a backbone in evaluation mode, with the facts that its user needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import negbench
-from negbench.models.files.layout import FileEncoder, read_encoder, run_of
+from negbench.models.files.layout import FileEncoder, read_encoder, read_newest, run_of
 from negbench.records import checkpoint
 from negbench.records.files import read_json
 from negbench.records.run_folder import RunFolder
@@ -25,34 +25,24 @@ class Source:
     model: ModelConfig
     backbone: nn.Module
     facts: dict[str, Any]
-    folder: Path  # where an export goes by default
-    name: str  # and how it is called there, before the format
+    folder: Path  # of the export by default
+    name: str  # of the file by default, without the format's suffix
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """By torchvision's names (those of our own ResNet-8), contiguous, fp32."""
+        """Return the weights by torchvision's names (our own for ResNet-8), contiguous, fp32."""
         return {name: tensor.contiguous() for name, tensor in self.backbone.state_dict().items()}
 
     @property
     def normalisation(self) -> dict[str, list[float]] | None:
-        """Channel `mean` and `std` of images in [0, 1], where they are known."""
+        """Return channel `mean` and `std` of images in [0, 1], if they are known."""
         return self.facts["normalisation"]
 
 
 def find_source(path: Path, warn: Callable[[str], None]) -> Source:
-    """The newest whole checkpoint of a run folder, or the encoder in a file. UserError if there is none."""
-    if not path.is_dir():
-        return _source(read_encoder(path), path)
-    run = RunFolder(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is no run folder: it holds no config.yaml")
-    newest = checkpoint.find_whole(run.checkpoints, warn)
-    if newest is None:
-        raise UserError(f"{path} holds no checkpoint to export; `negbench run` it first")
-    return _source(read_encoder(newest), newest)
-
-
-def _source(encoder: FileEncoder, path: Path) -> Source:
+    """Return the encoder of a run folder's newest checkpoint, or of a file. UserError if there is none."""
+    encoder = read_newest(path, "export", warn) if path.is_dir() else read_encoder(path)
+    path = encoder.file.path
     run, built = run_of(path), encoder.build()
     facts: dict[str, Any] = dict.fromkeys(("run_id", "step", "image_size", "view_policy", "normalisation"))
     facts |= _facts_of_run(run, encoder) if run else {key: encoder.file.facts.get(key) for key in facts}

@@ -1,4 +1,4 @@
-"""Files of weights, read as tensors and plain values alone: what would run code is refused, and does not run."""
+"""Files of weights, read as tensors and plain values alone: a file that would run code is refused."""
 
 import hashlib
 import io
@@ -19,12 +19,12 @@ from negbench.records.files import read_json
 from negbench.runtime.errors import UserError
 from negbench.settings.group import Triple
 
-_NEEDS_CODE = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it does not unpickle
+_NEEDS_CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message on what it does not unpickle
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds. `facts` is what negbench noted at its export: in safetensors' metadata, or beside the file."""
+    """What a file holds. `facts` are negbench's from its export, in safetensors' metadata or beside the file."""
 
     path: Path
     sha256: str
@@ -33,16 +33,16 @@ class WeightFile:
 
 
 class Normalisation(BaseModel):
-    """Of images in [0, 1], by channel."""
+    """Mean and standard deviation of images in [0, 1], by channel."""
 
     mean: Triple
     std: Triple
 
 
 def read(path: Path) -> WeightFile:
-    """The file's content on the CPU. UserError if it cannot be read, is damaged, or would run code.
+    """Return the file's content on the CPU. UserError if it cannot be read, is damaged, or would run code.
 
-    Its form shows in its first bytes, whatever it is called: safetensors, or what torch.save writes.
+    Its first bytes, not its name, show whether it is safetensors or torch.save's.
     """
     try:
         content = checkpoint.read_whole(path) if checkpoint.has_checksum(path) else path.read_bytes()
@@ -63,7 +63,7 @@ def read(path: Path) -> WeightFile:
 
 
 def _known(facts: Any) -> dict[str, Any]:
-    """Facts that negbench wrote; of any others none."""
+    """Return the facts if negbench wrote them, else none."""
     try:
         return dict(facts) if Normalisation.model_validate(facts["normalisation"]) else {}
     except (KeyError, TypeError, ValidationError):
@@ -71,7 +71,7 @@ def _known(facts: Any) -> dict[str, Any]:
 
 
 def facts_beside(path: Path) -> Path:
-    """Where the facts of an exported file are."""
+    """Return the path of an exported file's facts."""
     return path.with_name(path.name + ".json")
 
 
@@ -88,7 +88,7 @@ def _read_torch(path: Path, content: bytes) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as nearly any
+    except Exception as error:  # a damaged file can raise nearly any
         said = str(error)
         name = match[1] if (match := _NEEDS_CODE.search(said)) else ""
         if name or "TorchScript" in said or ("Unsupported operand" in said and content.startswith(b"\x80")):
