@@ -4,13 +4,12 @@ import ast
 import hashlib
 import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from negbench.settings.plugins import METHOD, PluginFile, package_folder
 
-_INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of packages, of this environment or one that it extends
 
 
 def code_digest(method: PluginFile) -> str:
@@ -64,7 +63,7 @@ def _origin(module: str, beside: Path, package: str) -> Path | None:
         return None
     else:
         spec = importlib.util.find_spec(top)
-        installed = spec is not None and spec.origin is not None and spec.origin.startswith(_INSTALLED)
+        installed = spec is not None and spec.origin is not None and _INSTALLED & {*Path(spec.origin).parts}
         if installed and top != package:
             return None
         folders = spec.submodule_search_locations if spec is not None else None

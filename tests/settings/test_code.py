@@ -87,6 +87,20 @@ def test_other_methods_of_negbench_count_and_the_rest_of_it_does_not(tmp_path: P
     assert code_digest(find_method("moco")) == code_digest(replace(find_method("moco"), path=_copy(tmp_path, "moco")))
 
 
+def test_packages_of_an_environment_that_this_one_extends_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "lib" / "site-packages" / "installed_elsewhere"
+    installed.mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed.parent)
+    (tmp_path / "mine.py").write_text("import installed_elsewhere\n")
+    seen = set()
+    for code in ("X = 1\n", "X = 2\n"):
+        (installed / "__init__.py").write_text(code)
+        seen.add(digest(tmp_path))
+    assert len(seen) == 1
+
+
 def _copy(folder: Path, method: str) -> Path:
     path = folder / f"{method}.py"
     path.write_text(find_method(method).path.read_text())
