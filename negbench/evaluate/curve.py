@@ -1,4 +1,4 @@
-"""What is evaluated while a run trains: kNN on the held-out images with diagnostics, and protocols of every epoch."""
+"""Evaluation while a run trains: kNN on the held-out images with diagnostics, and protocols of every epoch."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from negbench.settings.steps import steps_per_epoch
 
 
 class PeriodicEvaluation:
-    """When to evaluate, and the rows of an evaluation. What it must know of earlier steps is in its state."""
+    """The steps at which to evaluate, and the rows of an evaluation; its state is what it needs of earlier steps."""
 
     def __init__(self, data: RunData, method: Method) -> None:
         self.data, self.method = data, method
@@ -36,7 +36,7 @@ class PeriodicEvaluation:
         return step in self.steps
 
     def rows(self, step: int) -> dict[str, dict[str, Any]]:
-        """Figures by kind of record: those of a protocol of every epoch have its name. All ranks call it."""
+        """Return figures by kind of record; a protocol of every epoch is a kind by its name. All ranks call it."""
         subject = Subject(self.data, self.method.query_encoder)
         rows: dict[str, dict[str, Any]] = {}
         if step in self.held_out_steps:
@@ -52,7 +52,7 @@ class PeriodicEvaluation:
         return rows
 
     def looks_back_at(self, step: int) -> bool:
-        """Whether an evaluation on the way needs to know of `step`."""
+        """Return whether a later evaluation needs to remember `step`."""
         return self.prober is not None and self.prober.looks_back_at(step, self.held_out_steps)
 
     def remember(self, step: int) -> None:
@@ -73,8 +73,10 @@ class PeriodicEvaluation:
 
 
 def highest(record: dict[str, Any], epoch: float, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The run's record of a protocol of every epoch: its highest figure among the epochs before `epoch` in the run's
-    `rows` and `epoch` itself, whose `record` it is; the first of equals."""
+    """Return `record`, that of `epoch`, with the highest figure of it and of earlier epochs in the run's `rows`.
+
+    Of equal figures the earliest epoch's is taken.
+    """
     earlier = (row for row in rows if row["kind"] == record["protocol"] and row["epoch"] < epoch)
     by_epoch = {row["epoch"]: row["test_top1"] for row in earlier} | {epoch: record["top1"]}
     best = max(by_epoch, key=lambda number: by_epoch[number])

@@ -26,7 +26,7 @@ from negbench.settings.steps import steps_per_epoch
 
 
 def protocols_of(config: SharedConfig) -> list[str]:
-    """What the end of a run makes."""
+    """Return the protocols that the end of a run evaluates."""
     settings = config.evaluation
     return ["knn", *(["linear"] if settings.linear else []), *settings.protocols] if settings.test else []
 
@@ -41,10 +41,10 @@ def evaluate_on_test(
     progress: Progress = silent,
     done: Callable[[str, dict[str, Any]], None] = lambda name, evaluation: None,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of the trained `encoder`, of the untrained one, and (for kNN) of features that need no network.
+    """Return the figures of the trained `encoder`, of the untrained one and, for kNN, of features without a network.
 
-    Protocols of every epoch are told of the trained encoder, which is that of `epoch`, and of earlier epochs in the
-    run's records `rows`. Protocols with settings need their `requests`. `done` is told of each protocol when it is.
+    For protocols of every epoch `epoch` is the trained encoder's, and `rows` are the run's records of earlier epochs.
+    Protocols with settings need their `requests`. `done(name, evaluation)` is called after each protocol.
     """
     requests = requests or {}
     evaluations: dict[str, dict[str, Any]] = {name: {} for name in protocols}
@@ -76,7 +76,7 @@ def evaluate(
     progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate the encoder of `source`, and write a file in `evaluations/` for each protocol that is done.
+    """Evaluate the encoder of `source`, and write a file in `evaluations/` after each protocol.
 
     `requests` are those of `make_requests`, by default with published settings. The folder of an encoder in a file has
     `encoder.json`, `config.yaml` and `environment.json` too. UserError if it cannot be done, before time is spent.
@@ -117,7 +117,7 @@ def evaluate(
 def write_evaluations(
     folder: RunFolder, evaluations: dict[str, dict[str, Any]], requests: Mapping[str, Request] | None = None
 ) -> None:
-    """`evaluations/PROTOCOL.json` for each; where there is a request, its `stem` for the name."""
+    """Write `evaluations/PROTOCOL.json` of each; a request's `stem` is the name of its file."""
     folder.evaluations.mkdir(exist_ok=True)
     for name, evaluation in evaluations.items():
         write_json(folder.evaluations / f"{stem_of(name, evaluation, requests or {})}.json", evaluation)
@@ -136,7 +136,7 @@ def writing(folder: RunFolder) -> Iterator[None]:
 
 
 def _describe(source: Source, data: RunData) -> None:
-    """Write what was found in a file, and how it is evaluated."""
+    """Write what a file holds and how it is evaluated."""
     encoder, folder = source.encoder, source.folder
     found = {
         "bytes": encoder.file.path.stat().st_size,

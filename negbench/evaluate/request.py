@@ -1,4 +1,4 @@
-"""What `negbench evaluate` is asked for and how a record is made. Imports no torch."""
+"""A request for a protocol with its settings, and the making of a record. Imports no torch."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One protocol with its settings; `data` and `labels_file` where it takes them."""
+    """One protocol with its settings, and with `data` and `labels_file` if it takes them."""
 
     protocol: Protocol
     settings: Any  # of the protocol's own subclass of ProtocolSettings
@@ -31,7 +31,7 @@ class Request:
     labels_file: Path | None = None
 
     def described(self) -> dict[str, Any]:
-        """What a record says of it: every setting, their source, and whether they are those of published figures."""
+        """Return what a record says of it: all settings, their source, and whether they are published ones."""
         given = {"data": str(self.data)} if self.data else {}
         if self.labels_file:
             given["labels_file"] = str(self.labels_file)
@@ -48,8 +48,10 @@ class Request:
         return {key: value for key, value in self.settings.model_dump(mode="json").items() if value != defaults[key]}
 
     def stem(self, record: dict[str, Any]) -> str:
-        """The record's file name without `.json`: the protocol's name, the data set's folder, and a digest of what else
-        tells it from others, so that no figure of other settings, images or labels is overwritten."""
+        """Return the record's file name without `.json`: protocol, data set's folder, and a digest of the rest.
+
+        So evaluating with other settings, images or labels overwrites no figure.
+        """
         differences = {"settings": self._changed(), "images": record.get("data_digest", "")}
         if self.labels_file:
             differences["labels"] = record["labels_digest"]
@@ -60,7 +62,7 @@ class Request:
 def make_requests(
     names: Iterable[str], overrides: Sequence[str] = (), data: Path | None = None, labels_file: Path | None = None
 ) -> dict[str, Request]:
-    """A request for each protocol of `names` that has settings. UserError if one does not take what is given."""
+    """Return a request for each protocol of `names` with settings. UserError if one does not take what is given."""
     given = dict(parse_override(text) for text in overrides)
     requests: dict[str, Request] = {}
     for protocol in map(find_protocol, names):
@@ -85,7 +87,7 @@ def import_protocol(name: str) -> ModuleType:
 
 
 def make_record(protocol: Protocol, subject: "Subject", request: Request | None = None) -> dict[str, Any]:
-    """The protocol's record of one encoder; `request` where the protocol has settings."""
+    """Return the protocol's record of one encoder; a protocol with settings needs its `request`."""
     function = import_protocol(protocol.name).evaluate
     if request is None:
         return {"protocol": protocol.name} | function(subject)
@@ -94,7 +96,7 @@ def make_record(protocol: Protocol, subject: "Subject", request: Request | None 
 
 
 def digest(content: object) -> str:
-    """Eight digits that stand for a JSON value."""
+    """Return eight hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -6,6 +6,7 @@ Shape suffixes: N images, F features, D embedding.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -36,8 +37,10 @@ class Features:
 
 
 class Subject:
-    """An encoder under evaluation, on the data of `setup` or on other `splits`. Features are made when they are first
-    asked for; all ranks ask for the same. `progress` reports how far long work is."""
+    """An encoder under evaluation, on the data of `setup` or on other `splits`.
+
+    Features are computed at their first use; all ranks use the same. `progress` reports how far long work is.
+    """
 
     def __init__(
         self, setup: RunData, encoder: Encoder, progress: Progress = silent, splits: Splits | None = None
@@ -56,11 +59,11 @@ class Subject:
 
     @property
     def holds_out(self) -> bool:
-        """Whether there is the part `validation`."""
+        """Return whether there is a part `validation`."""
         return self.splits.validation is not None
 
     def described(self) -> dict[str, Any]:
-        """What every figure depends on: images, arithmetic, the seed of what is drawn."""
+        """Return what every figure depends on: images, arithmetic and seed."""
         config, view = self.config, self.config.views.first
         return {
             "image_size": config.data.image_size,
@@ -74,27 +77,22 @@ class Subject:
         }
 
     def on(self, splits: Splits) -> "Subject":
-        """The same encoder on other data, in the run's view of it."""
+        """Return the same encoder on other data, in the run's view of it."""
         return Subject(self.setup, self.encoder, self.progress, splits)
 
     def features(self, part: Part) -> Features:
-        """The backbone's features [N, F] of the test view, fp32, and labels [N], on every rank."""
+        """Return the backbone's features [N, F] of the test view, fp32, and labels [N], on every rank."""
         if part not in self._features:
             self._features[part] = self.extract(self.encoder.backbone, getattr(self.splits, part), f"{part} features")
         return self._features[part]
 
     def extract(self, backbone: nn.Module, dataset: Dataset, what: str) -> Features:
-        """As `features`, of any backbone and images."""
-        setup = self.setup
-        progress = self.progress
-
-        def report(done: int, of: int) -> None:
-            progress(what, done, of)
-
-        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, report)
+        """Return features and labels as `features`, of any backbone and images."""
+        setup, progress = self.setup, partial(self.progress, what)
+        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, progress)
 
     def all_training_features(self) -> Features:
-        """Of all training images, those held out too."""
+        """Return features and labels of all training images, with those held out."""
         if not self.holds_out:
             return self.features("train")
         train, validation = self.features("train"), self.features("validation")
@@ -104,7 +102,7 @@ class Subject:
 
     @torch.no_grad()
     def embedded(self, features: Features) -> Features:
-        """The output [N, D] of the encoder's projector, fp32, not normalised, before any predictor."""
+        """Return the output [N, D] of the encoder's projector, fp32, not normalised, before any predictor."""
         projector, device, dtype = self.encoder.projector, self.setup.device, self.setup.dtype
         training = projector.training
         projector.eval()
@@ -124,10 +122,10 @@ def extract(
     skipped: set[str],
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Features:
-    """Features [N, F] of the test view, fp32, and labels [N], on every rank; each rank encodes its share.
+    """Return features [N, F] of the test view, fp32, and labels [N], on every rank; each rank encodes its share.
 
-    Paths of files that cannot be decoded are added to `skipped`. The backbone is in evaluation mode inside and back in
-    its own mode after. `progress` gets the batches done, of how many.
+    Paths of files that cannot be decoded are added to `skipped`. The backbone is in evaluation mode meanwhile.
+    `progress(done, of)` counts batches.
     """
     training = backbone.training
     backbone.eval()

@@ -200,7 +200,7 @@ def test_labels_by_a_published_list(folder: Setup, tmp_path: Path) -> None:
             "line 2: n09999999_1.JPEG is none of the 32 training images",
         ),
         ("same.png", "line 1: same.png is the name of 2 of the 32 training images; write CLASS/same.png"),
-        ("n00000001_3.JPEG\nn00000001/n00000001_3.JPEG", "line 2: n00000001/n00000001_3.JPEG stands there twice"),
+        ("n00000001_3.JPEG\nn00000001/n00000001_3.JPEG", "line 2: n00000001/n00000001_3.JPEG is listed twice"),
         ("\n", "names 0 images; at least two are needed"),
     ],
 )

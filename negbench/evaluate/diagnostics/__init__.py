@@ -1,1 +1,1 @@
-"""Descriptions of negatives and of the representation."""
+"""Diagnostics of negatives and of the representation."""

@@ -1,7 +1,7 @@
-"""Why one source of negatives beats another: figures of the negatives and of the representation, on fixed images.
+"""Figures of the negatives and of the representation on fixed images, to explain why one source beats another.
 
 Every function takes unit-norm embeddings and returns plain numbers. Labels are read to describe negatives, never to
-train. docs/diagnostics.md says what each figure can and cannot tell.
+train. docs/diagnostics.md says what each figure can and cannot show.
 
 Shape suffixes: N queries, M columns, K vectors of a source, P images, D embedding, B queries of a block.
 """
@@ -20,8 +20,8 @@ from negbench.contrast.losses import Columns
 from negbench.contrast.method import Probe
 
 TOP = 10  # hardest negatives of a query
-SAMPLE = 4096  # of more vectors, that many, evenly spaced, stand for all where pairs of them are compared
-SAME = 0.99  # cosine from which on two adversaries count as duplicates
+SAMPLE = 4096  # of more vectors, only that many, evenly spaced, are compared in pairs
+SAME = 0.99  # cosine at which two adversaries count as duplicates
 SHARPNESS = 2.0  # t of the Gaussian potential exp(-t |x - y|^2)
 _BLOCK = 1 << 24  # logits at a time
 Figures = dict[str, Any]
@@ -30,17 +30,17 @@ Figures = dict[str, Any]
 def of_columns(
     probe: Probe, groups: Mapping[str, Sequence[int]], labels_M: Sequence[Tensor], labels_N: Tensor
 ) -> dict[str, Figures]:
-    """Figures of each group of the probe's columns, given by their numbers in `probe.columns`; means over queries.
+    """Return figures of each group of the probe's columns, given as numbers in `probe.columns`; means over queries.
 
-    `labels_M` are the labels behind the columns of each number, -1 where there is none, `labels_N` the queries'.
+    `labels_M` are the labels behind the columns of each number, -1 for none, `labels_N` the queries'.
 
     - negatives: columns that the query is contrasted with;
     - mean_cosine, top1_cosine, top10_cosine: to all of them, the nearest, the ten nearest;
     - effective_negatives: exp of the entropy of their softmax at the method's temperature, the positive left out;
     - mass_share: of the softmax over the columns of all sources;
     - false_negative_rate, false_negative_mass: share of columns, and of softmax mass, with the query's label, among the
-      columns whose label is known; None where none is;
-    - own_image_share: share of columns that show the query's own image; None where no column tells its image.
+      columns whose label is known; None if none is;
+    - own_image_share: share of columns that show the query's own image; None if no column's image is known.
     """
     columns = [column for _, column in probe.columns]
     width = sum(len(labels) for labels in labels_M)
@@ -68,8 +68,8 @@ def _of_queries(
     images_M: Tensor,
     index_B: Tensor,
 ) -> dict[str, Tensor]:
-    """Each figure of `of_columns` by query; nan where it is unknown, as where no column is offered."""
-    scores_BM = F.pad(scores_BM, (0, 1), value=-torch.inf)  # one that is left out, so that there is always one
+    """Return each figure of `of_columns` by query; nan if it is unknown, as it is without columns."""
+    scores_BM = F.pad(scores_BM, (0, 1), value=-torch.inf)  # a column that is left out, so that there is always one
     labels_M, images_M = F.pad(labels_M, (0, 1), value=-1), F.pad(images_M, (0, 1), value=-1)
     offered_BM = scores_BM.isfinite()
     count_B = _count(offered_BM)
@@ -105,7 +105,7 @@ def _rows_of(column: Columns, rows: Tensor) -> Columns:
 
 
 def _images(column: Columns, labels_M: Tensor) -> Tensor:
-    """The dataset index behind each column, -1 where there is none."""
+    """Return the dataset index behind each column, -1 for none."""
     return column.index_M if column.index_M is not None else torch.full_like(labels_M, -1)
 
 
@@ -115,7 +115,7 @@ def _mean(values_N: Tensor) -> float | None:
 
 
 def nearest_labels(vectors_KD: Tensor, bank_ND: Tensor, labels_N: Tensor) -> Tensor:
-    """The label [K] of each vector's nearest image, by cosine; -1 for those that `sample` leaves out."""
+    """Return the label [K] of each vector's nearest image, by cosine; -1 for those that `sample` leaves out."""
     labels_K = labels_N.new_full((len(vectors_KD),), -1)
     for places in sample(len(vectors_KD)).split(max(1, _BLOCK // len(bank_ND))):
         places = places.to(labels_K.device)
@@ -124,7 +124,7 @@ def nearest_labels(vectors_KD: Tensor, bank_ND: Tensor, labels_N: Tensor) -> Ten
 
 
 def sample(count: int) -> Tensor:
-    """Places of at most `SAMPLE` of `count` vectors, evenly spaced."""
+    """Return the places of at most `SAMPLE` of `count` vectors, evenly spaced."""
     return torch.arange(min(count, SAMPLE)) * count // min(count, SAMPLE)
 
 
@@ -133,11 +133,11 @@ def sampled(vectors_KD: Tensor) -> Tensor:
 
 
 def tracking(negatives_KD: Tensor, keys_PD: Tensor) -> float | None:
-    """How close two distributions are, in [0, 1]; 1: equal. None with fewer than two vectors in either.
+    """Return how close two distributions are, in [0, 1]; 1: equal. None with fewer than two vectors in either.
 
-    The cosine between the means of both in the space of uniformity's kernel, exp(-2 |x - y|^2): 1 only for equal
-    distributions (Gretton et al. 2012, JMLR 13, section 2.2). A vector is not paired with itself. Chance, and negatives
-    that are copies of keys, can carry the estimate above 1, where it is cut.
+    It is the cosine between the means of both in the space of uniformity's kernel, exp(-2 |x - y|^2): 1 only for equal
+    distributions (Gretton et al. 2012, JMLR 13, section 2.2). A vector is not paired with itself. The estimate can
+    exceed 1 by chance, or if negatives are copies of keys; it is then cut to 1.
     """
     if min(len(negatives_KD), len(keys_PD)) < 2:
         return None
@@ -152,13 +152,12 @@ def _potential(a_KD: Tensor, b_PD: Tensor) -> Tensor:
 
 
 def _mean_potential(vectors_PD: Tensor) -> Tensor:
-    """Over all pairs of different rows."""
     potential_PP, count = _potential(vectors_PD, vectors_PD), len(vectors_PD)
     return (potential_PP.sum() - potential_PP.trace()) / (count * (count - 1))
 
 
 def duplicates(vectors_KD: Tensor) -> float:
-    """Share of vectors that another one resembles with a cosine of at least 0.99."""
+    """Return the share of vectors that have another one at a cosine of at least 0.99."""
     places = sample(len(vectors_KD)).to(vectors_KD.device)
     hits = 0
     for block in places.split(max(1, _BLOCK // len(vectors_KD))):
@@ -169,18 +168,18 @@ def duplicates(vectors_KD: Tensor) -> float:
 
 
 def mean_cosine(a_PD: Tensor, b_PD: Tensor) -> float:
-    """Mean over rows of the cosine between `a` and `b`, by |a - b|^2 = 2 - 2 cos: equal rows give exactly 1."""
+    """Return the mean over rows of the cosine of `a` and `b`, by |a - b|^2 = 2 - 2 cos: equal rows give exactly 1."""
     return (1 - (a_PD.double() - b_PD.double()).square().sum(1) / 2).mean().item()
 
 
 def mean_angle(a_KD: Tensor, b_KD: Tensor) -> float:
-    """Mean over rows of the angle between `a` and `b`, degrees; equal rows give exactly 0."""
+    """Return the mean over rows of the angle between `a` and `b`, degrees; equal rows give exactly 0."""
     half_K = ((a_KD.double() - b_KD.double()).norm(dim=1) / 2).clamp(max=1)
     return torch.rad2deg(2 * half_K.asin()).mean().item()
 
 
 def over_ages(cosine_by_age: Mapping[int, float]) -> float:
-    """Mean over the ages 1, 2, ... to the oldest, with straight lines between those that are known."""
+    """Return the mean over the ages 1, 2, ... to the oldest, interpolated linearly between known ones."""
     known = dict(sorted(cosine_by_age.items()))
     ages, total = list(known), known[min(known)] * min(known)
     for younger, older in itertools.pairwise(ages):
@@ -190,7 +189,7 @@ def over_ages(cosine_by_age: Mapping[int, float]) -> float:
 
 
 def of_representation(first_PD: Tensor, second_PD: Tensor) -> dict[str, float]:
-    """Figures of two views' embeddings of the same images, in that order.
+    """Return figures of two views' embeddings of the same images in the same order.
 
     - alignment: mean |x - y|^2 of the two views, in [0, 4] (Wang and Isola, arXiv:2005.10242, section 4.1, alpha = 2);
     - uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of images; 0 if all are equal (the same, t = 2);

@@ -1,4 +1,4 @@
-"""The fixed images that a run's diagnostics are made on, and what the method made of them some steps ago.
+"""The fixed images of a run's diagnostics, and the method's embeddings of them some steps ago.
 
 Every rank computes all of it: the images are few, and so the figures do not depend on the number of ranks.
 
@@ -39,7 +39,7 @@ _CHUNK = 512  # images at a time through the encoder
 class Prober:
     """Diagnostics of one run. The probe images are training images, in batches as large as those of training.
 
-    Which ones they are, and their views, is the same for every method and seed.
+    The images and their views are the same for every method and seed.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Prober:
         position_P = order_N[: self.num_batches * batch].sort().values
         self.images, self.position_P = train_set.subset(position_P), position_P
         if isinstance(self.images, ResidentSet):
-            self.images = self.images.to("cpu")  # apart from what training takes
+            self.images = self.images.to("cpu")  # so they take no memory that training needs
         self.labels_N = train_set.labels_N
         keys_per_step = len(method.key_views) * batch
         self.oldest = {source: source.oldest_age(keys_per_step) for source in method.all_sources}
@@ -62,14 +62,14 @@ class Prober:
         self.remembered: dict[int, dict[str, Any]] = {}  # by step
 
     def looks_back_at(self, step: int, evaluated: Collection[int]) -> bool:
-        """Whether an evaluation after one of the steps `evaluated` needs what the method makes of the images now."""
+        """Return whether an evaluation after one of the steps `evaluated` needs the embeddings of this step."""
         reach = max([*self.oldest.values(), int(self.learned)], default=0)
-        if step == 0:  # as far back as there is, where the source would keep keys for longer
+        if step == 0:  # the oldest there is, if the source keeps keys for longer
             return any(0 < later <= reach for later in evaluated)
         return any(step + age in evaluated for age in _ages(reach))
 
     def remember(self, step: int) -> None:
-        """Keep what the method makes of the probe images after `step`: on the CPU, apart from what training takes."""
+        """Keep the method's keys and learned vectors after `step`, on the CPU."""
         kept: dict[str, Any] = {}
         if any(self.oldest.values()):
             kept["keys"] = torch.cat([self.method.probe_keys(chunks) for chunks in self._batches()]).cpu()
@@ -83,13 +83,13 @@ class Prober:
         self.remembered[step] = kept
 
     def forget(self, evaluated: Collection[int]) -> None:
-        """Drop what no evaluation after one of the steps `evaluated` looks back at."""
+        """Drop the steps that no evaluation after one of the steps `evaluated` looks back at."""
         self.remembered = {step: kept for step, kept in self.remembered.items() if self.looks_back_at(step, evaluated)}
 
     def figures(self, step: int, features_NF: Tensor, labels_N: Tensor) -> Figures:
-        """All figures after `step`: of the representation, and in `sources` of each source's columns and of `all`.
+        """Return all figures after `step`: of the representation, and in `sources` of each source and of `all`.
 
-        `features_NF` are the backbone's of training images with `labels_N`, to look learned vectors up in.
+        `features_NF` are the backbone's of training images with `labels_N`: learned vectors get their nearest's label.
         """
         probes = [self.method.probe(chunks) for chunks in self._batches()]
         first_PD, second_PD = (torch.cat([probe.embeddings[i] for probe in probes]) for i in (0, 1))
@@ -117,14 +117,14 @@ class Prober:
         return found | {"sources": sources}
 
     def _batches(self) -> Iterator[Iterator[tuple[list[Tensor], Tensor]]]:
-        """The parts of each probe batch, with positions in the training set."""
+        """Yield the parts of each probe batch, with positions in the training set."""
         for views, index_N in training_batches(self.images, self.config, self.device, 0, self.num_batches):
             index_N = self.position_P.to(self.device)[index_N]
             parts = zip(*(view.split(_CHUNK) for view in views), index_N.split(_CHUNK), strict=True)
             yield ((list(part[:-1]), part[-1]) for part in parts)
 
     def _looked_up(self, probe: Probe, features_NF: Tensor, labels_N: Tensor) -> dict[int, Tensor]:
-        """The labels of learned columns, which are the same in all batches, by their number."""
+        """Return the labels of learned columns, which are the same in all batches, by number of the columns."""
         bank_ND = self.method.embed_features(features_NF)
         return {
             number: nearest_labels(columns.vectors_MD, bank_ND, labels_N)
@@ -142,30 +142,30 @@ class Prober:
         return figures
 
     def _staleness(self, step: int, source: NegativeSource, keys_PD: Tensor) -> Figures:
-        """Nothing if a step that it looks back at is not known, as after diagnostics were switched on."""
+        """Return nothing if a step that it looks back at is unknown, as after diagnostics were switched on."""
         ages = _ages(min(step, self.oldest[source]))
         before = {age: self.remembered[step - age] for age in ages if "keys" in self.remembered.get(step - age, {})}
         if not ages or len(before) < len(ages):
             return {}
         by_age = {age: mean_cosine(keys_PD.cpu(), then["keys"]) for age, then in before.items()}
-        told = {str(age): cosine for age, cosine in by_age.items()}
-        return {"oldest_age": ages[-1], "staleness": over_ages(by_age), "staleness_by_age": told}
+        by_name = {str(age): cosine for age, cosine in by_age.items()}
+        return {"oldest_age": ages[-1], "staleness": over_ages(by_age), "staleness_by_age": by_name}
 
 
 def _ages(oldest: int) -> list[int]:
-    """1, 2, 4 ... and `oldest`, steps; none for 0."""
+    """Return 1, 2, 4 ... and `oldest`, steps; none for 0."""
     return sorted({oldest, *(1 << power for power in range(oldest.bit_length()))} - {0})
 
 
 def _labels(columns: Columns, labels_N: Tensor) -> Tensor:
-    """The labels [M] behind columns, -1 where there is none."""
+    """Return the labels [M] behind columns, -1 for none."""
     if columns.index_M is None:
         return labels_N.new_full((columns.num_columns,), -1)
     return torch.where(columns.index_M >= 0, labels_N[columns.index_M], -1)
 
 
 def _names(probe: Probe) -> list[str]:
-    """For each of the probe's columns its source's name: the class's, with a number where that is not enough."""
+    """Return the source's name of each of the probe's columns: its class, numbered if several sources share it."""
     sources = list(dict.fromkeys(source for source, _ in probe.columns))
     kinds = [type(source).__name__ for source in sources]
     names = [f"{k} {kinds[: i + 1].count(k)}" if kinds.count(k) > 1 else k for i, k in enumerate(kinds)]
@@ -173,7 +173,7 @@ def _names(probe: Probe) -> list[str]:
 
 
 def _vectors(probe: Probe) -> dict[str, tuple[NegativeSource, list[Tensor]]]:
-    """The vectors behind each source's columns, where they are the same for all queries."""
+    """Return the vectors behind each source's columns, if they are the same for all queries."""
     found: dict[str, tuple[NegativeSource, list[Tensor]]] = {}
     for name, (source, columns) in zip(_names(probe), probe.columns, strict=True):
         if columns.vectors_MD is not None:
@@ -182,6 +182,6 @@ def _vectors(probe: Probe) -> dict[str, tuple[NegativeSource, list[Tensor]]]:
 
 
 def _averaged(figures: Sequence[Figures]) -> Figures:
-    """Means over batches, of what is known."""
+    """Return the means over batches of the known values."""
     known = {name: [f[name] for f in figures if f[name] is not None] for name in figures[0]}
     return {name: sum(values) / len(values) if values else None for name, values in known.items()}

@@ -23,7 +23,7 @@ KNN_K = (20, 200)
 
 
 def evaluate(subject: Subject) -> dict[str, Any]:
-    """kNN on the test set, with every setting that the figure depends on."""
+    """Return kNN's record on the test set, with every setting that the figure depends on."""
     train, test = subject.features("train"), subject.features("test")
     top1 = knn(train, test, subject.config, subject.num_classes)
     return {
@@ -37,7 +37,7 @@ def evaluate(subject: Subject) -> dict[str, Any]:
 
 
 def knn(bank: Features, queries: Features, config: SharedConfig, num_classes: int) -> dict[int, float]:
-    """Top-1 accuracy by k, fractions."""
+    """Return top-1 accuracy by k, fractions."""
     return knn_top1(
         bank.features_NF,
         bank.labels_N,
@@ -58,21 +58,10 @@ def knn_top1(
     temperature: float = 0.07,
     *,
     num_classes: int,
-    query_chunk: int = _QUERY_CHUNK,
-    bank_chunk: int = _BANK_CHUNK,
 ) -> dict[int, float]:
-    """Top-1 accuracy of `knn_predict`, a fraction in [0, 1], by k as asked for. Raises UserError as `knn_predict`."""
+    """Return the top-1 accuracy of `knn_predict`, a fraction in [0, 1], by k. UserError as `knn_predict`."""
     check_labelled("queries", queries_QD, query_labels_Q, num_classes)
-    predictions = knn_predict(
-        bank_MD,
-        bank_labels_M,
-        queries_QD,
-        ks,
-        temperature,
-        num_classes=num_classes,
-        query_chunk=query_chunk,
-        bank_chunk=bank_chunk,
-    )
+    predictions = knn_predict(bank_MD, bank_labels_M, queries_QD, ks, temperature, num_classes=num_classes)
     labels_Q = query_labels_Q.to(bank_MD.device)
     return {k: (predicted_Q == labels_Q).double().mean().item() for k, predicted_Q in predictions.items()}
 
@@ -89,18 +78,17 @@ def knn_predict(
     query_chunk: int = _QUERY_CHUNK,
     bank_chunk: int = _BANK_CHUNK,
 ) -> dict[int, Tensor]:
-    """Predicted classes int64 [Q], on the bank's device, by k as asked for.
+    """Return the predicted classes int64 [Q], on the bank's device, by k.
 
     Each of a query's k nearest bank images by cosine votes for its class with weight exp(cosine / temperature)
     (Wu et al., arXiv:1805.01978, section 3.4; k = 20 and temperature 0.07 as in DINO, arXiv:2104.14294).
-    The weights are taken relative to the nearest image's, which changes no prediction and can neither overflow nor
-    vanish.
+    Weights are relative to the nearest image's, which changes no prediction and can neither overflow nor vanish.
 
     A k larger than the bank uses the whole bank. Of equal cosines the earlier bank image is nearer; of equal votes
     the lower class wins. A zero feature has cosine 0 with everything. Arithmetic is float32, or float64 for float64
     features; the chunks (images at a time) bound the memory and have no other effect beyond rounding.
 
-    Raises UserError for empty or non-finite features, labels outside [0, num_classes), shapes that do not match,
+    UserError for empty or non-finite features, labels outside [0, num_classes), shapes that do not match,
     a k or a chunk below 1, or a temperature that is not positive.
     """
     check_labelled("bank", bank_MD, bank_labels_M, num_classes)
@@ -124,7 +112,7 @@ def knn_predict(
         weights_QK = ((cosines_QK - cosines_QK[:, :1]) / temperature).exp()
         votes_QC = weights_QK.new_zeros(len(chunk_QD), num_classes)
         rows_Q = torch.arange(len(chunk_QD), device=votes_QC.device)
-        # One neighbour of every query at a time: the order of summation is fixed, and every k is a stop on the way.
+        # One neighbour of every query at a time: the order of summation is fixed, and each k is complete at its place.
         for place in range(max(depth.values())):
             votes_QC[rows_Q, labels_QK[:, place]] += weights_QK[:, place]
             for k, stop in depth.items():
@@ -134,7 +122,7 @@ def knn_predict(
 
 
 def check_features(name: str, features_ND: Tensor) -> None:
-    """Raise UserError unless the features are a finite matrix with at least one row; `name` says whose they are."""
+    """Raise UserError unless the features are a finite matrix with at least one row; `name` is in the sentence."""
     if features_ND.ndim != 2 or not features_ND.numel():
         raise UserError(f"{name}: features must be a matrix with at least one row, not {list(features_ND.shape)}")
     if num_bad := int((~features_ND.isfinite().all(1)).sum()):
@@ -142,7 +130,7 @@ def check_features(name: str, features_ND: Tensor) -> None:
 
 
 def check_labelled(name: str, features_ND: Tensor, labels_N: Tensor, num_classes: int) -> None:
-    """`check_features`, and UserError unless there is one label in [0, num_classes) for each row."""
+    """Raise UserError unless `check_features` passes and each row has a label in [0, num_classes)."""
     check_features(name, features_ND)
     if labels_N.shape != features_ND.shape[:1]:
         raise UserError(f"{name}: labels must have shape [{len(features_ND)}], not {list(labels_N.shape)}")
@@ -154,20 +142,20 @@ def check_labelled(name: str, features_ND: Tensor, labels_N: Tensor, num_classes
 
 
 def full_precision(features_ND: Tensor) -> Tensor:
-    """float64 stays, everything else becomes float32."""
+    """Return float64 as it is, everything else as float32."""
     return features_ND if features_ND.dtype == torch.float64 else features_ND.float()
 
 
 def _nearest(
     queries_QD: Tensor, bank_MD: Tensor, bank_labels_M: Tensor, k: int, bank_chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and labels [Q, K] of each query's k nearest bank images, nearest first."""
+    """Return cosines and labels [Q, K] of each query's k nearest bank images, nearest first."""
     cosines_QK = queries_QD.new_empty(len(queries_QD), 0)
     labels_QK = bank_labels_M.new_empty(len(queries_QD), 0)
     for block_MD, block_labels_M in zip(
         torch.split(bank_MD, bank_chunk), torch.split(bank_labels_M, bank_chunk), strict=True
     ):
-        # What was kept so far stands on the left, so that the leftmost of equal cosines is the earliest in the bank.
+        # What was kept so far is on the left, so that the leftmost of equal cosines is the earliest in the bank.
         cosines_QN = torch.cat([cosines_QK, queries_QD @ block_MD.T], dim=1)
         labels_QN = torch.cat([labels_QK, block_labels_M.expand(len(queries_QD), -1)], dim=1)
         columns_QK = _top_columns(cosines_QN, min(k, cosines_QN.shape[1]))
@@ -176,9 +164,9 @@ def _nearest(
 
 
 def _top_columns(values_QN: Tensor, k: int) -> Tensor:
-    """Columns [Q, K] of each row's k largest values, largest first; of equal values the leftmost is taken first.
+    """Return columns [Q, K] of each row's k largest values, largest first; of equal values the leftmost comes first.
 
-    torch.topk alone leaves open which of equal values it returns; a stable sort of whole rows is twice as slow.
+    torch.topk alone does not specify which of equal values it returns; a stable sort of rows is twice as slow.
     """
     threshold_Q1 = values_QN.topk(k).values[:, -1:]
     above_QN = values_QN > threshold_Q1

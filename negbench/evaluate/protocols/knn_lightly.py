@@ -1,4 +1,4 @@
-"""kNN as lightly's benchmarks have it, at the end of every epoch."""
+"""kNN as in lightly's benchmarks, at the end of every epoch."""
 
 from typing import Any
 
@@ -15,6 +15,6 @@ PROTOCOL = Protocol(
 
 
 def evaluate(subject: Subject) -> dict[str, Any]:
-    """On the backbone's features, of one epoch; what lightly publishes is the highest of all epochs."""
+    """Return the record of one epoch, on the backbone's features; lightly publishes the highest of all epochs."""
     bank, queries = bank_and_queries(subject)
     return record(bank, queries, subject, "backbone, L2-normalised")

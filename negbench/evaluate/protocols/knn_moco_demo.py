@@ -15,10 +15,10 @@ PROTOCOL = Protocol(
 
 
 def evaluate(subject: Subject) -> dict[str, Any]:
-    """On the output of the query encoder's projector, before any predictor; the demo's own is one linear layer.
+    """Return the record on the output of the query encoder's projector, before any predictor.
 
-    The demo prints a figure an epoch. The published 82.6% is its last epoch's: its log ends with 82.58, the highest
-    being 82.73 at epoch 190.
+    The demo's projector is one linear layer. The published 82.6% is its last epoch's: its log ends with 82.58, and the
+    highest is 82.73 at epoch 190.
     """
     bank, queries = (subject.embedded(part) for part in bank_and_queries(subject))
     return record(bank, queries, subject, "output of the query encoder's projector, L2-normalised")

@@ -26,13 +26,13 @@ _EVALUATION_CHUNK = 1024
 
 
 def evaluate(subject: Subject) -> dict[str, Any]:
-    """The linear probe: learning rate chosen on the held-out images, tested once."""
+    """Return the linear probe's record: learning rate chosen on the held-out images, tested once."""
     settings = subject.config.evaluation
     return linear_on(subject, settings.linear_epochs, settings.linear_batch_size)
 
 
 def linear_on(subject: Subject, epochs: int, batch_size: int) -> dict[str, Any]:
-    """The linear probe on the subject's data."""
+    """Return the linear probe's record on the subject's data."""
     train, test = subject.features("train"), subject.features("test")
     if subject.holds_out:
         validation = subject.features("validation")
@@ -74,7 +74,7 @@ class LinearResult:
     top1: float  # on the test images, of the chosen probe
     lr: float  # chosen on the validation images
     validation_top1_by_lr: dict[float, float]  # of a diverged probe 0.0
-    at_edge: bool  # lr is the smallest or largest of the grid: the best one may lie outside
+    at_edge: bool  # lr is the smallest or largest of the grid, so the best one may lie outside
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,16 @@ class Probes:
         return (features_ND - self.mean_D) / self.scale_D
 
     def logits(self, features_ND: Tensor) -> Tensor:
-        """Logits [N, L, C]."""
+        """Return logits [N, L, C]."""
         logits_NP = torch.addmm(self.bias_LC.flatten(), self.standardised(features_ND), self.weight_DLC.flatten(1))
         return logits_NP.view(-1, *self.bias_LC.shape)
 
     def only(self, which: int) -> "Probes":
-        """The one probe in place `which`."""
+        """Return the probe number `which` alone."""
         return Probes(self.mean_D, self.scale_D, self.weight_DLC[:, which : which + 1], self.bias_LC[which : which + 1])
 
     def top1(self, features_ND: Tensor, labels_N: Tensor) -> list[float]:
-        """Accuracy of each probe. An image with a logit that is not finite counts as wrong: divergence loses."""
+        """Return the accuracy of each probe. An image with a logit that is not finite counts as wrong."""
         num_right_L = torch.zeros(len(self.bias_LC), dtype=torch.int64, device=self.mean_D.device)
         for chunk_BD, labels_B in zip(
             torch.split(features_ND, _EVALUATION_CHUNK), torch.split(labels_N, _EVALUATION_CHUNK), strict=True
@@ -121,14 +121,14 @@ def train_probes(
     seed: int,
     lrs: Sequence[float] = GRID,
 ) -> Probes:
-    """One softmax regression for each learning rate, all on the same batches.
+    """Return one softmax regression for each learning rate, all trained on the same batches.
 
     Each starts at zero (the loss is convex) and is trained by SGD with momentum 0.9, a cosine schedule from its
-    learning rate to 0 over all steps, and no weight decay. The last batch of an epoch may be smaller. Dimensions are
-    standardised one by one with the training images' mean and standard deviation, so that the same learning rates
-    fit methods whose features differ in scale. Dimensions that are constant in training are only centred, and never
-    get a weight. Arithmetic is float32, or float64 for float64 features; nothing of the size of the features is
-    copied unless they are stored in lower precision. Raises UserError as `linear_probe`.
+    learning rate to 0 over all steps, and no weight decay. The last batch of an epoch may be smaller. Each dimension is
+    standardised with the training images' mean and standard deviation, so that the same learning rates fit features of
+    any scale; one that is constant in training is only centred, and its weights stay 0. Arithmetic is float32, or
+    float64 for float64 features, and the features are copied only if their precision is lower. UserError as
+    `linear_probe`.
     """
     check_labelled("train", train_ND, train_labels_N, num_classes)
     if epochs < 1 or batch_size < 1:
@@ -182,16 +182,15 @@ def linear_probe(
     seed: int,
     lrs: Sequence[float] = GRID,
 ) -> LinearResult:
-    """Train a probe for each learning rate, choose on the validation images, test the chosen one, once.
+    """Train a probe for each learning rate (`train_probes`), choose one on the validation images, and test it once.
 
-    `train_probes` says how they are trained. Of learning rates that do equally well on the validation images, the
-    smallest inside the grid is taken, and one at the grid's ends only if there is none inside. The grid of
-    thirteen learning rates is DINOv2's (arXiv:2304.07193); unlike there, they are not scaled by the batch size,
-    features are standardised, and the choice is made on images held out from training.
+    Of learning rates that are equally good on the validation images, the smallest inside the grid is taken, and one at
+    the grid's ends only if there is none inside. The grid of thirteen learning rates is DINOv2's (arXiv:2304.07193);
+    unlike there, they are not scaled by the batch size, features are standardised, and the choice is made on images
+    held out from training.
 
-    Raises UserError for a set without images (as the validation set, if none was held out), non-finite features,
-    labels outside [0, num_classes), shapes that do not match, fewer than one epoch or image a batch, or learning
-    rates that are not positive and different.
+    UserError for a set without images, non-finite features, labels outside [0, num_classes), shapes that do not match,
+    fewer than one epoch or image a batch, or learning rates that are not positive and different.
     """
     check_labelled("validation", validation_ND, validation_labels, num_classes)
     check_labelled("test", test_ND, test_labels, num_classes)

@@ -24,16 +24,16 @@ _HOLDOUT = 0.1  # of the training images, to choose the learning rate by
 
 
 def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
-    """The linear probe, trained on the training images but a held-out tenth, tested on the validation images."""
+    """Return the record of a linear probe, trained on all but a held-out tenth, tested on the validation images."""
     assert request.data is not None
     settings = request.settings
     splits = places205_folder(request.data, subject.config)
     train, num_images, num_classes = splits.train, settings.num_images, len(splits.classes)
-    if num_images is not None and not num_classes <= num_images <= len(train):
-        raise UserError(
-            f"num_images (--set) must be from {num_classes:,}, one a class, to {len(train):,}, not {num_images}"
-        )
     if num_images is not None:
+        if not num_classes <= num_images <= len(train):
+            raise UserError(
+                f"num_images (--set) must be from {num_classes:,}, one a class, to {len(train):,}, not {num_images}"
+            )
         train = train.subset(balanced_subset(train.labels_N, num_images, "places205"))
     try:
         kept_N, held_out_N = split_validation(train.labels_N, _HOLDOUT, "places205")

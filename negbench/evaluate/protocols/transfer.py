@@ -4,19 +4,18 @@ Shape suffixes: N images, F features.
 """
 
 import math
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from negbench.data.sets import FolderSet
 from negbench.data.splits import split_validation
 from negbench.evaluate.protocols.common.datasets import digest_of, image_folder
+from negbench.evaluate.protocols.common.scikit import Array, arrays, without_convergence_warnings
 from negbench.evaluate.request import Request
-from negbench.evaluate.subject import Dataset, Features, Subject
+from negbench.evaluate.subject import Dataset, Subject
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import Protocol
 
@@ -32,11 +31,8 @@ PROTOCOL = Protocol(
 )
 
 
-Array = npt.NDArray[Any]
-
-
 def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
-    """Multinomial logistic regression: L2 strength chosen on held-out training images, refit on all, tested once."""
+    """Return the record of logistic regression: L2 strength chosen on held-out images, refit on all, tested once."""
     assert request.data is not None
     settings = request.settings
     splits = image_folder(request.data, subject.config)
@@ -80,7 +76,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def _held_out(labels_N: Array, share: float) -> tuple[Array, Array]:
-    """Positions to fit on and to choose by. UserError if there are too few."""
+    """Return positions to fit on and to choose by. UserError if there are too few."""
     try:
         kept_N, held_out_N = split_validation(torch.from_numpy(labels_N), share, "transfer")
     except UserError:
@@ -97,22 +93,15 @@ def _folder_of(images: Dataset, root: Path) -> str:
 
 
 def fit(features_NF: Array, labels_N: Array, strength: float, max_iterations: int) -> "LogisticRegression":
-    """The minimum of the summed cross entropy + strength / 2 * |weights|^2 from zero weights; the bias is free."""
-    from sklearn.exceptions import ConvergenceWarning
+    """Minimise the summed cross entropy + strength / 2 * |weights|^2 from zero weights; the bias is not penalised."""
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the record says it
+    with without_convergence_warnings():
         return LogisticRegression(C=1 / strength, max_iter=max_iterations).fit(features_NF, labels_N)
 
 
 def accuracies(predicted_N: Array, labels_N: Array) -> dict[str, float]:
-    """Top-1 accuracy, and its mean over the classes that there are images of; fractions."""
+    """Return top-1 accuracy, and its mean over the classes that have images; fractions."""
     right_N = predicted_N == labels_N
     per_class = [float(right_N[labels_N == label].mean()) for label in np.unique(labels_N)]
     return {"top1": float(right_N.mean()), "mean_per_class": math.fsum(per_class) / len(per_class)}
-
-
-def arrays(features: Features) -> tuple[Array, Array]:
-    """Features in float64 and labels, on the host."""
-    return features.features_NF.double().cpu().numpy(), features.labels_N.cpu().numpy()

@@ -3,16 +3,13 @@
 Shape suffixes: N images, F features, C classes.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from negbench.evaluate.protocols.common.average_precision import average_precisions
 from negbench.evaluate.protocols.common.datasets import digest_of, voc07_folder
+from negbench.evaluate.protocols.common.scikit import Array, arrays, without_convergence_warnings
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
@@ -32,20 +29,16 @@ PROTOCOL = Protocol(
 )
 
 
-Array = npt.NDArray[Any]
-
-
 def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
-    """One SVM a class on trainval, its cost chosen by cross-validation there, and average precision on test."""
+    """Return the record of one SVM a class, its cost chosen by cross-validation on trainval, tested on test."""
     assert request.data is not None
     settings: Voc07 = request.settings
     splits, shown = voc07_folder(request.data, subject.config)
     moved = subject.on(splits)
     features, shows = {}, {}
     for part in ("train", "test"):
-        made = moved.features(part)
-        features[part] = normalised(made.features_NF.double().cpu().numpy())
-        shows[part] = shown[part][made.labels_N.cpu()].numpy()  # of the images that could be decoded
+        features_NF, position_N = arrays(moved.features(part))  # of the images that could be decoded
+        features[part], shows[part] = normalised(features_NF), shown[part].numpy()[position_N]
     for name, test_N in zip(splits.classes, shows["test"].T, strict=True):
         if not (test_N > 0).any():
             raise UserError(f"--data {request.data}: no test image shows {name}, so it has no average precision")
@@ -80,7 +73,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, name: str) -> tuple[float, float]:
-    """The cost with the highest mean average precision over the folds, the first of equals, and that precision.
+    """Return the cost with the highest mean average precision over the folds, the first of equals, and that precision.
 
     Folds are stratified blocks in the images' order. UserError if a fold would lack positive or negative images.
     """
@@ -93,7 +86,7 @@ def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, 
         raise UserError(
             f"{name} has {fewest} positive (or negative) training images; {settings.folds} folds need as many"
         )
-    with _without_warnings():
+    with without_convergence_warnings():
         scores = [
             cross_val_score(
                 _svm(cost, settings, seed), features_NF, shown_N, cv=settings.folds, scoring="average_precision"
@@ -105,24 +98,14 @@ def choose_cost(features_NF: Array, shown_N: Array, settings: Voc07, seed: int, 
 
 
 def fit(features_NF: Array, shown_N: Array, cost: float, settings: Voc07, seed: int) -> "LinearSVC":
-    """The SVM of one class; images with only difficult objects of it are left out."""
+    """Return the SVM of one class; images with only difficult objects of it are left out."""
     known_N = shown_N != 0
-    with _without_warnings():
+    with without_convergence_warnings():
         return _svm(cost, settings, seed).fit(features_NF[known_N], shown_N[known_N])
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """That fits have not converged, which the record says of those that are tested."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
 def normalised(features_NF: Array) -> Array:
-    """Rows of unit length; a zero row stays."""
+    """Return rows of unit length; a zero row stays."""
     lengths_N1 = np.linalg.norm(features_NF, axis=1, keepdims=True)
     scaled: Array = features_NF / np.where(lengths_N1 > 0, lengths_N1, 1.0)
     return scaled

@@ -1,4 +1,4 @@
-"""Features that need no network: what a number is worth shows beside what pixels and colours alone reach.
+"""Features that need no network, for comparison: pixels and colours alone.
 
 Shape legend: N images, M bank images, Q queries, C colour channels, H height, W width, D = C * H * W, F = C * 16 bins.
 """
@@ -16,24 +16,18 @@ _K = 20
 
 
 def without_network(splits: Splits, config: SharedConfig) -> dict[str, float]:
-    """kNN (k = 20) on raw pixels and on colour histograms; empty for image folders."""
+    """Return `baseline_knn` of the training and test images; nothing for image folders."""
     train, test = splits.train, splits.test
     if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
         return {}
-    return baseline_knn(
-        train.images_NCHW,
-        train.labels_N,
-        test.images_NCHW,
-        test.labels_N,
-        num_classes=len(splits.classes),
-        temperature=config.evaluation.knn_temperature,
-    )
+    sets = train.images_NCHW, train.labels_N, test.images_NCHW, test.labels_N
+    return baseline_knn(*sets, len(splits.classes), config.evaluation.knn_temperature)
 
 
 def pixels(bank_MCHW: Tensor, queries_QCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel values of uint8 images in [0, 1], less the bank's mean image: [M, D] and [Q, D] in float32.
+    """Return pixels of uint8 images in [0, 1], less the bank's mean image: [M, D] and [Q, D] in float32.
 
-    Raises UserError for images that are not uint8 [N, C, H, W] or differ in size.
+    UserError for images that are not uint8 [N, C, H, W] or differ in size.
     """
     _check_images(bank_MCHW)
     _check_images(queries_QCHW)
@@ -45,10 +39,9 @@ def pixels(bank_MCHW: Tensor, queries_QCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def histograms(images_NCHW: Tensor) -> Tensor:
-    """Colour histograms of uint8 images, 16 equal bins a channel, unit Euclidean norm: float32 [N, F], F = 48 for RGB.
+    """Return colour histograms, 16 equal bins a channel, unit Euclidean norm: float32 [N, F], F = 48 for RGB.
 
-    Columns run through the bins of the first channel, then of the next. Raises UserError for images that are not
-    uint8 [N, C, H, W].
+    The bins of the first channel come first, then those of the next. UserError if images are not uint8 [N, C, H, W].
     """
     _check_images(images_NCHW)
     bins_NCHW = images_NCHW // (256 // _NUM_BINS)
@@ -64,9 +57,9 @@ def baseline_knn(
     num_classes: int,
     temperature: float = 0.07,
 ) -> dict[str, float]:
-    """kNN top-1 accuracy (fraction, k = 20) of uint8 images [N, C, H, W] by `pixels` and by `histogram`.
+    """Return kNN's top-1 accuracy (fraction, k = 20) of uint8 images [N, C, H, W] by `pixels` and by `histogram`.
 
-    Raises UserError as `pixels` and `knn_top1`.
+    UserError as `pixels` and `knn_top1`.
     """
     features = {
         "pixels": pixels(bank_images, query_images),

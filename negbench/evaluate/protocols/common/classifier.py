@@ -30,7 +30,7 @@ _SELECTION = "none: the last epoch's; the published code reports the highest of 
 
 
 class OneView(ViewsConfig):
-    """A single view of each image, `first`."""
+    """One view of each image, `first`."""
 
     @property
     def all(self) -> tuple[ViewConfig, ...]:
@@ -41,7 +41,7 @@ class OneView(ViewsConfig):
 
 
 def linear(subject: Subject, request: Request) -> dict[str, Any]:
-    """A linear classifier on the frozen backbone in evaluation mode, trained on random crops of all training images."""
+    """Return the record of a linear classifier on the frozen backbone, from random crops of all training images."""
     images, backbone = subject.splits.all_training, subject.encoder.backbone
     head = make_head(subject, _HEAD_STD)
     training = backbone.training
@@ -58,9 +58,9 @@ def linear(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def finetune(subject: Subject, request: Request) -> dict[str, Any]:
-    """A linear classifier and a copy of the backbone, both trained on random crops of the labelled images.
+    """Return the record of a linear classifier and a copy of the backbone, trained on random crops of labelled images.
 
-    Every BatchNorm's statistics are over the whole batch, whatever the run's were over.
+    BatchNorm's statistics are over the whole batch, whatever the run's policy was.
     """
     everything = subject.splits.all_training
     index_M, labels = choose_labels(everything, subject.num_classes, request)
@@ -83,8 +83,7 @@ def finetune(subject: Subject, request: Request) -> dict[str, Any]:
 
 
 def make_head(subject: Subject, std: float | None = None) -> nn.Linear:
-    """A linear layer from features to classes. Its weights are drawn by the run's seed: from N(0, std) with bias 0, or
-    without `std` as torch.nn.Linear does."""
+    """Return a linear layer from features to classes, drawn by the seed: from N(0, std) with bias 0, or as torch's."""
     with initial_weights(subject.config.seed, "classifier"):
         head = nn.Linear(subject.encoder.feature_dim, subject.num_classes)
         if std is not None:
@@ -94,10 +93,10 @@ def make_head(subject: Subject, std: float | None = None) -> nn.Linear:
 
 
 def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subject, request: Request) -> dict[str, Any]:
-    """Train `head`, and `backbone` where the settings have a rate for it; what the record says of it.
+    """Train `head`, and `backbone` if the settings have a rate for it. Return what the record says of the training.
 
-    The backbone runs in the run's precision, in the mode that it is in; the classifier and the loss in fp32. Epochs are
-    as many whole batches as fit. UserError if training diverges.
+    The backbone has the run's precision and keeps its mode; the classifier and the loss are fp32. An epoch has as many
+    whole batches as fit. UserError if training diverges.
     """
     settings: ClassifierSettings = request.settings
     name = request.protocol.name
@@ -134,9 +133,9 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
 
 
 def training_config(config: SharedConfig, settings: ClassifierSettings, num_images: int) -> SharedConfig:
-    """The run's settings with the classifier's batches and view: a random crop, flipped at random, in no other colours.
+    """Return the run's settings with the classifier's batches and view: a random crop, flipped at random.
 
-    Order and crops are of a seed of their own, the same for all protocols.
+    Order and crops have a seed of their own, the same for all protocols.
     """
     first = ViewConfig(
         crop_scale=settings.crop_scale,
@@ -156,9 +155,9 @@ def training_config(config: SharedConfig, settings: ClassifierSettings, num_imag
 
 
 def decay(settings: ClassifierSettings, epoch: int) -> float:
-    """What the first learning rates are multiplied by in `epoch`, from 0.
+    """Return the factor of the first learning rates in `epoch`, from 0.
 
-    steps: gamma to the number of steps up to it. cosine, as MoCo's and AdCo's code have it, with T epochs:
+    steps: gamma to the number of steps up to it. cosine, as in MoCo's and AdCo's code, with T epochs:
     (final_lr + (lr - final_lr) * (1 + cos(pi * epoch / T)) / 2) / lr, so that the last epoch is still above final_lr.
     """
     if settings.schedule == "steps":
@@ -169,6 +168,6 @@ def decay(settings: ClassifierSettings, epoch: int) -> float:
 
 @torch.no_grad()
 def top1(head: nn.Linear, features: Features) -> float:
-    """Accuracy of the classifier, a fraction."""
+    """Return the accuracy of the classifier, a fraction."""
     predicted_N: Tensor = head(features.features_NF).argmax(1)
     return (predicted_N == features.labels_N).double().mean().item()

@@ -1,4 +1,4 @@
-"""Other data sets than the run's, in their public layouts, as `--data DIR` holds them. Nothing is decoded here."""
+"""Data sets in their public layouts, as `--data DIR` holds them. Nothing is decoded here."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from negbench.data.files.listing import Listing, list_classes
 from negbench.data.sets import FolderSet, Splits
 from negbench.evaluate.request import digest
 from negbench.runtime.errors import UserError
-from negbench.settings.schema import DataConfig, SharedConfig
+from negbench.settings.schema import SharedConfig
 
 PLACES205_LISTS = "trainvalsplit_places205"
 PLACES205_IMAGES = "data/vision/torralba/deeplearning/images256"
@@ -21,18 +21,11 @@ VOC07_NUM_CLASSES = 20
 
 
 def image_folder(root: Path, config: SharedConfig) -> Splits:
-    """train/CLASS and val/CLASS or test/CLASS; with both, `val` is held out and `test` tested on.
+    """Return train/CLASS and val/CLASS or test/CLASS; with both, `val` is held out and `test` tested on.
 
     UserError if the layout is another one.
     """
-    data = config.data
-    wanted = DataConfig(
-        name="imagefolder",
-        root=str(root),
-        image_size=data.image_size,
-        on_bad_image=data.on_bad_image,
-        workers=data.workers,
-    )
+    wanted = config.data.model_copy(update={"name": "imagefolder", "root": str(root)})
     try:
         train, test, classes = load_folder(wanted)
         if (root / "val").is_dir() and (root / "test").is_dir():
@@ -45,9 +38,9 @@ def image_folder(root: Path, config: SharedConfig) -> Splits:
 
 
 def places205_folder(root: Path, config: SharedConfig) -> Splits:
-    """Places205's training images, and its validation images as test set. UserError if the layout is another one.
+    """Return Places205's training images, and its validation images as test set. UserError for another layout.
 
-    The lists have a line an image: its path below `PLACES205_IMAGES`, as a/abbey/gsun_0003.jpg, and the class's number.
+    A line of the lists is an image's path below `PLACES205_IMAGES`, as a/abbey/gsun_0003.jpg, and its class's number.
     """
     parts, folders, images = {}, dict[int, str](), str(root / PLACES205_IMAGES)
     for part in ("train", "val"):
@@ -70,11 +63,10 @@ def places205_folder(root: Path, config: SharedConfig) -> Splits:
 
 
 def voc07_folder(root: Path, config: SharedConfig) -> tuple[Splits, dict[str, torch.Tensor]]:
-    """VOC2007's trainval and test images, and by `train` and `test` what they show: int64 [N, 20], 1 the class, -1 not,
-    0 only `difficult` objects of it.
+    """Return VOC2007's trainval and test images, and by `train` and `test` what they show, int64 [N, 20].
 
-    An image's label is its position in its set, and its evaluation view the whole image. UserError if the layout is
-    another one.
+    1: the class, -1: not, 0: only `difficult` objects of it. An image's label is its position in its set, and its
+    evaluation view the whole image. UserError for another layout.
     """
     base = next(
         (path for path in (root / "VOCdevkit/VOC2007", root / "VOC2007", root) if (path / VOC07_IMAGE_SETS).is_dir()),
@@ -101,14 +93,13 @@ def voc07_folder(root: Path, config: SharedConfig) -> tuple[Splits, dict[str, to
 
 
 def listed_images(names: list[str], labels: Sequence[int], config: SharedConfig, whole: bool = False) -> FolderSet:
-    """A set of these files in the view and with the workers of a run."""
-    data = config.data
+    """Return a set of these files in the view and with the workers of a run."""
     labels_N = torch.tensor(labels, dtype=torch.int64)
-    return replace(FolderSet.all_of(Listing.of(names), labels_N, data), whole=whole)
+    return replace(FolderSet.all_of(Listing.of(names), labels_N, config.data), whole=whole)
 
 
 def digest_of(splits: Splits) -> str:
-    """Tells a data set from others, wherever it lies: by labels, names below the files' common folder, and sizes."""
+    """Return a digest of a data set, wherever it lies: of labels, names below the files' common folder, and sizes."""
     train, test = splits.train, splits.test
     assert isinstance(train, FolderSet) and isinstance(test, FolderSet)
     paths = [[part.path(position) for position in range(len(part))] for part in (train, test)]

@@ -1,4 +1,4 @@
-"""kNN as those compute it whose figures recipes are held to. Both vote with exp(cosine / 0.1) among k = 200 neighbours.
+"""kNN as in the code behind published figures: votes of exp(cosine / 0.1) among k = 200 neighbours.
 
 Sources: facebookresearch/moco, branch colab-notebook, colab/moco_cifar10_demo.ipynb (`test`, `knn_predict`);
 lightly-ai/lightly, lightly/utils/benchmarking/benchmark_module.py and knn.py.

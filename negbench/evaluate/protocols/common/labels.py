@@ -1,4 +1,4 @@
-"""Which training images' labels a protocol may use: a class-balanced share of our choice, or a published list."""
+"""The training images whose labels a protocol uses: a class-balanced share of our choice, or a published list."""
 
 import hashlib
 from collections import defaultdict
@@ -15,10 +15,10 @@ from negbench.runtime.errors import UserError
 
 
 def choose_labels(images: ResidentSet | FolderSet, num_classes: int, request: Request) -> tuple[Tensor, dict[str, Any]]:
-    """Positions (ascending) of the images whose labels are used, and what the record says of the choice.
+    """Return positions (ascending) of the images whose labels are used, and what the record says of the choice.
 
-    Our own choice depends on the images' labels only, so all runs on the same images share it, and a smaller share's is
-    contained in a larger one's. It has at least one image of each class. UserError if a list cannot be used.
+    Our own choice depends on the images' labels only, so all runs on the same images share it, and a larger share
+    contains a smaller one. It has at least one image of each class. UserError if a list cannot be used.
     """
     labels_N = images.labels_N.cpu()
     if request.labels_file is not None:
@@ -36,9 +36,9 @@ def choose_labels(images: ResidentSet | FolderSet, num_classes: int, request: Re
 
 
 def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
-    """Positions (ascending) of the images that the lines of `file` name: `NAME`, or `CLASS/NAME` where names repeat.
+    """Return positions (ascending) of the images that `file` lists: `NAME`, or `CLASS/NAME` where names repeat.
 
-    UserError for a name that none or several of the images have, or that stands there twice.
+    UserError for a name that none or several of the images have, or that is listed twice.
     """
     if not isinstance(images, FolderSet):
         raise UserError(f"--labels-file {file} lists names of files, and only image folders have these")
@@ -63,7 +63,7 @@ def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
                 f"--labels-file {file}, line {number}: {name} {what} of the {len(images):,} training images{rest}"
             )
         if found[0] in chosen:
-            raise UserError(f"--labels-file {file}, line {number}: {name} stands there twice")
+            raise UserError(f"--labels-file {file}, line {number}: {name} is listed twice")
         chosen[found[0]] = name
     if len(chosen) < 2:
         raise UserError(f"--labels-file {file} names {len(chosen)} images; at least two are needed")
