@@ -1,4 +1,4 @@
-"""A request for a protocol with its settings, and the making of a record. Imports no torch."""
+"""A request for a protocol with its settings, and the making of a record."""
 
 import hashlib
 import json

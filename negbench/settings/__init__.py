@@ -1,1 +1,1 @@
-"""What a run can be told. Imports no torch."""
+"""The settings of a run, a study and a cluster. Imports no torch."""

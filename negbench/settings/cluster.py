@@ -1,4 +1,4 @@
-"""Where and with how many processes a run is launched. Imports no torch.
+"""Where and with how many processes a run is launched.
 
 Layers: the site's `~/.config/negbench/cluster.yaml` < the study's `cluster:` block < `--set cluster.KEY` < flags.
 None of it can change a result, so none of it enters a run's settings or its id.
@@ -21,7 +21,7 @@ GPU = re.compile(r"(?:(?P<type>[A-Za-z][\w.-]*):)?(?P<count>\d+)")
 
 
 class ClusterConfig(SettingsGroup):
-    """One launch. Names are sbatch's where it has one."""
+    """One launch. Names are sbatch's, if it has one."""
 
     launcher: Literal["none", "local", "slurm"] = setting(
         "none", "none: here and now; local: a background job on this machine; slurm: a batch job"
@@ -69,14 +69,14 @@ class ClusterConfig(SettingsGroup):
 
     @property
     def num_gpus(self) -> int:
-        """GPUs a node."""
+        """Return the number of GPUs a node."""
         match = GPU.fullmatch(self.gpus_per_node)
         assert match is not None
         return int(match["count"])
 
     @property
     def num_processes(self) -> int:
-        """Processes a node."""
+        """Return the number of processes a node."""
         return self.num_gpus or self.processes_per_node or 1
 
     @property
@@ -89,7 +89,7 @@ class ClusterConfig(SettingsGroup):
 
 
 def seconds_of(time: str) -> float:
-    """Seconds of `90s`, `9m`, `2h`, `1d` or `H:MM:SS`. UserError for anything else."""
+    """Return the seconds of `90s`, `9m`, `2h`, `1d` or `H:MM:SS`. UserError for anything else."""
     seconds = 0.0
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h|d)", time):
         seconds = float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600}[match[2]]
@@ -101,7 +101,7 @@ def seconds_of(time: str) -> float:
 
 
 def minutes_of(time: str) -> int:
-    """Minutes of `90m`, `24h`, `2d`, `H:MM:SS`, `D-HH:MM:SS`, rounded up. UserError for anything else."""
+    """Return the minutes of `90m`, `24h`, `2d`, `H:MM:SS`, `D-HH:MM:SS`, rounded up. UserError for anything else."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(m|min|h|d)", time):
         factor = {"m": 1, "min": 1, "h": 60, "d": 24 * 60}[match[2]]
         minutes = -(-float(match[1]) * factor // 1)
@@ -121,10 +121,10 @@ def site_file() -> Path:
 
 
 def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dict[str, Any]) -> ClusterConfig:
-    """Join the layers; `flags` that are None were not given. UserError of one sentence for the user's mistakes.
+    """Join the layers; `flags` that are None were not given. Every mistake of the user is a UserError.
 
     The groups (`slurm`, `environment`) are joined key by key, `setup` lines one layer after another.
-    How many nodes and processes a site's jobs have says nothing about a run here and now.
+    A run here and now ignores the number of nodes and processes of the site's file, which is for jobs.
     """
     site = read_yaml(site_file()) if site_file().exists() else {}
     values: dict[str, Any] = {}
@@ -132,12 +132,8 @@ def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dic
     given = {key: value for key, value in flags.items() if value is not None}
     if (site | study | overrides | given).get("launcher", "none") == "none":
         site = {key: value for key, value in site.items() if key not in SIZE}
-    for layer, name in (
-        (site, str(site_file())),
-        (study, "study"),
-        (overrides, "--set"),
-        (given, "command line"),
-    ):
+    layers = {str(site_file()): site, "study": study, "--set": overrides, "command line": given}
+    for name, layer in layers.items():
         for key, value in layer.items():
             group, _, rest = key.partition(".")
             if rest and group in ("slurm", "environment"):
@@ -153,7 +149,7 @@ def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dic
 
 
 def cluster_flags(given: dict[str, Any]) -> dict[str, Any]:
-    """Command-line options as settings. UserError for a --slurm without a key."""
+    """Return command-line options as settings. UserError for a --slurm without a key."""
     flags = dict(given)
     if "cluster" in flags:
         flags["launcher"] = flags.pop("cluster")
@@ -163,7 +159,7 @@ def cluster_flags(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_values(texts: Sequence[str], option: str) -> dict[str, str | bool]:
-    """`key=value` or, for a bare flag, `key`. UserError if one has no key."""
+    """Return the pairs of texts `key=value` or, for a bare flag, `key`. UserError if one has no key."""
     pairs: dict[str, str | bool] = {}
     for text in texts:
         key, equals, value = text.partition("=")

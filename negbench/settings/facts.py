@@ -1,4 +1,4 @@
-"""What is known of protocols, data sets and backbones before their files are imported. Imports no torch.
+"""Facts about protocols, data sets and backbones that are known before their files are imported.
 
 A file of these kinds begins with its facts, a call whose keywords are plain values: `DATASET = DataSet(train=100)`.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from negbench.runtime.errors import UserError
 
-STANDARD = ("knn", "linear")  # protocols that every run is evaluated by; the others are asked for by name
+STANDARD = ("knn", "linear")  # protocols of every run; the others are asked for by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +17,19 @@ class PluginFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(PluginFacts):
-    """What makes `evaluations/NAME.json`. Its file defines `evaluate(subject)`, with settings `(subject, request)`.
+    """Makes `evaluations/NAME.json`. Its file defines `evaluate(subject)`, with settings `evaluate(subject, request)`.
 
-    A protocol of `every_epoch` is called at the end of each epoch, and the run's figure is the highest: selection on
+    A protocol of `every_epoch` is called at the end of each epoch, and the run's figure is the highest: it selects on
     the test set, which only recipes may do.
     """
 
-    figure: str = ""  # of the record's `key`, in summary.json and on the screen
+    figure: str = ""  # name of the figure in summary.json and on the screen
     title: str = ""  # of that figure, for a reader
     projector: bool = False  # whether it reads the projector's output
     every_epoch: bool = False
-    key: str = "top1"  # of the record: the protocol's figure
+    key: str = "top1"  # of the figure in the record
     settings: str = ""  # module:name of the model of its own settings
-    data: str = ""  # what `--data DIR` must hold; empty: it is evaluated on the run's own data
+    data: str = ""  # what `--data DIR` must hold; empty: it evaluates on the run's own data
     takes_labels: bool = False  # whether it trains on the labels that `--labels-file` lists
     untrained: bool = True  # whether the untrained encoder is evaluated too
     place: int = 100  # in lists, and so in run ids
@@ -40,7 +40,7 @@ class Protocol(PluginFacts):
 
     @property
     def at_end(self) -> bool:
-        """Whether a run may be evaluated by it at its end, on all its ranks."""
+        """Return whether the end of a run can evaluate it, on all ranks."""
         return not self.settings
 
 
@@ -48,7 +48,7 @@ class Protocol(PluginFacts):
 class DataSet(PluginFacts):
     """Images with labels. Its file defines `load(config)`: training set, test set, classes, and files left out.
 
-    A plan takes the sizes from here; without them it loads the data set to count them.
+    A plan takes the sizes from here, or else loads the data set to count them.
     """
 
     title: str = ""  # for a reader; default: the name

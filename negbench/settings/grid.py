@@ -16,7 +16,7 @@ from negbench.settings.resolve import Resolved, resolve
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a sweep, with what `negbench run` needs to make it."""
+    """One run of a sweep, with what `negbench run` needs for it."""
 
     resolved: Resolved
     method: str
@@ -38,7 +38,7 @@ class Planned:
 def plan(
     methods: Sequence[str], study: str, settings: Sequence[str], grid: Sequence[str], seeds: Sequence[int]
 ) -> list[Planned]:
-    """Every combination, all methods of a seed before the next seed. UserError if a run would appear twice."""
+    """Return every combination, all methods of a seed before the next seed. UserError if a run would appear twice."""
     planned: dict[str, Planned] = {}
     for combination, seed, method in itertools.product(combinations(grid), seeds, methods):
         overrides = (*settings, *combination)
@@ -50,7 +50,7 @@ def plan(
 
 
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
-    """`key=value` texts of every point of the grid. UserError if an axis is not KEY=VALUE,VALUE..."""
+    """Return the `key=value` texts of every point of the grid. UserError if an axis is not KEY=VALUE,VALUE..."""
     axes = []
     for text in grid:
         key, _, rest = text.partition("=")
@@ -65,7 +65,7 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0:3` (0, 1, 2), `0,2,5`, or one number. UserError for anything else, or for none."""
+    """Return the seeds of `0:3` (0, 1, 2), `0,2,5`, or one number. UserError for anything else, or for no seed."""
     seeds: list[int] = []
     try:
         for part in text.split(","):

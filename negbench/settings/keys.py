@@ -12,17 +12,17 @@ from negbench.runtime.words import did_you_mean
 from negbench.settings.schema import SharedConfig
 
 Flat = dict[str, Any]
-OWN = "method.* and optimizer.lr"  # as sentences have it
+OWN = "method.* and optimizer.lr"  # in sentences
 S = TypeVar("S", bound=BaseModel)
 
 
 def flatten(config: BaseModel) -> Flat:
-    """Dotted keys to plain values (tuples as lists), in the order of declaration."""
+    """Return plain values (tuples as lists) by dotted keys, in the order of declaration."""
     return flatten_raw(config.model_dump(mode="json"))
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and field of every setting below `model`."""
+    """Yield dotted key and field of every setting below `model`."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from leaves(field.annotation, f"{prefix}{name}.")
@@ -31,22 +31,19 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def is_scientific(field: Any) -> bool:
-    """Whether a setting can change a result."""
+    """Return whether a setting can change a result."""
     return field.json_schema_extra is None or bool(field.json_schema_extra["scientific"])
 
 
 def scientific_differences(config: SharedConfig) -> Flat:
-    """The settings that can change a result and are not at their default."""
+    """Return the settings that can change a result and are not at their default."""
     flat = flatten(config)
-    differences = {}
-    for key, field in leaves(type(config)):
-        if is_scientific(field) and flat[key] != plain(field.default):
-            differences[key] = flat[key]
-    return differences
+    scientific = {key: field for key, field in leaves(type(config)) if is_scientific(field)}
+    return {key: flat[key] for key, field in scientific.items() if flat[key] != plain(field.default)}
 
 
 def plain(value: Any) -> Any:
-    """A value as `flatten` has it."""
+    """Return a value as `flatten` gives it."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -65,7 +62,7 @@ def to_yaml(config: SharedConfig) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a file. UserError if it cannot be read or holds anything else."""
+    """Return keys and values of a file. UserError if it cannot be read or holds anything else."""
     try:
         raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
@@ -78,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
-    """Nested settings with dotted keys; `views: NAME` and `method: NAME` in their long form."""
+    """Return nested settings by dotted keys; `views: NAME` and `method: NAME` in their long form."""
     flat: Flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -106,7 +103,7 @@ def unflatten(flat: Flat) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of one `--set KEY=VALUE`. UserError if it has another form."""
+    """Return key and value of one `--set KEY=VALUE`. UserError if it has another form."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text} must have the form key.path=value")
@@ -120,7 +117,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> S:
-    """`values` as `schema`; the first mistake as a UserError that names the key, with `prefix`, and its origin."""
+    """Return `values` as `schema`. The first mistake is a UserError with the key, after `prefix`, and its origin."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -129,7 +126,7 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
         message = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # settings that contradict each other
             raise UserError(message) from None
-        related = (  # a group's mistake, or one inside of a list: the one who set it
+        related = (  # of a mistake of a group, or within a list
             name for name in origins if name.startswith(f"{key}.") or key.startswith(f"{name}.")
         )
         origin = origins.get(key) or origins.get(next(related, ""), "default")
@@ -142,5 +139,5 @@ def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], p
 
 
 def name_of(method: str) -> str:
-    """Of a method's name or FILE.py."""
+    """Return the name of a method given by its name or FILE.py."""
     return Path(method).stem if method.endswith(".py") else method

@@ -1,4 +1,4 @@
-"""Find methods, data sets, backbones, protocols and loggers, negbench's own and other packages', and studies; no torch.
+"""Find methods, data sets, backbones, protocols and loggers, negbench's own and other packages', and studies.
 
 A plugin is a file in the folder of its kind, or a module that another package names as an entry point of its group.
 """
@@ -25,14 +25,14 @@ OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier
 
 @dataclass(frozen=True)
 class Kind:
-    """What all plugins of a kind have in common."""
+    """What all plug-ins of a kind have in common."""
 
     word: str
     package: str  # the folder of negbench's own
     group: str  # the entry points of other packages
     parts: tuple[str, ...]  # what a file must define
     facts: type[PluginFacts] | None = None  # what it begins with; methods and loggers begin with a docstring instead
-    others: tuple[str, ...] = ("__init__",)  # files of the folder that are no plugins
+    others: tuple[str, ...] = ("__init__",)  # files of the folder that are no plug-ins
 
 
 METHOD = Kind("method", "negbench.methods", "negbench.methods", ("Config", "build"))
@@ -60,19 +60,19 @@ class PluginFile:
 
 
 def package_folder(package: str) -> Path:
-    """Where `negbench.methods` or `negbench.configs` lie; they have other places in a checkout than in a wheel."""
+    """Return the folder of `negbench.methods` or `negbench.configs`, which is another in a checkout than in a wheel."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def list_plugins(kind: Kind) -> dict[str, PluginFile]:
-    """Return every plugin of a kind that can be used, by name: negbench's own, then those of other packages."""
+    """Return every plug-in of a kind that can be used, by name: negbench's own, then those of other packages."""
     return {name: file for name, file in _found(kind).items() if not file.problem}
 
 
 def find_plugin(kind: Kind, name: str, known: Iterable[str] | None = None, or_else: str = "") -> PluginFile:
-    """Return the plugin called `name`. UserError if none of the `known` ones is (default: all), or if it has a problem.
+    """Return the plug-in called `name`. UserError if it is none of the `known` (default: all), or if it has a problem.
 
     The sentence of an unknown name lists the known ones, and `or_else` after them.
     """
@@ -85,7 +85,7 @@ def find_plugin(kind: Kind, name: str, known: Iterable[str] | None = None, or_el
 
 
 def facts_of(kind: Kind) -> dict[str, Any]:
-    """Return the facts of every plugin of a kind by name, those of an ambiguous name being negbench's."""
+    """Return the facts of every plug-in of a kind by name; of an ambiguous name, negbench's."""
     return {name: file.facts for name, file in _found(kind).items() if file.facts is not None}
 
 
@@ -112,7 +112,7 @@ def list_methods() -> dict[str, PluginFile]:
 
 
 def find_method(name: str) -> PluginFile:
-    """The method called `name`, or the file that `name` is a path of. UserError if there is neither."""
+    """Return the method called `name`, or in the file at the path `name`. UserError if there is neither."""
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
@@ -129,7 +129,7 @@ def import_method(file: PluginFile) -> ModuleType:
 
 @cache
 def _found(kind: Kind) -> dict[str, PluginFile]:
-    """Every plugin of a kind by name; the `problem` of one that cannot be used is said when it is asked for."""
+    """Return every plug-in of a kind by name; one that cannot be used has a `problem`."""
     found: dict[str, PluginFile] = {}
     for path in sorted(package_folder(kind.package).glob("*.py")):
         if path.stem not in kind.others:
@@ -153,7 +153,7 @@ def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
             raise ImportError(f"there is no module {point.module}")
         path = Path(spec.origin)
         return PluginFile(kind, point.name, path, point.module, giver, _read_facts(kind, point.name, path))
-    except Exception as error:  # a broken package must not take the others along
+    except Exception as error:  # a broken package must not make the others unusable
         problem = _unusable(kind, point.name, giver, error)
         return PluginFile(kind, point.name, Path(), point.module, giver, problem=problem)
 
@@ -163,7 +163,7 @@ def _unusable(kind: Kind, name: str, giver: str, error: Exception) -> str:
 
 
 def _read_facts(kind: Kind, name: str, path: Path) -> PluginFacts | None:
-    """The facts that a file of a kind begins with, read without importing it."""
+    """Return the facts that a file of a kind begins with, read without importing it."""
     if kind.facts is None:
         return None
     constant = kind.facts.__name__.upper()
@@ -190,14 +190,14 @@ def find_logger(name: str) -> PluginFile:
 
 
 def list_studies() -> dict[str, Path]:
-    """Every study of `configs/` by name: `cifar10`, or with its folder, `paper/adco-imagenet-200`."""
+    """Return every study of `configs/` by name: `cifar10`, or with its folder, `paper/adco-imagenet-200`."""
     folder = package_folder("negbench.configs")
     studies = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
     return dict(sorted(studies.items()))
 
 
 def find_study(name: str) -> Path:
-    """The study called `name` in `configs/`, or the YAML file at the path `name`. UserError if there is neither."""
+    """Return the study called `name` in `configs/`, or the YAML file at that path. UserError if there is neither."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
         if not path.is_file():

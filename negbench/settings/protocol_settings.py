@@ -1,15 +1,15 @@
-"""Settings of the protocols that have their own: published values are the defaults, each with its source. No torch."""
+"""Settings of protocols that have their own. Published values are the defaults, each with its source."""
 
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.group import Range, SettingsGroup, setting
+from negbench.settings.group import SettingsGroup, ShareRange, setting
 
 
 class ProtocolSettings(SettingsGroup):
-    """`source` says where the defaults come from, and `published` whether figures were published by them."""
+    """`source` says where the defaults come from, and `published` whether there are published figures with them."""
 
     source: ClassVar[str]
     published: ClassVar[bool] = True
@@ -27,12 +27,10 @@ class ClassifierSettings(ProtocolSettings):
     final_lr: float = setting(0.0, "cosine: what it would reach after the last epoch", ge=0)
     momentum: float = setting(0.9, "momentum", ge=0, lt=1)
     weight_decay: float = setting(0.0, "weight decay", ge=0)
-    crop_scale: Range = setting((0.08, 1.0), "area of the training crops, share of the image's area")
+    crop_scale: ShareRange = setting((0.08, 1.0), "area of the training crops, share of the image's area")
 
     @model_validator(mode="after")
     def _ordered(self) -> "ClassifierSettings":
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise UserError(f"crop_scale must be two numbers in (0, 1], low then high, not {list(self.crop_scale)}")
         if self.final_lr > self.lr:
             raise UserError(f"final_lr {self.final_lr} exceeds lr {self.lr}")
         return self

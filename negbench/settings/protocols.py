@@ -1,4 +1,4 @@
-"""Protocols by name: how an encoder is evaluated on the test set. Imports no torch.
+"""Protocols by name: how an encoder is evaluated on the test set.
 
 Each is a file in `evaluate/protocols/`: facts, and a function from a `Subject` to a JSON record, which holds all that
 its figure depends on. Those with settings of their own take a `Request` too.
@@ -17,24 +17,24 @@ NAMED = {name: protocol for name, protocol in PROTOCOLS.items() if name not in S
 
 
 def find_protocol(name: str, known: Iterable[str] = PROTOCOLS) -> Protocol:
-    """The protocol called `name`. UserError if none of the `known` ones is."""
+    """Return the protocol called `name`. UserError if it is none of the `known`."""
     return PROTOCOLS[plugins.find_plugin(plugins.PROTOCOL, name, known).name]
 
 
 def keys_of_protocols(names: Iterable[str]) -> set[str]:
-    """The names of all settings that negbench's own protocols have, and those called `names`."""
+    """Return the names of all settings of negbench's own protocols and of those called `names`."""
     own = [protocol for protocol in PROTOCOLS.values() if protocol.settings.startswith("negbench.")]
     with_settings = [PROTOCOLS[name] for name in names if PROTOCOLS[name].settings]
     return {key for protocol in (*own, *with_settings) for key in resolve_name(protocol.settings).model_fields}
 
 
 def of_every_epoch(names: Iterable[str]) -> list[Protocol]:
-    """Those of the protocols called `names` that are evaluated at the end of every epoch."""
+    """Return the protocols among `names` that are evaluated at the end of every epoch."""
     return [PROTOCOLS[name] for name in names if PROTOCOLS[name].every_epoch]
 
 
 def check_track(names: Iterable[str], track: str) -> None:
-    """UserError if a protocol selects on the test set, and the track is not that of recipes."""
+    """Raise UserError if a protocol selects on the test set and the track is not that of recipes."""
     for protocol in of_every_epoch(names):
         if track != "recipe":
             raise UserError(

@@ -1,9 +1,4 @@
-"""From layers of settings to one run.
-
-defaults < the view policy's < study file < the study's block for the method < `--set`.
-
-Imports no torch itself; importing a method file does.
-"""
+"""From layers of settings to one run: defaults < view policy < study file < its block for the method < `--set`."""
 
 import dataclasses
 import functools
@@ -59,9 +54,9 @@ class Resolved:
     cluster_of_study: Flat = dataclasses.field(default_factory=dict)  # the study's `cluster:` block
     cluster_overrides: Flat = dataclasses.field(default_factory=dict)  # `--set cluster.KEY`
 
-    @functools.cached_property  # once: the user may edit the method's file while a job is submitted and waited for
+    @functools.cached_property  # once, since the user may edit the method's file while a job waits
     def run_id(self) -> str:
-        """Study, method, seed, and a hash of what can change a result, the seed aside: seeds of one row share it."""
+        """Return study, method, seed, and a hash of all else that can change a result, which all seeds share."""
         content: Flat = {key: value for key, value in scientific_differences(self.config).items() if key != "seed"}
         if self.method_file.module is None:
             content["method file"] = hashlib.sha256(self.method_file.path.read_bytes()).hexdigest()
@@ -70,7 +65,7 @@ class Resolved:
 
     @property
     def changed(self) -> Flat:
-        """The settings that can change a result and that the user set on top of the study, the seed aside."""
+        """Return the settings but for the seed that can change a result and that the user set on top of the study."""
         flat = flatten(self.config)
         scientific = {key for key, field in leaves(type(self.config)) if is_scientific(field)}
         given = [key for key, origin in self.origins.items() if origin == "--set"]
@@ -78,19 +73,19 @@ class Resolved:
 
     @property
     def label(self) -> str:
-        """The method and what the user set on top of the study, for people."""
+        """Return the method and what the user set on top of the study, for people."""
         return words.label(self.config.method.name, [words.setting(*item) for item in self.changed.items()])
 
     @property
     def description(self) -> Flat:
-        """What records say of the run in any case."""
+        """Return what every record says of the run."""
         config = self.config
         known = {"study": config.study, "method": config.method.name, "seed": config.seed}
         return known | {"label": self.label, "changed": self.changed}
 
     @property
     def command(self) -> list[str]:
-        """The command that makes this run again, with a study or method of this package by its name."""
+        """Return the command that makes this run again, with a study or method of this package by its name."""
         flat = flatten(self.config)
         skip = ("seed", "method.name")
         changed = [key for key, origin in self.origins.items() if origin == "--set" and key not in skip]
@@ -113,9 +108,9 @@ def resolve(
     seed: int | None = None,
     otherwise: str | None = None,
 ) -> Resolved:
-    """Read the layers and validate them. Every mistake of the user is a UserError of one sentence.
+    """Read the layers and validate them. Every mistake of the user is a UserError.
 
-    `otherwise` is the method where neither the user nor the study names one.
+    `otherwise` is the method if neither the user nor the study names one.
     """
     path = find_study(study)
     base, blocks, cluster, _ = read_study(path)
@@ -181,7 +176,7 @@ def _layered(path: Path, base: Flat, method: str, block: Flat, chosen: Flat) -> 
 
 
 def restore(folder: Path) -> Resolved:
-    """The settings of an existing run folder. UserError if they cannot be read."""
+    """Return the settings of an existing run folder. UserError if they cannot be read."""
     path = folder / "config.yaml"
     values = flatten_raw(read_yaml(path))
     if "method.name" not in values:
@@ -196,7 +191,7 @@ def restore(folder: Path) -> Resolved:
 
 
 def size_of(resolved: Resolved) -> int | None:
-    """K; None for a method without."""
+    """Return K; None for a method without it."""
     size: int | None = getattr(resolved.config.method, "num_negatives", None)
     return size
 

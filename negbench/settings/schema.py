@@ -1,6 +1,6 @@
-"""The settings of a run: typed, frozen, each with its unit and source. Imports no torch.
+"""The settings of a run: typed, frozen, each with its unit and source.
 
-A method's own settings stand in its file as `Config(MethodConfig)`. Layers, `--set` and run ids are in `resolve.py`.
+A method's own settings are in its file as `Config(MethodConfig)`. Layers, `--set` and run ids are in `resolve.py`.
 """
 
 from typing import Any, Generic, Literal, TypeVar
@@ -80,7 +80,7 @@ class ScheduleConfig(SettingsGroup):
 
 
 class EvaluationConfig(SettingsGroup):
-    """Protocols of the end of a run (`evaluations/NAME.json`); of kNN and linear probe features are the backbone's."""
+    """Protocols of the end of a run (`evaluations/NAME.json`). kNN and linear probe use the backbone's features."""
 
     knn_temperature: float = setting(0.07, "kNN votes weigh exp(cosine / temperature)", gt=0)
     test: bool = setting(True, "evaluate on the test set at the end; off while settings are chosen")
@@ -120,13 +120,13 @@ class CheckpointsConfig(SettingsGroup):
 
 
 class MethodConfig(SettingsGroup):
-    """What every method has. A method file subclasses this as `Config`."""
+    """The settings of every method. A method file subclasses this as `Config`."""
 
     name: str = setting(..., "a name from `negbench methods`, or the name of the user's file")
 
 
 class SharedConfig(SettingsGroup):
-    """What every run has, whatever its method. An evaluation depends on nothing else."""
+    """The settings that every run has, whatever its method. An evaluation depends on nothing else."""
 
     study: str = setting("custom", "name of the study, part of the run id", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     note: str = setting("", "what a reader of the study's results must know", scientific=False)

@@ -1,4 +1,4 @@
-"""What a study says its trials may draw from, and the draw."""
+"""The values that a study's trials are drawn from, and the draw."""
 
 import itertools
 import math
@@ -15,13 +15,13 @@ from negbench.settings.study import block_of, check_blocks, pop_blocks, read_stu
 Space = dict[str, list[Any]]  # dotted key -> values
 
 
-NOT_DRAWN = ("seed", "study", "track", "note", "epochs", "data.", "evaluation.")  # are the same for all trials
+NOT_DRAWN = ("seed", "study", "track", "note", "epochs", "data.", "evaluation.")  # the same for all trials
 
 
 def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
-    """What the study's `tuning` block offers for the run's method, one of `methods`: keys for all, then its own.
+    """Return the values in the study's `tuning` block for the run's method, one of `methods`: those for all come first.
 
-    UserError if it offers nothing, or what cannot be tuned.
+    UserError if there are none, or if a key cannot be tuned.
     """
     path = resolved.study_file
     where = f"{path}: tuning"
@@ -57,7 +57,7 @@ def read_space(resolved: Resolved, methods: Sequence[str]) -> Space:
 
 
 def draw(space: Space, num_trials: int, *names: object) -> list[Flat]:
-    """`num_trials` different combinations, random by `names` alone; those of fewer trials come first.
+    """Return `num_trials` different combinations, random by `names` alone; those of fewer trials come first.
 
     Each key goes through all of its values, in random order, before it has one of them again (a Latin hypercube on a
     grid: McKay et al. 1979), so that few trials cover each key evenly. UserError if there are too few combinations.
@@ -76,7 +76,7 @@ def draw(space: Space, num_trials: int, *names: object) -> list[Flat]:
 
 
 def at_edges(space: Space, chosen: Flat) -> Iterator[tuple[str, str]]:
-    """Keys whose chosen number is the lowest or the highest of three or more, with "lowest" or "highest"."""
+    """Yield keys whose chosen number is the lowest or the highest of three or more, with "lowest" or "highest"."""
     for key, values in space.items():
         if len(values) >= 3 and all(_is_number(value) for value in values):
             if chosen[key] == min(values):

@@ -1,4 +1,4 @@
-"""Images into batches and steps."""
+"""Numbers of steps, and the division of a batch."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from negbench.settings.schema import RunConfig
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """floor(num_images / batch_size). Raises UserError if not even one batch can be filled."""
+    """Return floor(num_images / batch_size). UserError if not even one batch can be filled."""
     if batch_size > num_images:
         raise UserError(f"batch_size {batch_size} exceeds the {num_images} training images; at most that many")
     return num_images // batch_size
 
 
 def check_batch(config: RunConfig[Any], num_processes: int) -> None:
-    """UserError if the processes cannot share the batch, or its groups for BatchNorm, equally."""
+    """Raise UserError if the processes cannot share the batch, or its groups for BatchNorm, equally."""
     if config.batch_size % num_processes:
         raise UserError(f"batch_size {config.batch_size} is not divisible by the {num_processes} processes")
     if config.batch_norm == "shuffled" and num_processes == 1:

@@ -13,12 +13,12 @@ from negbench.settings.plugins import list_methods
 class StudyFile(NamedTuple):
     base: Flat
     per_method: dict[str, Flat]
-    cluster: Flat  # as it stands
-    tuning: Flat  # as it stands; `space.py` reads it
+    cluster: Flat  # as it is written
+    tuning: Flat  # as it is written; `space.py` reads it
 
 
 def read_study(path: Path) -> StudyFile:
-    """UserError if the file cannot be read, or a block has another form."""
+    """Return the parts of a study file. UserError if it cannot be read, or a block has another form."""
     raw = read_yaml(path)
     cluster = raw.pop("cluster", None) or {}
     if not isinstance(cluster, dict):
@@ -31,7 +31,7 @@ def read_study(path: Path) -> StudyFile:
 
 
 def check_blocks(blocks: Iterable[str], where: str, methods: Iterable[str]) -> None:
-    """UserError if one is neither of a known method, nor of one of `methods`, nor of a FILE.py."""
+    """Raise UserError if a block is neither of a known method, nor of one of `methods`, nor of a FILE.py."""
     known = list_methods()
     for block in blocks:
         if block not in known and block not in set(map(name_of, methods)) and not block.endswith(".py"):
@@ -39,12 +39,12 @@ def check_blocks(blocks: Iterable[str], where: str, methods: Iterable[str]) -> N
 
 
 def block_of(blocks: dict[str, Flat], method: str) -> Flat:
-    """The settings of `method` in `blocks`, whose keys are names or FILE.py."""
+    """Return the settings of `method` in `blocks`, whose keys are names or FILE.py."""
     return next((block for name, block in blocks.items() if name_of(name) == method), {})
 
 
 def pop_blocks(raw: dict[str, Any], where: object) -> dict[str, Flat]:
-    """The flat settings of each method in `per_method`, which is taken out of `raw`. UserError names `where`."""
+    """Remove `per_method` from `raw` and return the flat settings of each method. UserError names `where`."""
     blocks = raw.pop("per_method", None) or {}
     if not isinstance(blocks, dict) or not all(isinstance(block, dict | None) for block in blocks.values()):
         raise UserError(f"{where}: per_method must map method names to settings")

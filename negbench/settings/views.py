@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.group import Probability, Range, SettingsGroup, Triple, setting
+from negbench.settings.group import OrderedRange, Probability, SettingsGroup, ShareRange, Triple, setting
 
 
 class ViewConfig(SettingsGroup):
@@ -14,8 +14,8 @@ class ViewConfig(SettingsGroup):
     Order: crop, flip, jitter, grayscale, blur, solarise, normalise.
     """
 
-    crop_scale: Range = setting((0.2, 1.0), "area of the crop, share of the image's area")
-    crop_ratio: Range = setting((3 / 4, 4 / 3), "width over height of the crop")
+    crop_scale: ShareRange = setting((0.2, 1.0), "area of the crop, share of the image's area")
+    crop_ratio: OrderedRange = setting((3 / 4, 4 / 3), "width over height of the crop")
     flip_probability: Probability = setting(0.5, "horizontal flip")
     jitter_probability: Probability = setting(0.8, "colour jitter, its four operations in random order")
     brightness: float = setting(0.4, "factor uniform in [max(0, 1 - b), 1 + b]", ge=0)
@@ -24,20 +24,14 @@ class ViewConfig(SettingsGroup):
     hue: float = setting(0.1, "shift uniform in [-h, h], turns of the colour circle", ge=0, le=0.5)
     grayscale_probability: Probability = setting(0.2, "three equal channels")
     blur_probability: Probability = setting(0.5, "Gaussian blur")
-    blur_sigma: Range = setting((0.1, 2.0), "standard deviation of the blur, pixels")
+    blur_sigma: OrderedRange = setting((0.1, 2.0), "standard deviation of the blur, pixels")
     solarize_probability: Probability = setting(0.0, "inversion of pixels at or above the threshold")
     solarize_threshold: Probability = setting(0.5, "brightness where solarisation starts (128 of 256)")
     mean: Triple = setting((0.485, 0.456, 0.406), "channel means for normalisation, in [0, 1]")
     std: Triple = setting((0.229, 0.224, 0.225), "channel standard deviations for normalisation")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "ViewConfig":
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"{name} must be two positive numbers, low then high, not [{low}, {high}]")
-        if self.crop_scale[1] > 1:
-            raise UserError(f"crop_scale must not exceed the whole image (1.0), not {self.crop_scale[1]}")
+    def _positive(self) -> "ViewConfig":
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, not {list(self.std)}")
         return self
@@ -59,7 +53,7 @@ VIEW_POLICIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     # The CIFAR-10 settings that lightly's benchmark and MoCo's demo share, crops from 8% as in lightly's.
     "cifar": {"first": {"crop_scale": (0.08, 1.0), "blur_probability": 0.0, **_CIFAR}, "second": {}},
-    # The nuisances that `patterns` is generated with: colour, place and size.
+    # The nuisances of `patterns`: colour, place and size.
     "patterns": {
         "first": {
             "crop_scale": (0.3, 1.0),
@@ -73,17 +67,11 @@ VIEW_POLICIES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class CropConfig(SettingsGroup):
-    """Further views that are only queries, with the colours of `first`: multi-crop (SwAV, arXiv:2006.09882)."""
+    """Further views, which are only queries, with the colours of `first`: multi-crop (SwAV, arXiv:2006.09882)."""
 
     size: int = setting(..., "height and width, pixels", ge=8, le=1024)
-    scale: Range = setting(..., "area of the crop, share of the image's area")
+    scale: ShareRange = setting(..., "area of the crop, share of the image's area")
     num: int = setting(1, "how many such views", ge=1, le=64)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "CropConfig":
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UserError(f"scale must be two numbers in (0, 1], low then high, not {list(self.scale)}")
-        return self
 
 
 class ViewsConfig(SettingsGroup):
@@ -98,12 +86,12 @@ class ViewsConfig(SettingsGroup):
 
     @property
     def all(self) -> tuple[ViewConfig, ...]:
-        """The distribution of each view: first, second, crops."""
+        """Return the distribution of each view: first, second, crops."""
         crops = (self.first.model_copy(update={"crop_scale": crop.scale}) for crop in self._each_crop())
         return (self.first, self.second, *crops)
 
     def sizes(self, image_size: int) -> tuple[int, ...]:
-        """The side of each view in pixels; `image_size` is that of the first two."""
+        """Return the side of each view in pixels; `image_size` is that of the first two."""
         return (image_size, image_size, *(crop.size for crop in self._each_crop()))
 
     def _each_crop(self) -> list[CropConfig]:
@@ -111,9 +99,9 @@ class ViewsConfig(SettingsGroup):
 
 
 def layer_of_policy(values: dict[str, Any], origins: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what the policy of flat settings sets below them, and the origin of each: the lowest layer of settings.
+    """Return the lowest layer of settings, which the policy of flat settings gives, and the origin of each value.
 
-    `second` starts from `first`, that of the settings too; policies and settings give only differences.
+    `second` starts from `first` as policy and settings have it; they give only its differences.
     """
     policy, origin = values.get("views.policy", "moco-v2"), origins.get("views.policy", "default")
     if not isinstance(policy, str) or policy not in VIEW_POLICIES:

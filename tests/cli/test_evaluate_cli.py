@@ -16,9 +16,9 @@ from negbench.data.files.decode import decode
 from negbench.data.load import RunData, load_splits
 from negbench.data.sets import FolderSet
 from negbench.data.workers import EvaluationDataset
-from negbench.evaluate.protocols import transfer
 from negbench.evaluate.protocols.common import classifier
 from negbench.evaluate.protocols.common.datasets import digest_of, image_folder, voc07_folder
+from negbench.evaluate.protocols.common.scikit import arrays
 from negbench.evaluate.request import make_record, make_requests
 from negbench.evaluate.subject import Subject
 from negbench.models.encoder import Encoder
@@ -165,7 +165,7 @@ def test_transfer_is_refit_on_all_training_images(finished: RunFolder, tmp_path:
     subject = Subject(setup, setup.method.query_encoder)
     made = make_record(PROTOCOLS["transfer"], subject, asked)
     moved = subject.on(image_folder(root, setup.config))
-    (train, labels), (test, test_labels) = (transfer.arrays(moved.features(part)) for part in ("train", "test"))
+    (train, labels), (test, test_labels) = (arrays(moved.features(part)) for part in ("train", "test"))
     by_hand = LogisticRegression(C=1 / made["strength"], max_iter=100).fit(train, labels)
     assert made["top1"] == by_hand.score(test, test_labels)
     assert max(made["held_out_by_strength"].values()) == made["held_out_by_strength"][f"{made['strength']:.4g}"]
@@ -227,7 +227,10 @@ def test_an_interruption_leaves_records_as_they_were(finished: RunFolder, monkey
             "linear-moco has no setting epoch, did you mean 'epochs'?; it has epochs,",
         ),
         (["linear-moco", "--set", "epochs=none"], "epochs (--set): input should be a valid integer"),
-        (["linear-moco", "--set", "crop_scale=[1,0.5]"], "crop_scale must be two numbers in (0, 1], low then high"),
+        (
+            ["linear-moco", "--set", "crop_scale=[1,0.5]"],
+            "crop_scale (--set): must be two numbers in (0, 1], low then high",
+        ),
         (["linear-moco", "--set", "epochs"], "--set epochs must have the form key.path=value"),
         (["knn", "--set", "k=3"], "protocol knn takes no --set: its settings are the run's own"),
         (["finetune", "--data", "."], "protocol finetune takes no --data: it is evaluated on the run's own data"),

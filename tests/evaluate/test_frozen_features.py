@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from negbench.evaluate.protocols import transfer, voc07
 from negbench.evaluate.protocols.common.average_precision import average_precisions
+from negbench.evaluate.protocols.common.scikit import arrays
 from negbench.evaluate.protocols.knn import knn_predict
 from negbench.evaluate.subject import Features, Subject
 from negbench.settings.protocol_settings import Voc07
@@ -50,7 +51,7 @@ def test_knn_is_the_published_formula(features: tuple[Features, Features]) -> No
 
 
 def test_logistic_regression_is_scikit_learns(features: tuple[Features, Features]) -> None:
-    (train, labels), (test, test_labels) = (transfer.arrays(part) for part in features)
+    (train, labels), (test, test_labels) = (arrays(part) for part in features)
     for strength in (1000.0, 10.0):
         by_hand = LogisticRegression(C=1 / strength, max_iter=1000).fit(train, labels).predict(test)
         made = transfer.accuracies(transfer.fit(train, labels, strength, 1000).predict(test), test_labels)
@@ -59,7 +60,7 @@ def test_logistic_regression_is_scikit_learns(features: tuple[Features, Features
 
 
 def test_the_strength_is_what_the_weights_are_penalised_by(features: tuple[Features, Features]) -> None:
-    train, labels = transfer.arrays(features[0])
+    train, labels = arrays(features[0])
     train = train / np.abs(train).max()
     model = transfer.fit(train, labels, 2.0, 10_000)
     weights = torch.tensor(model.coef_, requires_grad=True)
@@ -77,7 +78,7 @@ def shows_class(labels: Any, label: int) -> Any:
 
 
 def test_svms_are_scikit_learns_on_what_is_not_difficult(features: tuple[Features, Features]) -> None:
-    (train, labels), (test, test_labels) = (transfer.arrays(part) for part in features)
+    (train, labels), (test, test_labels) = (arrays(part) for part in features)
     train, test = voc07.normalised(train), voc07.normalised(test)
     shown, test_shown = shows_class(labels, 3), shows_class(test_labels, 3)
     settings = Voc07(costs=(0.1, 1, 10))

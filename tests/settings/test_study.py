@@ -135,7 +135,11 @@ def test_every_setting_has_a_description() -> None:
         ("moco", ["optimizer.lr=fast"], "optimizer.lr .*number.*not 'fast'"),
         ("moco", ["views.first.hu=0.3"], r"unknown key views.first.hu \(--set\), did you mean 'views.first.hue'\?"),
         ("moco", ["views=mocov2"], "unknown view policy 'mocov2'; known: moco-v2"),
-        ("moco", ["views.first.crop_scale=[0.5, 0.2]"], "crop_scale must be two positive numbers"),
+        (
+            "moco",
+            ["views.first.crop_scale=[0.5, 0.2]"],
+            r"crop_scale \(--set\): must be two numbers in \(0, 1\], low",
+        ),
         ("moco", ["epochs"], "--set epochs must have the form key.path=value"),
         ("moco", ["optimizer=sgd"], "optimizer \\(--set\\) is a group of settings"),
         ("nowhere.py", [], "there is no method file nowhere.py"),
