@@ -20,7 +20,7 @@ from negbench.runtime.compiling import begin_step
 from negbench.runtime.device import to_device
 from negbench.settings.schema import SharedConfig
 
-# A batch in evaluation, at most; the activations of many large images fill memory.
+# The largest batch in evaluation; the activations of many large images fill memory.
 _EVAL_BATCH, _EVAL_PIXELS = 512, 512 * 96 * 96
 
 
@@ -35,12 +35,11 @@ def training_batches(
     skipped: set[str] | None = None,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """This rank's batches of steps `start` to `stop` - 1: views, float32 [n, 3, S, S], and positions, int64 [n].
+    """Yield this rank's batches of steps `start` to `stop` - 1: views, float32 [n, 3, S, S], and positions, int64 [n].
 
-    Each batch depends on the seed and its step only. The positions are those of the images shown, which differ from the
-    epoch's order where an undecodable file was replaced; the paths of such files are added to `skipped`.
-    `waiting()` is entered while workers are waited for; resident sets never wait.
-    Raises BadImageError for such a file with on_bad_image "error", UserError if batches cannot be formed.
+    Each batch depends on the seed and its step only. The positions are those of the images shown; an undecodable file
+    is replaced and its path added to `skipped`, or raises BadImageError with on_bad_image "error".
+    `waiting()` is entered while a batch of the workers is awaited. UserError if batches cannot be formed.
     """
     maker, rows = ViewMaker(config), config.batch_size // world_size
 
@@ -76,10 +75,9 @@ def eval_batches(
     world_size: int = 1,
     skipped: set[str] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Centre views (normalised as the first view, float32 [n, 3, S, S]) and labels (int64 [n]) in the set's order.
+    """Yield centre views (normalised as the first view, float32 [n, 3, S, S]) and labels (int64 [n]) in order.
 
-    Rank r has the r-th of `world_size` contiguous parts, so the ranks' batches one after another are the whole set.
-    Without `batch_size` it is `eval_batch_size`.
+    Rank r has the r-th of `world_size` contiguous parts. The default of `batch_size` is `eval_batch_size`.
     With on_bad_image "skip" an undecodable file is left out and its path added to `skipped`.
     """
     shard, batch_size = dataset, batch_size or eval_batch_size(config.data.image_size)
@@ -105,7 +103,7 @@ def eval_batch_size(image_size: int) -> int:
 
 
 def _within(waiting: Callable[[], AbstractContextManager[None]], items: Iterator[Any]) -> Iterator[Any]:
-    """`items`, each fetched inside `waiting()`."""
+    """Yield `items`, each fetched inside `waiting()`."""
     end = object()
     while True:
         with waiting():

@@ -21,7 +21,7 @@ from negbench.settings.schema import DataConfig, SharedConfig
 
 @dataclass
 class RunData:
-    """Settings and their data on the device. An evaluation reads of the settings data, views, seed and evaluation."""
+    """Settings and their data on the device."""
 
     config: SharedConfig
     device: torch.device
@@ -48,13 +48,13 @@ def load_data(config: SharedConfig, device: torch.device) -> RunData:
 
 
 def load_splits(config: DataConfig) -> Splits:
-    """The parts of the data set `config.name`, on the host.
+    """Return the parts of the data set `config.name`, on the host.
 
     `validation` holds out that share of each class of the training set. `num_images` then takes that many of the
     remaining training images, as evenly over the classes as their sizes permit; a smaller choice is contained in a
     larger one. Neither depends on the seed of a run, so all runs see the same images.
 
-    Raises UserError where the data is absent or malformed, and where it cannot be divided as asked.
+    UserError if the data is absent or malformed, or cannot be divided as asked.
     """
     return divide(load_whole(config), config)
 

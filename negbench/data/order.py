@@ -15,12 +15,12 @@ from negbench.settings.steps import steps_per_epoch
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_images: int) -> Tensor:
-    """The permutation (int64 [N]) of the training images in `epoch`. It is shared between calls: do not write to it."""
+    """Return the permutation (int64 [N]) of the training images in `epoch`. Calls share it: do not write to it."""
     return torch.randperm(num_images, generator=stream(seed, "order", epoch))
 
 
 def batch_index(step: int, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> Tensor:
-    """Positions (int64 [n]) of this rank's images at `step`, counted from 0 over the whole run.
+    """Return the positions (int64 [n]) of this rank's images at `step`, counted from 0 over the whole run.
 
     The global batch is a slice of the epoch's order and rank r has its rows r * n to (r + 1) * n, n = batch_size /
     world_size. The last num_images % batch_size images of an epoch's order are left out of it.

@@ -1,4 +1,4 @@
-"""A picture of what training sees: the views of each image, side by side.
+"""A picture of the training images' views, side by side.
 
 Shape suffixes: N images, V views, S pixels of the largest view.
 """
@@ -22,7 +22,7 @@ _LEAST_PIXELS = 64
 
 
 def write_view_grid(config: RunConfig[Any], num_images: int, path: Path) -> None:
-    """A PNG of the first training images' views, normalisation undone, multi-crop's small ones in their size.
+    """Write a PNG of the first training images' views, normalisation undone, multi-crop's small ones in their size.
 
     UserError if it cannot be written.
     """
@@ -43,7 +43,7 @@ def write_view_grid(config: RunConfig[Any], num_images: int, path: Path) -> None
 
 
 def _shown(view_N3SS: Tensor, kind: ViewConfig, size: int, scale: int) -> Tensor:
-    """Pixels in [0, 1], `scale` times as large, black to the right and below where a view is smaller than `size`."""
+    """Return pixels in [0, 1], `scale` times as large; a view smaller than `size` is padded with black."""
     images = (_channels(kind.std) * view_N3SS + _channels(kind.mean)).clamp(0, 1)
     margin = size - images.shape[-1]
     return F.interpolate(F.pad(images, (0, margin, 0, margin)), scale_factor=scale, mode="nearest")

@@ -23,13 +23,13 @@ class ResidentSet:
         return len(self.labels_N)
 
     def subset(self, index_M: Tensor) -> "ResidentSet":
-        """The images at the positions `index_M` (int64 [M]), in that order."""
+        """Return the images at the positions `index_M` (int64 [M]), in that order."""
         return ResidentSet(
             self.images_NCHW[index_M.to(self.images_NCHW.device)], self.labels_N[index_M.to(self.labels_N.device)]
         )
 
     def joined(self, other: "ResidentSet") -> "ResidentSet":
-        """These images and then those of `other`."""
+        """Return these images and then those of `other`."""
         images_NCHW = torch.cat([self.images_NCHW, other.images_NCHW])
         return ResidentSet(images_NCHW, torch.cat([self.labels_N, other.labels_N]))
 
@@ -82,15 +82,15 @@ class FolderSet:
         return self.files.num_bytes(int(self.index_N[position]))
 
     def decode(self, position: int) -> Tensor:
-        """The image at `position`, uint8 [3, H, W]. Raises BadImageError."""
+        """Return the image at `position`, uint8 [3, H, W]. Raises BadImageError."""
         return self.files.decode(int(self.index_N[position]))
 
     def subset(self, index_M: Tensor) -> "FolderSet":
-        """The images at the positions `index_M` (int64 [M]), in that order."""
+        """Return the images at the positions `index_M` (int64 [M]), in that order."""
         return replace(self, index_N=self.index_N[index_M], labels_N=self.labels_N[index_M])
 
     def joined(self, other: "FolderSet") -> "FolderSet":
-        """These images and then those of `other`, which are of the same files."""
+        """Return these images and then those of `other`, which are of the same files."""
         assert self.files is other.files
         index_N, labels_N = torch.cat([self.index_N, other.index_N]), torch.cat([self.labels_N, other.labels_N])
         return replace(self, index_N=index_N, labels_N=labels_N)
@@ -111,13 +111,13 @@ class Splits:
 
     @property
     def all_training(self) -> "ResidentSet | FolderSet":
-        """All training images, and those held out after them."""
+        """Return all training images, and those held out after them."""
         train: Any = self.train
         joined: ResidentSet | FolderSet = train if self.validation is None else train.joined(self.validation)
         return joined
 
     def to(self, device: torch.device) -> "Splits":
-        """With resident sets on `device`; folders are decoded on the host."""
+        """Return the parts with resident sets on `device`; folders are decoded on the host."""
 
         def moved(part: Any) -> Any:
             return part.to(device) if isinstance(part, ResidentSet) else part

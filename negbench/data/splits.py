@@ -11,7 +11,7 @@ from negbench.runtime.seeding import stream
 
 
 def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor, Tensor]:
-    """Positions (ascending) that stay for training and positions held out, `share` of each class, rounded.
+    """Return positions (ascending) for training and positions held out, `share` of each class, rounded.
 
     The choice depends on the data set's `name` and labels only. Every class keeps at least one training image.
     Raises UserError if a positive share of these few images holds out none.
@@ -28,7 +28,7 @@ def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor,
 
 
 def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions to train on and a tenth to choose by. UserError if the set is too small to hold any out."""
+    """Return positions to train on and a tenth to choose by. UserError if the set is too small to hold any out."""
     try:
         return split_validation(labels_N, 0.1, "linear probe")
     except UserError:
@@ -39,7 +39,7 @@ def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def balanced_subset(labels_N: Tensor, num_images: int, name: str) -> Tensor:
-    """Positions (ascending) of `num_images` images, class counts as equal as the classes' sizes permit."""
+    """Return positions (ascending) of `num_images` images, class counts as equal as the classes' sizes permit."""
     num_classes = _num_classes(labels_N)
     if num_images > len(labels_N):
         raise UserError(
@@ -61,7 +61,7 @@ def _num_classes(labels_N: Tensor) -> int:
 
 
 def _turns(labels_N: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image's place (int64 [N], from 0) in a random order of the images of its class."""
+    """Return each image's place (int64 [N], from 0) in a random order of the images of its class."""
     order_N = torch.randperm(len(labels_N), generator=generator)
     order_N = order_N[labels_N[order_N].argsort(stable=True)]
     counts_C = labels_N.bincount()

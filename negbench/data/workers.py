@@ -1,4 +1,4 @@
-"""Image folders in worker processes: one training step's views, or a batch of evaluation, as uint8.
+"""Image folders in worker processes, which make the views of one training step or evaluation batch, as uint8.
 
 Shape legend: N images of a set, B images of the global batch, n of this rank's, V views, P uniform
 numbers a view, S side of a view in pixels, H x W pixels of a file.
@@ -23,15 +23,15 @@ from negbench.runtime.signals import shield_worker, signals_blocked
 from negbench.settings.schema import SharedConfig
 from negbench.settings.steps import steps_per_epoch
 
-_CHUNK = 16  # decoded images held at once; the crops of so many are drawn in one call, which costs as much as for one
+_CHUNK = 16  # decoded images held at once, whose crops are drawn in one call, as fast as that of one image
 _PREFETCH = 2  # batches ahead a worker
 
 
 def decode_or_next(images: FolderSet, position: int) -> tuple[Tensor, int, list[str]]:
-    """The image at `position`, uint8 [3, H, W], its position and the paths that failed before it.
+    """Return the image at `position`, uint8 [3, H, W], its position and the paths that failed before it.
 
-    With on_bad_image "skip" an undecodable file is replaced by the next decodable image of the set in its order, so
-    that batches stay full and a repetition of the run sees the same; with "error" it raises BadImageError.
+    With on_bad_image "skip" an undecodable file is replaced by the next decodable image of the set, so that batches
+    stay full and repetitions of the run are equal; with "error" it raises BadImageError.
     """
     failed: list[str] = []
     for offset in range(len(images)):
@@ -50,11 +50,11 @@ class StepDataset(Dataset[tuple[list[Tensor], Tensor, list[str]]]):
 
     An item is a list with one uint8 [n, 3, S, S] a view (cropped and resized, neither flipped nor coloured), the
     positions of the images shown (int64 [n]), and the paths that could not be decoded. It depends on the seed and the
-    step only, so training can start at any step, and the items of all ranks concatenated do not depend on their number.
+    step only, and all ranks' items concatenated do not depend on the number of ranks.
     """
 
     def __init__(self, images: FolderSet, config: SharedConfig, rank: int = 0, world_size: int = 1) -> None:
-        steps_per_epoch(len(images), config.batch_size)  # complain here and not in a worker
+        steps_per_epoch(len(images), config.batch_size)  # raises its UserError here and not in a worker
         self.images = images
         self.kinds = list(zip(config.views.all, config.views.sizes(config.data.image_size), strict=True))
         self.seed = config.seed
@@ -112,7 +112,7 @@ class EvaluationDataset(Dataset[tuple[Tensor, Tensor, list[str]]]):
 
 
 class _Guarded(Dataset[Any]):
-    """Hands a bad file's error over as an item: DataLoader would bury its one sentence in a worker's traceback."""
+    """Returns a bad file's error as an item; DataLoader would put its sentence into a worker's traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -127,12 +127,11 @@ class _Guarded(Dataset[Any]):
 def load(
     dataset: Dataset[Any], items: Sequence[int], workers: int, device: torch.device, skipped: set[str] | None
 ) -> Iterator[Any]:
-    """The `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`.
+    """Yield the `items` of `dataset` in order, without their last element, the bad paths, which go to `skipped`.
 
-    Training asks for all its steps at once, so its workers live from the first step to the last and know no epochs.
-    What is ahead, pinned memory included, is bounded by `_PREFETCH` items a worker. An evaluation starts workers of its
-    own: that takes a fraction of a second, and between evaluations they would only hold memory.
-    At most one worker a core that this process may use: more decode no faster, and torch warns of them.
+    Training asks for all its steps at once, so its workers live from the first step to the last. `_PREFETCH` items a
+    worker bound the memory. An evaluation starts its own workers within a fraction of a second, which hold memory only
+    meanwhile. There is at most one worker a core of this process, since more decode no faster and torch warns of them.
     """
     workers = min(workers, _num_cores())
     loader = DataLoader(

@@ -50,7 +50,7 @@ def test_crops_make_another_run_and_none_the_same() -> None:
         ("[{size: 96}]", r"views.crops.0.scale \(--set\): field required"),
         (
             "[{size: 96, scale: [0.5, 0.1]}]",
-            r"views.crops.0 \(--set\): scale must be two numbers in \(0, 1\], low then",
+            r"views.crops.0.scale \(--set\): must be two numbers in \(0, 1\], low then",
         ),
         ("[{size: 96, scale: [0.1, 0.2], nun: 6}]", r"unknown key views.crops.0.nun \(--set\)"),
         ("[{size: 4, scale: [0.1, 0.2]}]", r"views.crops.0.size \(--set\): .* greater than or equal to 8, not 4"),

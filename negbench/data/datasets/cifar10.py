@@ -1,14 +1,12 @@
 """CIFAR-10 from torchvision's archive or from a copy as class folders of 32 x 32 PNGs.
 
-Both give the same images in the same order, so a held-out image is the same one wherever the data came from.
+Both give the same images in the same order, so the same images are held out.
 Shape legend: N images of a set.
 """
 
 import fcntl
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -20,6 +18,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
+from negbench.data.files.cache import UNREADABLE, write_arrays
 from negbench.data.files.decode import BadImageError, decode
 from negbench.data.files.listing import list_images
 from negbench.data.sets import Loaded, ResidentSet
@@ -40,12 +39,11 @@ def load(config: DataConfig) -> Loaded:
 
 
 def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:
-    """Training set, test set and number of files left out (class folders with on_bad_image "skip" only).
+    """Return training set, test set and number of files left out (of class folders with on_bad_image "skip").
 
     `data.root` (default ~/.cache/negbench/cifar10) holds cifar-10-batches-py, cifar-10-python.tar.gz, or
-    train/CLASS/*.png and test/CLASS/*.png. Otherwise `data.download` fetches the archive there.
-    A `data.root` that is not there is not made: it is rather a mistyped one.
-    Raises UserError if there is neither data nor a way to get it.
+    train/CLASS/*.png and test/CLASS/*.png. Otherwise `data.download` fetches the archive there. A missing `data.root`
+    is not created, since it may be mistyped. UserError if there is neither data nor a way to get it.
     """
     root = Path(config.root or _HOME / "cifar10").expanduser()
     if config.root and config.download and not root.is_dir():
@@ -112,7 +110,7 @@ def _from_folders(root: Path, split: str, on_bad_image: str) -> tuple[ResidentSe
 
 
 def _ordered(images_N3HW: Tensor, labels_N: Tensor) -> ResidentSet:
-    """The same set in the order of a hash of each image, which no file name or archive can change."""
+    """Return the set in the order of a hash of each image, which does not depend on file names or the archive."""
     digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images_N3HW.contiguous().numpy()]
     order = sorted(range(len(digests)), key=lambda i: (digests[i], int(labels_N[i])))
     return ResidentSet(images_N3HW, labels_N).subset(torch.tensor(order))
@@ -131,31 +129,22 @@ def _read_cache(cache: Path, fingerprint: str) -> ResidentSet | None:
             if str(arrays["fingerprint"]) != fingerprint:
                 return None
             return ResidentSet(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return None  # absent or damaged (the zip's checksums tell): decode again
+    except UNREADABLE:
+        return None
 
 
 def _write_cache(caches: tuple[Path, ...], dataset: ResidentSet, fingerprint: str) -> None:
+    """Write the first cache that can be written; without any the images are decoded each time."""
+    arrays = {"images": dataset.images_NCHW.numpy(), "labels": dataset.labels_N.numpy()}
     for cache in caches:
-        partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
-                np.savez(
-                    file,
-                    images=dataset.images_NCHW.numpy(),
-                    labels=dataset.labels_N.numpy(),
-                    fingerprint=np.array(fingerprint),
-                )
-            os.replace(partial, cache)
+        with suppress(OSError):
+            write_arrays(cache, **arrays, fingerprint=np.array(fingerprint))
             return
-        except OSError:  # not writable or full: the next place, and without any the images are decoded each time
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(root: Path, make: bool) -> Iterator[None]:
-    """One process at a time fetches, unpacks or decodes: the ranks of a node start together."""
+    """Let one process at a time fetch, unpack or decode: the ranks of a node start together."""
     try:
         if make:
             root.mkdir(parents=True, exist_ok=True)

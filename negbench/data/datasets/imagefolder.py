@@ -19,21 +19,17 @@ def load(config: DataConfig) -> Loaded:
 
 
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
-    """Training set, test set and class names (sorted) of the image folder `data.root`. Nothing is decoded yet.
+    """Return training set, test set and class names (sorted) of the image folder `data.root`. Nothing is decoded yet.
 
-    Raises UserError if the layout is not the one above.
+    UserError if the layout is not the one above.
     """
     assert config.root is not None
     train, test = open_files(Path(config.root).expanduser())
-    return (
-        FolderSet.all_of(train, train.class_N, config),
-        labelled(test, train.classes, config),
-        train.classes,
-    )
+    return FolderSet.all_of(train, train.class_N, config), labelled(test, train.classes, config), train.classes
 
 
 def labelled(files: Files, classes: tuple[str, ...], config: DataConfig) -> FolderSet:
-    """All of `files`, by the numbers of `classes`. UserError for a class that is none of them."""
+    """Return all of `files`, labelled by the numbers of `classes`. UserError for a class that is none of them."""
     number_of = {name: number for number, name in enumerate(classes)}
     if unknown := sorted(set(files.classes) - set(classes)):
         raise UserError(f"{files.path(0)} and others are of class {unknown[0]}, which the training images have not")

@@ -6,8 +6,6 @@ jitter and grayscale remove, so that a contrastive learner can reach the label w
 Shape legend: N images, S side in pixels, C = 3 colour channels; u and v are pattern coordinates in periods.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable
@@ -21,8 +19,6 @@ from negbench.settings.facts import DataSet
 from negbench.settings.schema import DataConfig
 
 DATASET = DataSet()
-
-__all__ = ["FAMILIES", "load", "make_patterns"]
 
 _SPLITS = ("train", "test")
 _PATTERNS_TRAIN, _PATTERNS_TEST, _PATTERNS_LARGEST = 5_000, 2_000, 128
@@ -46,7 +42,7 @@ _LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def _triad(u_nss: Tensor, v_nss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Phases of three unit plane waves 120 degrees apart; they sum to zero."""
+    """Return the phases of three unit plane waves 120 degrees apart; they sum to zero."""
     half, tall = 0.5 * u_nss, math.sqrt(0.75) * v_nss
     return 2 * math.pi * u_nss, 2 * math.pi * (tall - half), -2 * math.pi * (tall + half)
 
@@ -124,7 +120,7 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
 
 
 def _pattern_coordinates(num: int, image_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Warped, tilted, shifted and scaled pixel coordinates in pattern periods, two of [N, S, S]."""
+    """Return warped, tilted, shifted and scaled pixel coordinates in pattern periods, two of [N, S, S]."""
 
     def per_image(low: float, high: float) -> Tensor:
         return _uniform(low, high, (num, 1, 1), generator)
@@ -145,7 +141,7 @@ def _pattern_coordinates(num: int, image_size: int, generator: torch.Generator) 
 
 
 def _foreground_share(field_nss: Tensor, generator: torch.Generator) -> Tensor:
-    """Soft foreground mask in [0, 1] by rank within the image.
+    """Return a soft foreground mask in [0, 1] by rank within the image.
 
     Thresholding ranks instead of values makes the intensity histogram of every family the same.
     """
@@ -172,22 +168,11 @@ def _paint(share_nss: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def make_patterns(num_images: int, seed: int, split: str, image_size: int = 32) -> tuple[Tensor, Tensor]:
-    """Draw labelled texture images; the label is the index of the family in ``FAMILIES``.
+    """Return texture images, RGB uint8 [N, 3, S, S], and labels, int64 [N], the index of the family in `FAMILIES`.
 
-    The result depends on the arguments alone, not on PyTorch's global random state. Classes are balanced to within
-    one image and come in shuffled order.
-
-    Args:
-        num_images: number of images, N >= 1.
-        seed: any integer; different seeds give independent data.
-        split: "train" or "test", two independent streams of the same distribution.
-        image_size: side S in pixels, S >= 1. The patterns scale with it: a period spans about S / 5 pixels.
-
-    Returns:
-        Images, uint8 [N, 3, S, S] in 0..255 (RGB), and labels, int64 [N].
-
-    Raises:
-        UserError: if ``split`` is unknown, or ``num_images`` or ``image_size`` is below 1.
+    The result depends on the arguments alone. Classes are balanced to within one image and in shuffled order. "train"
+    and "test" are independent streams of one distribution. The patterns scale with the side `image_size`, S pixels: a
+    period spans about S / 5. UserError if `split` is unknown, or `num_images` or `image_size` is below 1.
     """
     if split not in _SPLITS:
         raise UserError(f"split must be one of {_SPLITS}, got {split!r}")

@@ -1,4 +1,4 @@
-"""One image file to its pixels."""
+"""Decoding of an image file."""
 
 import io
 from pathlib import Path
@@ -22,7 +22,7 @@ class BadImageError(UserError):
 
 
 def decode(path: str) -> Tensor:
-    """The image in `path` as uint8 RGB [3, H, W].
+    """Return the image in `path` as uint8 RGB [3, H, W].
 
     As torchvision's ImageFolder: gray becomes three equal channels, alpha is dropped (not composited), EXIF orientation
     is not applied. Unlike it, 16-bit gray is divided by 256, not clipped. Raises BadImageError.
@@ -35,7 +35,7 @@ def decode(path: str) -> Tensor:
 
 
 def decode_bytes(data: bytes, path: str) -> Tensor:
-    """As `decode`, of the bytes of a file; `path` is what an error calls it."""
+    """Return the image in the bytes of a file as `decode` does; `path` is in the error."""
     try:
         image_HWC = _decode_jpeg(data) if data.startswith(_JPEG) else None
         return torch.from_numpy(_decode_any(data) if image_HWC is None else image_HWC).permute(2, 0, 1)
@@ -46,7 +46,7 @@ def decode_bytes(data: bytes, path: str) -> Tensor:
 
 
 def _decode_jpeg(data: bytes) -> Image_HWC | None:
-    """The pixels that Pillow would give, in about half its time; None for what it must decide."""
+    """Return Pillow's pixels in about half its time; None if only Pillow can decode the image."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         plain = colorspace in ("YCbCr", "RGB", "Gray") and height * width <= _LARGEST

@@ -1,7 +1,7 @@
-"""Which images a folder of classes holds: in a few tensors, however many they are, and cached.
+"""The images of a folder of classes, in a few tensors, however many they are, and cached.
 
-A list of a million paths takes over 100 MB, and a worker that reads it copies it page by page, since each look at a
-Python object writes its reference count. Tensors are neither: forked workers share them.
+A list of a million paths takes over 100 MB, and a worker that reads it copies it page by page, since each access to a
+Python object writes its reference count. Forked workers share tensors.
 
 Shape legend: N images, F folders (the top one, those of classes, and all below them), C classes.
 """
@@ -9,8 +9,6 @@ Shape legend: N images, F folders (the top one, those of classes, and all below 
 import hashlib
 import os
 import time
-import zipfile
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -23,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from negbench.data.files.cache import UNREADABLE, write_arrays
 from negbench.data.files.decode import decode
 from negbench.runtime.errors import UserError
 
@@ -30,7 +29,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 Arrays = dict[str, Any]  # of numpy
 _FORMAT = 1  # of a cached listing
 _KEPT = 16  # cached listings, the newest
-_SETTLED_NS = 2_000_000_000  # a folder that changed later than this before its listing may change again unnoticed
+_SETTLED_NS = 2_000_000_000  # a folder may change again unnoticed if it changed less than this before its listing
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Listing:
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "Listing":
-        """Files of one class, anywhere, in the order given."""
+        """Return a listing of files of one class, anywhere, in the order given."""
         names = Strings.of(paths)
         number_N = torch.zeros(len(names), dtype=torch.int32)
         return cls("", ("",), Strings.of([""]), torch.zeros(1, dtype=torch.int64), number_N, names)
@@ -83,7 +82,7 @@ class Listing:
 
     @property
     def class_N(self) -> Tensor:
-        """The number of each image's class, int64 [N]."""
+        """Return the number of each image's class, int64 [N]."""
         return self.class_F[self.folder_N]
 
     def path(self, position: int) -> str:
@@ -105,11 +104,11 @@ class Listing:
         return (b"\0".join(classes), b"\0".join(folders), *(tensor.numpy().tobytes() for tensor in names))
 
     def decode(self, position: int) -> Tensor:
-        """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
+        """Return the image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         return decode(self.path(position))
 
     def to_arrays(self) -> Arrays:
-        """All but `root`."""
+        """Return all but `root`."""
         classes = Strings.of(self.classes)
         tensors = {
             "class_text": classes.text,
@@ -125,7 +124,7 @@ class Listing:
 
     @classmethod
     def from_arrays(cls, root: str, arrays: Any) -> "Listing":
-        """KeyError if one is missing."""
+        """Return the listing. KeyError if an array is missing."""
         tensors = {name: torch.from_numpy(arrays[name]) for name in cls.of([]).to_arrays()}
         classes, folders, names = (
             Strings(tensors[f"{kind}_text"], tensors[f"{kind}_ends"]) for kind in ("class", "folder", "name")
@@ -135,7 +134,7 @@ class Listing:
 
 
 def list_folder(root: Path) -> tuple[Listing, Listing]:
-    """The files for training and for testing. UserError if the layout is not the one above."""
+    """Return the files for training and for testing. UserError for another layout than train/ and val/ or test/."""
     train_folder = root / "train"
     test_folder = root / "val" if (root / "val").is_dir() else root / "test"
     for folder, wanted in ((train_folder, "train/CLASS"), (test_folder, "val/CLASS or test/CLASS")):
@@ -158,11 +157,10 @@ def list_folder(root: Path) -> tuple[Listing, Listing]:
 
 
 def list_classes(root: Path) -> Listing:
-    """The images of the folder `root`, from the cache if no folder in it has changed since.
+    """Return the images of the folder `root`, from the cache if no folder in it has changed since.
 
-    Every rank lists for itself: where the cache is good that takes a look at each folder, and where it is not, the
-    ranks of a node read the same folders at the same time, most of them from the node's memory.
-    Raises OSError where a folder cannot be read, UserError for a link to a folder above itself.
+    Every rank lists for itself, and those of a node mostly read from its memory. OSError if a folder cannot be read,
+    UserError for a link to a folder above itself.
     """
     resolved = os.path.realpath(root)
     cache = _cache(resolved)
@@ -176,7 +174,7 @@ def list_classes(root: Path) -> Listing:
 
 
 def list_images(folder: Path) -> list[str]:
-    """Paths of all images under `folder`, sorted by code point; none if there is no such folder."""
+    """Return the paths of all images under `folder`, sorted by code point; none if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(os.path.join(found.path, name) for found in _walk(str(folder), ()) for name in found.images)
@@ -188,11 +186,11 @@ class _Folder:
     status: os.stat_result  # from before it was read
     images: list[str]
     folders: list[str]
-    dangling: bool  # whether it holds a link to nothing, behind which there may be a folder later
+    dangling: bool  # whether it holds a link to nothing, where a folder may be later
 
 
 def _walk(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Folder]:
-    """`path` and the folders below it, links to folders followed; `above` are the folders that it lies in."""
+    """Yield `path` and the folders below it, following links; `above` are the folders that it lies in."""
     folder = _read_folder(path)
     identity = (folder.status.st_dev, folder.status.st_ino)
     if identity in above:
@@ -220,7 +218,7 @@ def _read_folder(path: str) -> _Folder:
 
 
 class _Scan:
-    """A listing made afresh, and the times by which it is known again."""
+    """A new listing, and the times of its folders by which a later change shows."""
 
     def __init__(self, root: str) -> None:
         self.started_ns = time.time_ns()
@@ -238,7 +236,7 @@ class _Scan:
         self.stamps_F2 = np.array(self.stamps, np.int64)
 
     def names(self, root: str, class_names: tuple[str, ...], label: int) -> Iterator[str]:
-        """The names of a class's images in order; takes note of their folders."""
+        """Yield the names of a class's images in order, and add their folders."""
         found: list[tuple[str, int]] = []
         for folder in _walk(os.path.join(root, class_names[label]), ()):
             below = os.path.relpath(folder.path, root)
@@ -258,19 +256,19 @@ class _Scan:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
-    """What changes with a folder's entries. Copying tools set the first time back, but none can set the second."""
+    """Return times that change with a folder's entries. Copying tools can set back the first but not the second."""
     return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _cache(resolved: str) -> Path | None:
-    """Where the listing of a folder is kept; None if there is no home."""
+    """Return the path of a folder's cached listing; None without a home folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.blake2b(os.fsencode(resolved), digest_size=16).hexdigest()
     return Path(home, "negbench", "listings", f"{digest}.npz") if os.path.isabs(home) else None
 
 
 def _read_cache(cache: Path, root: str, resolved: str) -> Listing | None:
-    """None if there is none, or none that holds now: damaged, of another version, or of folders as they were before."""
+    """Return the cached listing; None if it is missing, damaged, of another version, or older than a folder."""
     try:
         with np.load(cache, allow_pickle=False) as arrays:
             if int(arrays["format"]) != _FORMAT or arrays["resolved"].tobytes() != os.fsencode(resolved):
@@ -281,32 +279,15 @@ def _read_cache(cache: Path, root: str, resolved: str) -> Listing | None:
             if _stamp(os.stat(os.path.join(root, listing.folders[number]))) != tuple(stamp):
                 return None
         return listing
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except UNREADABLE:
         return None
 
 
 def _write_cache(cache: Path, listing: Listing, resolved: str, stamps_F2: npt.NDArray[np.int64]) -> None:
-    """Whole or not at all; not at all where it cannot be written."""
-    partial = cache.with_name(f"{cache.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    """Write the cache, or nothing if it cannot be written, and delete the oldest ones."""
     name = np.frombuffer(os.fsencode(resolved), np.uint8)
     with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, format=np.array(_FORMAT), resolved=name, stamps=stamps_F2, **listing.to_arrays())
-            os.replace(partial, cache)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_arrays(cache, format=np.array(_FORMAT), resolved=name, stamps=stamps_F2, **listing.to_arrays())
         by_age = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in by_age[_KEPT:]:
             old.unlink(missing_ok=True)

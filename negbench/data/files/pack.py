@@ -1,4 +1,4 @@
-"""Packs: the files of an image folder in a few large ones, for file systems that are slow with many small ones.
+"""Packs: an image folder in a few large files, for file systems that are slow with many small ones.
 
     manifest.json     what there is, with the size and SHA-256 of every other file
     train/00000.pack  the files' bytes as they are, one after another; a file lies in one shard as a whole
@@ -36,7 +36,7 @@ _MOST_OPEN = 256  # shards a process keeps open; systems allow some 1,000 files
 
 @dataclass(frozen=True)
 class Extents:
-    """Where images lie: the number of the shard (int32 [N]), first byte, length and CRC-32 (each int64 [N])."""
+    """The places of images: number of the shard (int32 [N]), first byte, length and CRC-32 (each int64 [N])."""
 
     shard_N: Tensor
     start_N: Tensor
@@ -48,12 +48,12 @@ class Extents:
 
     @classmethod
     def from_arrays(cls, arrays: Any) -> "Extents":
-        """KeyError if one is missing."""
+        """Return the extents. KeyError if an array is missing."""
         return cls(**{name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__})
 
 
 class Pack:
-    """The images of one split. A process opens a shard when it first reads from it, a worker thus after its start."""
+    """The images of one split. A process opens a shard when it first reads from it, so a worker after its start."""
 
     def __init__(self, listing: Listing, extents: Extents, shards: Sequence[Path]) -> None:
         self.listing, self.extents, self.shards = listing, extents, shards
@@ -81,7 +81,7 @@ class Pack:
         return self.listing.names_in_bytes()
 
     def decode(self, position: int) -> Tensor:
-        """The image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
+        """Return the image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         path = self.path(position)
         try:
             data = self.read(position)
@@ -92,7 +92,7 @@ class Pack:
         return decode_bytes(data, path)
 
     def read(self, position: int) -> bytes:
-        """The bytes in the place of the image; fewer where the shard has become shorter."""
+        """Return the bytes in the place of the image; fewer if the shard has become shorter."""
         shard = int(self.extents.shard_N[position])
         if shard not in self._open:
             while len(self._open) >= _MOST_OPEN:
@@ -102,7 +102,7 @@ class Pack:
         return os.pread(self._open[shard].fileno(), length, start)
 
     def is_whole(self, position: int, data: bytes) -> bool:
-        """Whether `data` is what was packed as the image."""
+        """Return whether `data` is what was packed as the image."""
         return zlib.crc32(data) == int(self.extents.checksum_N[position])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,12 +135,12 @@ class Manifest(BaseModel):
 
     @property
     def names(self) -> tuple[str, str]:
-        """Of the splits for training and for testing."""
+        """Return the names of the splits for training and for testing."""
         return "train", "val" if "val" in self.splits else "test"
 
 
 def is_pack(root: Path) -> bool:
-    """Whether `root` holds a pack, whole or not, rather than an image folder."""
+    """Return whether `root` holds a pack, whole or not, rather than an image folder."""
     if (root / "train" / shard_name(0)).exists():
         return True
     try:
@@ -154,7 +154,7 @@ def shard_name(number: int) -> str:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """UserError if there is no pack, or none that this version reads."""
+    """Return the manifest. UserError if there is no pack that this version reads."""
     path = root / MANIFEST
     if not is_pack(root):
         raise UserError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
@@ -168,19 +168,19 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def open_files(root: Path) -> tuple[Files, Files]:
-    """The files for training and for testing, of a folder or of a pack."""
+    """Return the files for training and for testing, of a folder or of a pack."""
     return open_pack(root) if is_pack(root) else list_folder(root)
 
 
 def open_pack(root: Path) -> tuple[Pack, Pack]:
-    """The images for training and for testing. UserError as of `open_split`."""
+    """Return the images for training and for testing. UserError as `open_split`."""
     manifest = read_manifest(root)
     train, test = (open_split(root, name, manifest.splits[name]) for name in manifest.names)
     return train, test
 
 
 def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
-    """UserError if a file is missing, a shard has not the size that was written, or index or manifest are damaged."""
+    """Return a split. UserError if a file is missing, has another size than was written, or is a damaged index."""
     for file in (*split.shards, split.index):
         _check_size(root / file.name, file.bytes)
     path = root / split.index.name

@@ -1,4 +1,4 @@
-"""Making a pack of an image folder, and checking one byte for byte."""
+"""Packing an image folder, and verifying a pack byte for byte."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ _AT_ONCE = 64  # images in memory
 def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Progress]) -> None:
     """Pack the image folder `root` into the new folder `out`, in shards of at most `shard_bytes` (or of one file).
 
-    It is written beside `out`, as OUT.partial, and renamed when all of it is on disk; an exception removes it.
+    It is written as OUT.partial and renamed when all of it is on disk; an exception removes it.
     `begin` is told the number of images. Raises UserError where it cannot be done, and for a file that cannot be read.
     """
     out = out.resolve()
@@ -75,7 +75,7 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Pr
 
 
 def verify_pack(root: Path, begin: Callable[[int], Progress]) -> None:
-    """Read all of a pack. UserError if any byte is not as it was packed; it names shards and images."""
+    """Read all of a pack. UserError with shards and images if any byte is not as it was packed."""
     splits = read_manifest(root).splits
     with _reading(root):
         packs = {name: open_split(root, name, split) for name, split in splits.items()}
@@ -99,14 +99,14 @@ def _reading(root: Path) -> Iterator[None]:
 
 
 def _onto_disk(folder: Path) -> None:
-    """The names of the folder's entries; those of a file do not go with it."""
+    """Flush the names of the folder's entries to disk; flushing a file does not."""
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
 def _damage(pack: Pack, number: int, sha256: str, progress: Progress) -> str | None:
-    """What is wrong with a shard."""
+    """Return what is wrong with a shard, or None."""
     digest, damaged = hashlib.sha256(), []
     for position in (pack.extents.shard_N == number).nonzero().squeeze(1).tolist():
         try:
@@ -161,7 +161,7 @@ def _write_shards(
 
 
 def _read(listing: Listing) -> Iterator[list[bytes]]:
-    """The images' bytes in order, some at a time."""
+    """Yield the images' bytes in order, `_AT_ONCE` at a time."""
 
     def read(position: int) -> bytes:
         path = listing.path(position)
@@ -176,7 +176,7 @@ def _read(listing: Listing) -> Iterator[list[bytes]]:
 
 
 class _File:
-    """A new file of the pack in the making."""
+    """A new file of a pack."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name, self.length = name, 0
@@ -190,7 +190,7 @@ class _File:
         return self
 
     def finish(self) -> PackedFile:
-        """Onto the disk; what the manifest says of it."""
+        """Flush the file to disk and return its entry in the manifest."""
         with self._file as file:
             file.flush()
             os.fsync(file.fileno())

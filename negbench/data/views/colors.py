@@ -2,7 +2,7 @@
 
 Two ways to the same images. `recolor` runs each operation on just the rows that drew it, which the host knows; its
 shapes differ from batch to batch. `recolor_all` runs everything on all rows, with factors that leave a row as it is
-where it drew nothing: more arithmetic, but shapes that stay, and so a few fused kernels once it is compiled.
+if it drew nothing: more arithmetic, but fixed shapes, and so a few fused kernels once it is compiled.
 
 Shape suffixes: B images, N numbers of `Appearance.numbers`, C three channels, H and W height and width, R rows (images)
 that an operation applies to, K taps of the blur.
@@ -36,8 +36,10 @@ class Appearance:
     solarize_B: Tensor
 
     def numbers(self) -> Tensor:
-        """All but the flip as float32 [B, 14]: three factors, whether each is a contrast, or a saturation, the place
-        of the hue's shift, the shift, grayscale, sigma, solarize. Factor 1, place 4 and sigma 0 leave a row as it is.
+        """Return all but the flip as float32 [B, 14].
+
+        They are three factors, whether each is a contrast, whether each is a saturation, the place of the hue's shift,
+        the shift, grayscale, sigma, solarize. Factor 1, place 4 and sigma 0 leave a row as it is.
         """
         jitter_B1 = self.jitter_B[:, None]
         blends_B3 = self.order_B4[self.order_B4 != HUE].view(-1, 3)
@@ -57,7 +59,7 @@ class Appearance:
         return (self.order_B4 == HUE).int().argmax(dim=1)
 
     def by_place_of_hue(self) -> tuple[Tensor, list[int]]:
-        """Rows that are jittered, sorted by the place of their hue's shift, and where each place's rows end."""
+        """Return the jittered rows, sorted by the place of their hue's shift, and where each place's rows end."""
         rows_R = self.jitter_B.nonzero()[:, 0]
         place_R, order_R = self._place_of_hue()[rows_R].sort(stable=True)
         return rows_R[order_R], place_R.bincount(minlength=NUM_PLACES).cumsum(0).tolist()
@@ -77,7 +79,7 @@ def recolor(images_BCHW: Tensor, drawn: Appearance, config: ViewConfig) -> Tenso
 
 
 def recolor_all(images_BCHW: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor, config: ViewConfig) -> Tensor:
-    """`recolor` from `Appearance.numbers`, on the images' device, by masks."""
+    """Return images as `recolor`, from `Appearance.numbers`, on the images' device, by masks."""
     numbers = numbers_BN[:, :, None, None, None].unbind(dim=1)
     images = images_BCHW
     if config.jitter_probability:
@@ -142,9 +144,9 @@ def _gray(images_BCHW: Tensor) -> Tensor:
 
 
 def _shifted_hue(images_RCHW: Tensor, shift_R11: Tensor) -> Tensor:
-    """RGB to HSV, hue plus `shift_R11` turns, back to RGB; value and chroma stay.
+    """Shift the hue of RGB images by `shift_R11` turns; value and chroma stay.
 
-    Signs and `lerp` choose where `where` and `remainder` would: CPUs do those one number at a time.
+    Signs and `lerp` replace `where` and `remainder`, which CPUs do one number at a time.
     """
     red, green, blue = images_RCHW.unbind(dim=1)
     high = torch.maximum(red, green).clamp_(min=blue)
@@ -165,7 +167,7 @@ def _shifted_hue(images_RCHW: Tensor, shift_R11: Tensor) -> Tensor:
 
 
 def _blur(images_RCHW: Tensor, sigma_R: Tensor) -> Tensor:
-    """Separable Gaussian, as one matrix an image and side that already holds the reflected border."""
+    """Apply a separable Gaussian as one matrix an image and side, which holds the reflected border."""
     height, width = images_RCHW.shape[2:]
     radius = max(1, min(height, width) // 20)
     offsets_K = torch.arange(-radius, radius + 1, device=images_RCHW.device)
@@ -175,7 +177,7 @@ def _blur(images_RCHW: Tensor, sigma_R: Tensor) -> Tensor:
 
 
 def _blur_matrices(kernels_RK: Tensor, side: int) -> Tensor:
-    """Matrices [R, side, side] whose product with a column of pixels is its convolution, reflected at the border."""
+    """Return matrices [R, side, side] that convolve a column of pixels, reflected at the border."""
     radius = kernels_RK.shape[1] // 2
     pixels = torch.arange(side, device=kernels_RK.device)
     sources_KX = (pixels + torch.arange(-radius, radius + 1, device=kernels_RK.device)[:, None]).abs()
@@ -185,7 +187,7 @@ def _blur_matrices(kernels_RK: Tensor, side: int) -> Tensor:
 
 
 def mean_std(config: ViewConfig, device: torch.device) -> Tensor:
-    """The channels' means and standard deviations, [2, C, 1, 1]."""
+    """Return the channels' means and standard deviations, [2, C, 1, 1]."""
     return to_device(torch.tensor([config.mean, config.std])[..., None, None], device)
 
 

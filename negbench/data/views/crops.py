@@ -28,7 +28,7 @@ _ORDERS = torch.tensor(list(permutations(range(NUM_PLACES))))
 
 
 def uniforms(seed: int, step: int, batch_size: int, num_views: int = 2) -> Tensor:
-    """The numbers [V, B, P] in [0, 1), float64 on the CPU, that define the views of the whole global batch of `step`.
+    """Return the numbers [V, B, P] in [0, 1), float64 on the CPU, that define the views of the global batch of `step`.
 
     A rank takes its rows of dimension B. A view's numbers do not depend on how many views follow it.
     """
@@ -36,7 +36,7 @@ def uniforms(seed: int, step: int, batch_size: int, num_views: int = 2) -> Tenso
 
 
 def crop_boxes(config: ViewConfig, uniforms_BP: Tensor, heights_B: Tensor, widths_B: Tensor) -> Tensor:
-    """Crops [B, 4] (top, left, height, width; int64 pixels) of images `heights_B` by `widths_B`, all on the CPU.
+    """Return crops [B, 4] (top, left, height, width; int64 pixels) of images `heights_B` by `widths_B`, all on the CPU.
 
     The distribution is torchvision's RandomResizedCrop: ten attempts of a uniform area and a log-uniform ratio, the
     first that fits, else the largest centred crop within `crop_ratio`.
@@ -62,7 +62,7 @@ def crop_boxes(config: ViewConfig, uniforms_BP: Tensor, heights_B: Tensor, width
 
 
 def appearance(config: ViewConfig, uniforms_BP: Tensor) -> Appearance:
-    """Turn a view's numbers into switches and factors. Independent of the numbers that `crop_boxes` reads."""
+    """Return a view's switches and factors, which do not depend on the numbers that `crop_boxes` reads."""
     flip, jitter, order, *factors, grayscale, blur, sigma, solarize = uniforms_BP[:, _CROP_UNIFORMS:].unbind(dim=1)
     ranges = [(max(0.0, 1 - b), 1 + b) for b in (config.brightness, config.contrast, config.saturation)]
     ranges.append((-config.hue, config.hue))
@@ -79,14 +79,14 @@ def appearance(config: ViewConfig, uniforms_BP: Tensor) -> Appearance:
 
 
 def drawn_numbers(config: ViewConfig, uniforms_BP: Tensor, height: int, width: int) -> Tensor:
-    """A view's crop box, flip and `Appearance.numbers` as float32 [B, N]: all that `augment_all` must know."""
+    """Return a view's crop box, flip and `Appearance.numbers` as float32 [B, N]: all that `augment_all` needs."""
     drawn = appearance(config, uniforms_BP)
     boxes_B4 = _boxes_of_equal(config, uniforms_BP, height, width)
     return torch.cat([boxes_B4.float(), drawn.flip_B[:, None].float(), drawn.numbers()], dim=1)
 
 
 def augment(images_BCHW: Tensor, config: ViewConfig, uniforms_BP: Tensor, size: int) -> Tensor:
-    """One view [B, 3, S, S] (normalised float32) of each uint8 image, from one view's rows of `uniforms`."""
+    """Return one view [B, 3, S, S] (normalised float32) of each uint8 image, from one view's rows of `uniforms`."""
     drawn = appearance(config, uniforms_BP)
     boxes_B4 = _boxes_of_equal(config, uniforms_BP, *images_BCHW.shape[2:])
     return recolor(crop(images_BCHW, boxes_B4, drawn.flip_B, size), drawn, config)
@@ -95,13 +95,13 @@ def augment(images_BCHW: Tensor, config: ViewConfig, uniforms_BP: Tensor, size: 
 def augment_all(
     images_BCHW: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor, config: ViewConfig, size: int
 ) -> Tensor:
-    """`augment` from `drawn_numbers` on the images' device: the same for every row, in shapes that stay."""
+    """Return views as `augment`, from `drawn_numbers` on the images' device, in shapes that do not depend on them."""
     images_BCSS = crop(images_BCHW, numbers_BN[:, :4], numbers_BN[:, 4] > 0, size)
     return recolor_all(images_BCSS, numbers_BN[:, 5:], mean_std_2C11, config)
 
 
 def finish(images_BCSS: Tensor, config: ViewConfig, uniforms_BP: Tensor) -> Tensor:
-    """`augment` for uint8 images that were cropped and resized elsewhere, to `crop_boxes` of the same numbers."""
+    """Return views as `augment` of uint8 images that were cropped to `crop_boxes` of the same numbers and resized."""
     check_uint8(images_BCSS)
     drawn = appearance(config, uniforms_BP)
     flip_B111 = to_device(drawn.flip_B, images_BCSS.device)[:, None, None, None]
@@ -109,7 +109,7 @@ def finish(images_BCSS: Tensor, config: ViewConfig, uniforms_BP: Tensor) -> Tens
 
 
 def finish_all(images_BCSS: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor, config: ViewConfig) -> Tensor:
-    """`finish` as `augment_all` is `augment`."""
+    """Return views as `finish`, from `drawn_numbers`, as `augment_all`."""
     check_uint8(images_BCSS)
     flip_B111 = numbers_BN[:, 4, None, None, None] > 0
     flipped_BCSS = torch.where(flip_B111, images_BCSS.flip(-1), images_BCSS)
@@ -133,7 +133,7 @@ def crop(images_BCHW: Tensor, boxes_B4: Tensor, flip_B: Tensor, size: int) -> Te
 
 
 def _resize_weights(start_B: Tensor, length_B: Tensor, flip_B: Tensor, source_size: int, size: int) -> Tensor:
-    """Weights [B, S, source] of each source pixel in each output pixel, along one side, reversed where `flip_B`."""
+    """Return weights [B, S, source] of source pixels in output pixels, along one side, reversed where `flip_B`."""
     outputs_S = torch.arange(size, device=start_B.device)
     outputs_BS = torch.where(flip_B[:, None], size - 1 - outputs_S, outputs_S)
     scale_B1 = (length_B / size)[:, None]
@@ -146,7 +146,6 @@ def _resize_weights(start_B: Tensor, length_B: Tensor, flip_B: Tensor, source_si
 
 
 def _boxes_of_equal(config: ViewConfig, uniforms_BP: Tensor, height: int, width: int) -> Tensor:
-    """`crop_boxes` of images of one size."""
     heights_B, widths_B = torch.tensor([[height], [width]]).expand(2, len(uniforms_BP))
     return crop_boxes(config, uniforms_BP, heights_B, widths_B)
 

@@ -1,4 +1,4 @@
-"""The view that evaluations see.
+"""The view for evaluations.
 
 Shape legend: N images, S side of a view in pixels, H x W pixels of a file.
 """
@@ -13,7 +13,7 @@ from negbench.settings.views import ViewConfig
 
 
 def center_crop(image_3HW: Tensor, size: int) -> Tensor:
-    """The evaluation view, uint8 [3, S, S]: the shorter side is resized to 256/224 of S, then the centre is cut out.
+    """Return the evaluation view, uint8 [3, S, S]: the shorter side resized to 256/224 of S, then the centre cropped.
 
     An image whose shorter side is between the two is not enlarged, and a smaller one only to S.
     """
@@ -26,13 +26,13 @@ def center_crop(image_3HW: Tensor, size: int) -> Tensor:
 
 
 def squeezed(image_3HW: Tensor, size: int) -> Tensor:
-    """The whole image, uint8 [3, S, S], whatever its shape was."""
+    """Return the whole image squeezed to uint8 [3, S, S]."""
     image_3SS: Tensor = transforms.resize(image_3HW, [size, size], antialias=True)
     return image_3SS
 
 
 def eval_view(images_BCHW: Tensor, config: ViewConfig, size: int) -> Tensor:
-    """The centre [B, 3, S, S] of uint8 images whose shorter side is resized (antialiased) to `size`, normalised."""
+    """Return the centre [B, 3, S, S] of uint8 images, shorter side resized (antialiased) to `size`, normalised."""
     check_uint8(images_BCHW)
     images = images_BCHW / 255
     height, width = images.shape[2:]

@@ -1,6 +1,6 @@
-"""All views of a batch: those of one distribution and size in one go, by operations on rows or one compiled function.
+"""All views of a batch, those of one distribution and size together, by operations on rows or a compiled function.
 
-CPUs always have the former: the compiled function shifts the hue of every row at every place, and takes longer there.
+CPUs always use the former: the compiled function shifts the hue of every row at every place, and is slower there.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,38 +26,27 @@ class ViewMaker:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def augment(self, images_BCHW: Tensor, uniforms_VBP: Tensor) -> list[Tensor]:
-        """Views [B, 3, S, S] of resident uint8 images, as `views.augment` makes each."""
-
-        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
-            images = images_BCHW.repeat(len(group), 1, 1, 1)
-            if self._compiles_for(images.device):
-                return self._compiled(images, config, uniforms_BP, size)
-            return self._in_format(views.augment(images, config, uniforms_BP, size))
-
-        return self._by_kind(uniforms_VBP, make)
+        """Return views [B, 3, S, S] of resident uint8 images, each as `views.augment` makes it."""
+        return self._make(lambda group: images_BCHW.repeat(len(group), 1, 1, 1), uniforms_VBP, cropped=False)
 
     def finish(self, crops: Sequence[Tensor], uniforms_VBP: Tensor) -> list[Tensor]:
-        """Views [B, 3, S, S] of one uint8 crop [B, 3, S, S] each, as `views.finish` makes each."""
+        """Return views [B, 3, S, S] of one uint8 crop [B, 3, S, S] each, as `views.finish` makes it."""
+        return self._make(lambda group: torch.cat([crops[view] for view in group]), uniforms_VBP, cropped=True)
 
-        def make(config: ViewConfig, size: int, group: Sequence[int], uniforms_BP: Tensor) -> Tensor:
-            images = torch.cat([crops[view] for view in group])
-            if self._compiles_for(images.device):
-                return self._compiled(images, config, uniforms_BP, None)
-            return self._in_format(views.finish(images, config, uniforms_BP))
-
-        return self._by_kind(uniforms_VBP, make)
-
-    def _compiles_for(self, device: torch.device) -> bool:
-        return self.mode != "eager" and device.type != "cpu"
-
-    def _by_kind(
-        self, uniforms_VBP: Tensor, make: Callable[[ViewConfig, int, Sequence[int], Tensor], Tensor]
+    def _make(
+        self, images_of: Callable[[Sequence[int]], Tensor], uniforms_VBP: Tensor, *, cropped: bool
     ) -> list[Tensor]:
         made: dict[int, Tensor] = {}
-        for kind in dict.fromkeys(self.kinds):
-            group = [view for view, other in enumerate(self.kinds) if other == kind]
-            joined = make(*kind, group, uniforms_VBP[group].flatten(0, 1))
-            made |= zip(group, joined.chunk(len(group)), strict=True)
+        for config, size in dict.fromkeys(self.kinds):
+            group = [view for view, kind in enumerate(self.kinds) if kind == (config, size)]
+            images, uniforms_BP = images_of(group), uniforms_VBP[group].flatten(0, 1)
+            if self.mode != "eager" and images.device.type != "cpu":
+                joined = self._compiled(images, config, uniforms_BP, None if cropped else size)
+            elif cropped:
+                joined = views.finish(images, config, uniforms_BP)
+            else:
+                joined = views.augment(images, config, uniforms_BP, size)
+            made |= zip(group, joined.contiguous(memory_format=self.memory_format).chunk(len(group)), strict=True)
         return [made[view] for view in range(len(self.kinds))]
 
     def _compiled(self, images: Tensor, config: ViewConfig, uniforms_BP: Tensor, size: int | None) -> Tensor:
@@ -65,15 +54,12 @@ class ViewMaker:
         function = compiled_view(config, size, self.memory_format, self.mode)
         return function(images, numbers_BN, mean_std(config, images.device))
 
-    def _in_format(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=self.memory_format)
-
 
 @cache
 def compiled_view(
     config: ViewConfig, size: int | None, memory_format: torch.memory_format, mode: str
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """`views.augment_all`, or without `size` `views.finish_all`, compiled once for each kind of view."""
+    """Return `views.augment_all`, or without `size` `views.finish_all`, compiled once for each kind of view."""
 
     def make(images: Tensor, numbers_BN: Tensor, mean_std_2C11: Tensor) -> Tensor:
         if size is None:
