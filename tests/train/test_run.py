@@ -164,7 +164,7 @@ def run_with_slow_checkpoints(output: str) -> tuple[int, int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save_slowly)
         patch.setattr(trainer, "Monitor", partial(Monitor, shortest_stall_s=0.7, poll_s=0.05))
-        patch.setattr(Monitor, "_tell", lambda self, waited: told.append(waited))
+        patch.setattr(Monitor, "_report", lambda self, waited: told.append(waited))
         runs.start(runs.short("simclr", *settings), Path(output))
     return len(saved), len(told)
 
