@@ -39,10 +39,12 @@ NOT_MADE = (*INPUT_FOLDERS, "home", "log")  # in a revision's results, and not t
 RENAMED: dict[str, str] = {}  # "summary.json:OLD_KEY": "NEW_KEY", at any depth of that file; a column of a table alike
 ADDED = {  # keys that NEW alone may have, at any depth of the file
     "summary.json": frozenset(("ending", "changed")),
-    "environment.json": frozenset(("changed",)),
+    "environment.json": frozenset(("changed", "method_code")),
     "job.json": frozenset(("changed",)),
-    **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers",))),
+    **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
+ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version"))
+ADDED_FILES = frozenset(("data.json",))
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
         *("time", "started", "seconds", "train_seconds", "step_seconds", "epoch_seconds", "epoch_seconds_median"),
@@ -98,6 +100,8 @@ def compare(old: Path, new: Path) -> Found:
     for name in sorted(files[0].keys() | files[1].keys()):
         if name in files[0] and name in files[1]:
             _compare_files(files[0][name], files[1][name], Path(name), found)
+        elif name in files[1] and Path(name).name in ADDED_FILES:
+            found.counts["added files"] += 1
         else:
             found.differences.append(f"{name}: is {'missing' if name in files[0] else 'new'}")
     return found
@@ -124,9 +128,10 @@ def _compare_files(old_file: Path, new_file: Path, name: Path, found: Found) -> 
     found.counts["rows of metrics"] += len({path[0] for path in old}) if name.suffix == ".jsonl" else 0
     measured = frozenset() if name.parts[0] == "reports" else MEASURED | MEASURED_IN.get(name.parts[0], frozenset())
     differences = []
+    added = ADDED_TO_CHECKPOINTS if name.suffix == ".pt" else ADDED.get(name.name, frozenset())
     for path in [*old, *(path for path in new if path not in old)]:
         where = f"{name}: {'.'.join(path)}"
-        if path not in old and ADDED.get(name.name, frozenset()).intersection(path):
+        if path not in old and added.intersection(path):
             found.counts["added values"] += 1
         elif path not in new or path not in old:
             differences.append(f"{where} is {'missing' if path in old else 'new'}")
