@@ -36,8 +36,9 @@ def show_and_write(
     _show(made, wide)
     if tables_only:
         return
-    with Console(stderr=True).status("figures") as status:
-        page = write(made, folder, status.update)
+    errors = Console(stderr=True, soft_wrap=True)
+    with errors.status("figures") as status:
+        page = write(made, folder, status.update, lambda problem: errors.print(f"! {problem}", markup=False))
     wide.print(f"written to {folder}: {page.name}, {MANIFEST}, runs.csv, tables/, figures/", markup=False)
 
 

@@ -16,7 +16,7 @@ from negbench.report.tables.base import Table
 from negbench.report.tables.bench import bench_cautions, bench_tables
 from negbench.report.tables.cost import cost, default_target, time_to_target
 from negbench.report.tables.diagnostics import diagnostic_tables
-from negbench.report.tables.tunings import title_of, trials_table, tuning_cautions, tuning_table
+from negbench.report.tables.tunings import name_of, trials_table, tuning_cautions, tuning_table
 from negbench.runtime.errors import UserError
 
 PREFERRED_BASELINE = "moco"
@@ -72,7 +72,7 @@ def _tuning_sections(tunings: Sequence[Tuning]) -> list[TuningSection]:
     for number, tuning in enumerate(tunings, 1):
         slug = slug_of(f"tuning-{tuning.study}") + (f"-{number}" if len(tunings) > 1 else "")
         tables = [tuning_table(tuning, slug), trials_table(tuning, slug)]
-        sections.append(TuningSection(tuning, title_of(tuning), slug, tuning_cautions(tuning), tables))
+        sections.append(TuningSection(tuning, f"Tuning: {name_of(tuning)}", slug, tuning_cautions(tuning), tables))
     return sections
 
 

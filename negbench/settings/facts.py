@@ -1,4 +1,4 @@
-"""Facts about protocols, data sets and backbones that are known before their files are imported.
+"""Facts about protocols, data sets, backbones and figures that are known before their files are imported.
 
 A file of these kinds begins with its facts, a call whose keywords are plain values: `DATASET = DataSet(train=100)`.
 """
@@ -67,3 +67,24 @@ class Backbone(PluginFacts):
     stems: tuple[str, ...] = ("imagenet", "cifar")  # the values of model.stem that it can be built with
     torchvision: bool = False  # whether torchvision and timm have it by its name
     bottleneck: bool = False  # whether a ResNet's blocks are bottlenecks
+
+
+FIGURE_SECTIONS = ("comparison", "hardware", "diagnostics", "ablation", "tuning", "bench")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure(PluginFacts):
+    """A figure of a report. Its file defines `drawing(data, style)`: a `Drawing`, or None if there is nothing to draw.
+
+    The section says where the page shows it and what `data` is: "comparison" and "diagnostics" give a `Comparison`,
+    "hardware" one of the runs on one kind of hardware, "ablation" the `Ablation`s of one title, "tuning" a `Tuning`
+    and "bench" a `Bench`.
+    """
+
+    section: str
+    title: str  # on the page the title of the comparison, tuning or bench follows it
+    place: int = 100  # among the figures of its section
+
+    def __post_init__(self) -> None:
+        if self.section not in FIGURE_SECTIONS:
+            raise UserError(f"its section {self.section!r} is none of {', '.join(FIGURE_SECTIONS)}")

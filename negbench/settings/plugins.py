@@ -1,6 +1,7 @@
-"""Find methods, data sets, backbones, protocols and loggers, negbench's own and other packages', and studies.
+"""Find plug-ins, negbench's own and other packages', and studies.
 
-A plugin is a file in the folder of its kind, or a module that another package names as an entry point of its group.
+Methods, data sets, backbones, protocols, loggers and figures of reports are plug-ins: files in the folder of
+their kind, or modules that another package names as entry points of its group.
 """
 
 import ast
@@ -18,7 +19,7 @@ from typing import Any
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import did_you_mean
-from negbench.settings.facts import Backbone, DataSet, PluginFacts, Protocol
+from negbench.settings.facts import Backbone, DataSet, Figure, PluginFacts, Protocol
 
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 
@@ -39,6 +40,7 @@ METHOD = Kind("method", "negbench.methods", "negbench.methods", ("Config", "buil
 PROTOCOL = Kind("protocol", "negbench.evaluate.protocols", "negbench.protocols", ("evaluate",), Protocol)
 DATASET = Kind("data set", "negbench.data.datasets", "negbench.datasets", ("load",), DataSet)
 BACKBONE = Kind("backbone", "negbench.models.backbones", "negbench.backbones", ("build",), Backbone)
+FIGURE = Kind("figure", "negbench.report.figures", "negbench.figures", ("drawing",), Figure)
 _BESIDE = ("__init__", "base", "console", "records")
 LOGGER = Kind("logger", "negbench.train.loggers", "negbench.loggers", ("build",), others=_BESIDE)
 
@@ -69,6 +71,11 @@ def package_folder(package: str) -> Path:
 def list_plugins(kind: Kind) -> dict[str, PluginFile]:
     """Return every plug-in of a kind that can be used, by name: negbench's own, then those of other packages."""
     return {name: file for name, file in _found(kind).items() if not file.problem}
+
+
+def problems_of(kind: Kind) -> list[str]:
+    """Return a sentence for every plug-in of a kind that cannot be used."""
+    return [file.problem for file in _found(kind).values() if file.problem]
 
 
 def find_plugin(kind: Kind, name: str, known: Iterable[str] | None = None, or_else: str = "") -> PluginFile:

@@ -1,13 +1,19 @@
-"""A package with a data set, a backbone, a protocol and a method, each one file, and packages that are broken."""
+"""A package with a data set, a backbone, a protocol, a method and a figure, and packages that are broken."""
 
+import html
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from negbench.report.figures.common.style import Style
+from negbench.report.page.gallery import Gallery
+from tests.helpers import benches
 from tests.helpers.processes import finished
 
 TOYS = Path(__file__).with_name("toys")
@@ -16,6 +22,7 @@ ENTRY_POINTS = {
     "negbench.backbones": "toy-net = toy_backbone",
     "negbench.protocols": "toy-mean = toy_protocol",
     "negbench.methods": "toy = toy_method",
+    "negbench.figures": "toy-runs = toy_figure",
 }
 TOY = ("data.name=toy-data", "model.name=toy-net", "evaluation.protocols=toy-mean", "data.image_size=8")
 SHORT = ("batch_size=16", "epochs=2", "projector.hidden=8", "projector.dim=4", "precision=fp32", "views=patterns")
@@ -50,7 +57,9 @@ def toys(tmp_path: Path) -> tuple[Path, ...]:
     return TOYS, tmp_path / "site"
 
 
-def test_a_package_adds_a_data_set_a_backbone_a_protocol_and_a_method(toys: tuple[Path, ...], tmp_path: Path) -> None:
+def test_a_package_adds_a_data_set_a_backbone_a_protocol_a_method_and_a_figure(
+    toys: tuple[Path, ...], tmp_path: Path
+) -> None:
     output = str(tmp_path / "results")
     run, report, plan, config, methods, unknown = commands(
         ["run", "--method", "toy", "--device", "cpu", "--output", output, *CHOSEN],
@@ -72,12 +81,74 @@ def test_a_package_adds_a_data_set_a_backbone_a_protocol_and_a_method(toys: tupl
     assert json.loads(again[1])["toy_mean_top1"] == summary["toy_mean_top1"]
     assert report[0] == 0, report
     assert "toy nearest mean, %" in (tmp_path / "report" / "tables" / "accuracy-quickstart.md").read_text()
+    _assert_shows_the_toy_figure(tmp_path / "report")
     assert plan[0] == 0 and "all of toy shades" in plan[1], plan
     described = config[1]
     for listed in ("cifar10, imagefolder, patterns, toy-data", "resnet8, toy-net", "knn-lightly, toy-mean"):
         assert listed in described
     assert "toy  " in methods[1] and "Toy et al., 2020" in methods[1]
     assert unknown[0] == 2 and "unknown data set 'toy-dta', did you mean 'toy-data'?" in unknown[2]
+
+
+def _assert_shows_the_toy_figure(report: Path) -> None:
+    page = (report / "index.html").read_text()
+    titles = re.findall(r'<img src="data:[^"]*" alt="([^:"]*)', page)
+    assert titles[:4] == ["Accuracy by seed", "Toy runs", "Training curves", "Accuracy against cost"]
+    assert "<figcaption>A bar for each row.</figcaption>" in page
+    for kind in ("png", "svg", "pdf"):
+        assert (report / "figures" / f"toy-runs-quickstart.{kind}").stat().st_size > 1000
+
+
+BROKEN_FIGURES = {  # by name: the file, and the sentence of the report
+    "no-drawing": (
+        "FIGURE = dict(section='bench', title='A')",
+        "figure file {folder}/no_drawing.py lacks drawing; see CONTRIBUTING.md",
+    ),
+    "no-import": (
+        "import nothing\nFIGURE = nothing.Figure(section='bench', title='A')",
+        "figure 'no-import' of the package broken cannot be used: No module named 'nothing'",
+    ),
+    "no-section": (
+        "FIGURE = Figure(section='runs', title='A')",
+        "figure 'no-section' of the package broken cannot be used: its section 'runs' is none of comparison, hardware, "
+        "diagnostics, ablation, tuning, bench",
+    ),
+    "undrawn": (
+        "from negbench.settings.facts import Figure\nfrom negbench.report.figures.common.style import Drawing\n"
+        "FIGURE = Figure(section='bench', title='A')\n"
+        "def drawing(bench, style): return Drawing('a caption', lambda: 1 / 0)",
+        "figure 'undrawn' of the package broken cannot be drawn: ZeroDivisionError: division by zero",
+    ),
+    "unplanned": (
+        "from negbench.settings.facts import Figure\nFIGURE = Figure(section='bench', title='A')\n"
+        "def drawing(bench, style): return bench.none",
+        "figure 'unplanned' of the package broken cannot be drawn: AttributeError: 'Bench' object has no attribute "
+        "'none'",
+    ),
+}
+
+
+def test_a_report_leaves_out_figures_that_fail_and_names_them(tmp_path: Path) -> None:
+    folder, output = tmp_path / "broken", tmp_path / "report"
+    install(folder, "broken", {"negbench.figures": "\n".join(f"{n} = {n.replace('-', '_')}" for n in BROKEN_FIGURES)})
+    for name, (text, _) in BROKEN_FIGURES.items():
+        (folder / f"{name.replace('-', '_')}.py").write_text(text)
+    steps = [benches.subject("moco", [0.1, 0.2], num_negatives=256), benches.subject("bare 2+2", [0.1, 0.1], "bare")]
+    bench = benches.write(tmp_path / "bench", [("study", None, steps)])
+    ((code, _, errors),) = commands(["report", str(bench), "--output", str(output)], path=(folder,))
+    assert code == 0, errors
+    page = html.unescape((output / "index.html").read_text())
+    for _, sentence in BROKEN_FIGURES.values():
+        assert f"<p>{sentence.format(folder=folder)}</p>" in page
+        assert f"! {sentence.format(folder=folder)}\n" in errors
+    assert page.count("<figure>") == 1 and len(list((output / "figures").iterdir())) == 3
+
+
+def test_a_figure_of_negbench_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(drawing=lambda comparison, style: 1 / 0)
+    monkeypatch.setattr("negbench.report.page.gallery.import_plugin", lambda file: module)
+    with pytest.raises(ZeroDivisionError):
+        Gallery(Style([])).plan("bench", None, "*", "")
 
 
 FIND = """

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from negbench.report.figures.accuracy import POINTS, _along, drawings, pareto_front
-from negbench.report.figures.style import Style
-from negbench.report.figures.style import write as draw
+from negbench.report.figures.common.style import Style
+from negbench.report.figures.curves import POINTS, _along
+from negbench.report.figures.pareto import pareto_front
 from negbench.report.page import tables
 from negbench.report.page import write as report_files
+from negbench.report.page.gallery import Gallery
 from negbench.report.read.comparisons import Row, compare
 from negbench.report.read.runs import Run, find, load
 from negbench.report.sentences.findings import findings
@@ -106,10 +107,12 @@ def test_one_seed_and_one_row_can_be_drawn(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
     records.write(output, study, "moco", 0, 0.8, curve=(0.1, 0.2, 0.3, 0.4, 0.5))
     (comparison,) = compare(load(find([], output)))
-    figures = drawings(comparison, Style(["moco"]))
-    assert [drawing.slug for drawing in figures] == ["accuracy-golden", "curves-golden", "pareto-golden"]
-    for drawing in figures:
-        assert all(path.stat().st_size > 1000 for path in draw(drawing, tmp_path).values())
+    gallery = Gallery(Style(["moco"]))
+    figures = gallery.plan_comparison(comparison)
+    assert [figure.slug for figure in figures] == ["accuracy-golden", "curves-golden", "pareto-golden"]
+    gallery.draw(tmp_path, lambda text: None)
+    for figure in figures:
+        assert all((tmp_path / f"{figure.slug}.{kind}").stat().st_size > 1000 for kind in ("png", "svg", "pdf"))
     answer = findings(comparison, "moco")[0].answer
     assert answer.endswith("it is the only row, so there is nothing to compare it with.")
 

@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
 from negbench.records.tunings import load
 from negbench.report import build as building
-from negbench.report.figures.style import Style
-from negbench.report.figures.tuning import expected_best, tuning_drawings
+from negbench.report.figures.common.style import Style
+from negbench.report.figures.tuning import drawing, expected_best
 from negbench.report.page import write as report_files
 from negbench.report.tables.tunings import tuning_cautions
 from negbench.settings.space import draw
@@ -131,8 +132,8 @@ def test_without_learning_rates_for_all_trials_are_drawn_in_order(tmp_path: Path
     for trial, value in zip(byol["trials"], (0.9, 0.99), strict=True):
         trial["values"] = {"method.key_momentum": value}
     (folder / "tuning.json").write_text(json.dumps(record))
-    (drawing,) = tuning_drawings(load(folder), Style([]), "tuning")
-    assert drawing.caption.startswith("Left: every trial in the order of the draw")
-    left = drawing.draw().axes[0]
+    drawn = drawing(load(folder), Style([]))
+    assert drawn is not None and drawn.caption.startswith("Left: every trial in the order of the draw")
+    left = drawn.draw().axes[0]
     assert left.get_xlabel() == "trial" and left.get_xscale() == "linear"
-    assert {round(float(x)) for line in left.lines for x in line.get_xdata()} == {1, 2}
+    assert {round(float(x)) for line in left.lines for x in np.asarray(line.get_xdata())} == {1, 2}

@@ -1,4 +1,4 @@
-"""The figure of a tuning: every trial, and what a smaller budget would have found."""
+"""Every trial of a tuning, and what a smaller budget would have found."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from negbench.records.tunings import Tuned, Tuning
-from negbench.report.figures.style import LINES, MARKERS, Drawing, Style, round_numbers
-from negbench.report.tables.tunings import title_of
+from negbench.report.figures.common.style import LINES, MARKERS, Drawing, Style, round_numbers
+from negbench.settings.facts import Figure
 
+FIGURE = Figure(section="tuning", title="Tuning")
 COMMON = "optimizer.lr"  # what every method tunes
 
 
 def expected_best(scores: Sequence[float], num_trials: int) -> float:
-    """The mean, over all choices of `num_trials` of the trials, of the highest score among them.
+    """Return the mean, over all choices of `num_trials` of the trials, of the highest score among them.
 
     Dodge et al. 2019, arXiv:1909.03004, section 3, drawn without replacement.
     """
@@ -27,32 +28,27 @@ def expected_best(scores: Sequence[float], num_trials: int) -> float:
     return sum(score * math.comb(below, num_trials - 1) for below, score in ranked) / total
 
 
-def tuning_drawings(tuning: Tuning, style: Style, slug: str) -> list[Drawing]:
-    """None before a first trial has ended."""
+def drawing(tuning: Tuning, style: Style) -> Drawing | None:
     if not any(method.scores for method in tuning.methods):
-        return []
+        return None
     place = "by its learning rate" if _has_rates(tuning) else "in the order of the draw"
     caption = (
         f"Left: every trial {place}, a ring around what was chosen, crosses for trials that failed. "
         "Right: the best held-out accuracy that n of these trials would have found on average, a failed one counting "
         "as 0 (arXiv:1909.03004): where lines cross, the order depends on the budget."
     )
-    draw = partial(_trials, tuning, style)
-    return [Drawing(slug, title_of(tuning), caption, draw)]
+    return Drawing(caption, partial(_draw, tuning, style))
 
 
-def _trials(tuning: Tuning, style: Style) -> Canvas:
+def _draw(tuning: Tuning, style: Style) -> Canvas:
     canvas, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
     shown = [method for method in tuning.methods if method.trials]
     scores = [100 * score for method in shown for score in method.scores]
     bottom = min(scores) - 0.08 * (max(scores) - min(scores) or 1.0)
     by_rate = _has_rates(tuning)
     for number, method in enumerate(shown):
-        colour, marker, line = (
-            style.colours[method.method],
-            MARKERS[number % len(MARKERS)],
-            LINES[number % len(LINES)],
-        )
+        colour = style.colours[method.method]
+        marker, line = MARKERS[number % len(MARKERS)], LINES[number % len(LINES)]
         _each(left, method, by_rate, bottom, colour, marker)
         ended = [trial.score or 0.0 for trial in method.trials if trial.has_ended]
         sizes = range(1, len(ended) + 1)

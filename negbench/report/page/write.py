@@ -18,10 +18,13 @@ MANIFEST = "report.json"
 PAGE = "index.html"
 
 
-def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
-    """The page, tables, figures and `report.json` in `output`, which replaces an earlier report whole; the page's path.
+def write(
+    report: Report, output: Path, tell: Callable[[str], None], warn: Callable[[str], None] = lambda sentence: None
+) -> Path:
+    """Write the page, tables, figures and `report.json` to `output`, in place of an earlier report. Return the page.
 
-    UserError if `output` holds anything but a report, or cannot be written.
+    `warn` is called with a sentence for each figure of another package that could not be drawn. UserError if `output`
+    holds anything but a report, or cannot be written.
     """
     check_output(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -34,7 +37,8 @@ def write(report: Report, output: Path, tell: Callable[[str], None]) -> Path:
         (partial / MANIFEST).write_text(json.dumps(_facts(report), indent=1) + "\n")
         from negbench.report.page.page import write_page
 
-        write_page(report, partial, tell)
+        for problem in write_page(report, partial, tell):
+            warn(problem)
         _replace(partial, output)
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error.strerror or error}; choose another --output") from None

@@ -13,10 +13,11 @@ from negbench.runtime import words
 from negbench.settings.space import at_edges
 
 
-def title_of(tuning: Tuning) -> str:
+def name_of(tuning: Tuning) -> str:
+    """Return the study, the epochs, the seed and what else was set."""
     others = [t.removeprefix("method.") for t in tuning.record.settings if not t.startswith("epochs=")]
     parts = [tuning.study, words.count(tuning.record.epochs, "epoch"), f"seed {tuning.record.seed}", *others]
-    return f"Tuning: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def tuning_cautions(tuning: Tuning) -> list[str]:
@@ -71,7 +72,7 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
         "higher than the same settings would give again: it chooses settings and ranks no methods."
     )
     columns = ["method", "trials", "best, %", "median, %", "worst, %", "chosen", "drawn from"]
-    return Table(slug, title_of(tuning), note, columns, rows, pd.DataFrame(csv_rows))
+    return Table(slug, f"Tuning: {name_of(tuning)}", note, columns, rows, pd.DataFrame(csv_rows))
 
 
 def _uncertainty(tuning: Tuning) -> str:

@@ -1,6 +1,6 @@
-"""Diagnostics over training: small panels, one line a row and source of negatives."""
+"""Panels of diagnostics over training, with a line for each row, or for each of its sources of negatives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,37 +9,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from negbench.report.figures.style import LINES, Drawing, Style, add_legend, logarithmic
+from negbench.report.figures.common.means import left_out
+from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.tables.diagnostics import ALL, OF_REPRESENTATION, OF_SOURCES, Quantity, common_epochs, sources_of
+from negbench.report.tables.diagnostics import Quantity, common_epochs, sources_of
 
 ROWS = 8  # lines beyond would cover each other
 COLUMNS = 4
-DRAWN = (
-    *("effective_negatives", "mass_share", "top10_cosine", "mean_cosine"),
-    *("false_negative_mass", "tracking", "staleness", "angle_degrees"),
-)
 LOGARITHMIC = ("effective_negatives", "angle_degrees")
 Lines = Sequence[tuple[Row, str | None]]
 
 
-def diagnostic_drawings(comparison: Comparison, style: Style) -> list[Drawing]:
-    """Of the negatives and of the representation over training; none without diagnostics."""
+def panels(
+    comparison: Comparison,
+    sources: Callable[[Row], Sequence[str | None]],
+    figures: Mapping[str, Quantity],
+    style: Style,
+) -> Drawing | None:
+    """Return a panel for each of the `figures` that a row knows, with a line for each row and each of its `sources`."""
     rows = [row for row in comparison.rows if any(run.diagnostics for run in row.runs)]
-    left_out = f" The best {ROWS} of {len(rows)} rows are drawn." if len(rows) > ROWS else ""
-    rows = rows[:ROWS]
-    negatives: Lines = [(row, source) for row in rows for source in sources_of(row) if source != ALL]
-    found = []
-    for slug, title, lines, figures in (
-        ("negatives", "Negatives over training", negatives, {name: OF_SOURCES[name] for name in DRAWN}),
-        ("representation", "Representation over training", [(row, None) for row in rows], OF_REPRESENTATION),
-    ):
-        known = {name: figure for name, figure in figures.items() if _is_known(lines, name)}
-        if known:
-            caption = f"Mean over seeds, thin lines: seeds; on fixed training images, in evaluation mode.{left_out}"
-            draw = partial(_panels, lines, known, style)
-            found.append(Drawing(f"{slug}-{comparison.slug}", f"{title}: {comparison.title}", caption, draw))
-    return found
+    lines = [(row, source) for row in rows[:ROWS] for source in sources(row)]
+    known = {name: figure for name, figure in figures.items() if _is_known(lines, name)}
+    if not known:
+        return None
+    caption = f"Mean over seeds, thin lines: seeds; on fixed training images, in evaluation mode.{left_out(rows, ROWS)}"
+    return Drawing(caption, partial(_panels, lines, known, style))
 
 
 def _is_known(lines: Lines, name: str) -> bool:

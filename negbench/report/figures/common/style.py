@@ -5,7 +5,7 @@ A method has one colour in all of them; rows of one method differ in marker and 
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,8 @@ _RC = {
 class Drawing:
     """A figure that is not drawn yet."""
 
-    slug: str
-    title: str
     caption: str
-    draw: Any  # () -> Canvas
+    draw: Callable[[], Canvas]
 
 
 class Style:
@@ -68,11 +66,11 @@ class Style:
             yield row, self.colours[row.method], marker, LINES[place % len(LINES)]
 
 
-def write(drawing: Drawing, folder: Path) -> dict[str, Path]:
-    """Draw it and write it in all formats; the paths by format."""
+def write(draw: Callable[[], Canvas], slug: str, folder: Path) -> dict[str, Path]:
+    """Draw a figure and write it in all formats. Return the paths by format."""
     sns.set_theme(context="notebook", style="whitegrid", rc=_RC)
-    canvas: Canvas = drawing.draw()
-    paths = {name: folder / f"{drawing.slug}.{name}" for name in FORMATS}
+    canvas = draw()
+    paths = {name: folder / f"{slug}.{name}" for name in FORMATS}
     for name, path in paths.items():
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
         canvas.savefig(path, dpi=150, metadata=metadata)

@@ -1,0 +1,68 @@
+"""Time of a step for an image, by the batch size."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from negbench.report.figures.common.steps import (
+    GREY,
+    errorbar_line,
+    method_look,
+    quartiles,
+    ratio_to_bare,
+    size_axis,
+    where_sentence,
+)
+from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
+from negbench.report.read.benches import Bench
+from negbench.settings.facts import Figure
+
+FIGURE = Figure(section="bench", title="Cost by batch size", place=30)
+
+
+def drawing(bench: Bench, style: Style) -> Drawing | None:
+    sized = [row for _, row in bench.by_batch_size]
+    if len({row.batch_size for row in sized if row.is_timed}) < 2:
+        return None
+    caption = (
+        "Time a step takes for each image of its batch, with quartiles of the rounds, and its ratio to the bare "
+        "step of the same rounds, with the 95% bootstrap interval, cut at the axis. K is the study's."
+        f"{where_sentence(bench, sized)}"
+    )
+    return Drawing(caption, partial(_draw, bench, style))
+
+
+def _draw(bench: Bench, style: Style) -> Canvas:
+    canvas, (time, ratio) = plt.subplots(1, 2, figsize=(12, 4.6))
+    groups = [group for group in bench.groups if group.kind in ("study", "batch_size")]
+    stepped = [(g, s) for g in groups for s in g.rows if s.kind != "matrices"]
+    stepped.sort(key=lambda pair: pair[1].batch_size)
+    bares = [row.name for row in bench.main.rows if row.kind == "bare"]
+    names = [*bench.methods, *bares]
+    for place, name in enumerate(names):
+        mine = [(g, s, s.batch_size) for g, s in stepped if s.name == name]
+        aside = 2 ** (0.05 * (place - (len(names) - 1) / 2))  # so that bars do not cover each other
+        look = method_look(style, name) if name not in bares else {"color": GREY, "marker": "", "label": name}
+        if name in bares:
+            look["linestyle"] = LINES[1 + bares.index(name) % (len(LINES) - 1)]
+        errorbar_line(time, [(aside * size, *quartiles(s, 1e6 / size)) for _, s, size in mine], look)
+        errorbar_line(ratio, [(aside * size, *ratio_to_bare(g, s)) for g, s, size in mine], look)
+    for axes, title in ((time, "µs an image"), (ratio, "step / bare step")):
+        axes.set_ylabel(title)
+        size_axis(axes, sorted({row.batch_size for _, row in stepped}), "batch size, images a step")
+    logarithmic(time)
+    _around_medians(ratio, [ratio_to_bare(group, row)[0] for group, row in stepped])
+    add_legend(canvas, time, len(names))
+    return canvas
+
+
+def _around_medians(axes: Axes, medians: Sequence[float]) -> None:
+    """A linear vertical axis that one disturbed row's interval does not stretch; it is cut there."""
+    known = [median for median in medians if math.isfinite(median)]
+    if known:
+        margin = 0.05 + 2 * (max(known) - min(known))
+        axes.set_ylim(min(known) - margin, max(known) + margin)
