@@ -1,7 +1,7 @@
 """Tables of a bench: what a step costs, its parts, and both sweeps."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,16 +26,37 @@ PART_TITLES = {  # of span.PARTS, with what a reader calls them
     "refresh": "refresh",
     "rest": "rest",
 }
-_OUT, _AWAITED = "out of memory", "not timed"
+FIGURES = {  # of the record, by column: the name, and one shown unit
+    "peak memory, MiB": ("peak_memory_bytes", MIB),
+    "reserved, MiB": ("peak_reserved_bytes", MIB),
+    "state, MiB": ("source_state_bytes", MIB),
+    "negatives a query": ("negatives_per_query", 1),
+    "parameters, M": ("parameters", 1e6),
+    "GFLOP a step": ("flops", GIGA),
+}
 
 
 def bench_tables(bench: Bench, baseline: str, slug: str) -> list[Table]:
-    """Those that the bench has rows for."""
+    """Return the tables that the bench has rows for."""
     tables = [_cost(bench, baseline, slug), _parts(bench, slug)]
     if len({row.num_negatives for _, row in bench.by_num_negatives}) > 1:
-        tables.append(_num_negatives(bench, baseline, slug))
+        note = (
+            "K: num_negatives. As in the table of the study's own setting; each K is a group of its own, and "
+            f"/ {baseline} is at the same K{_reasons(row for _, row in bench.by_num_negatives)}."
+        )
+        columns = ["step of", "K", "step, ms", "/ bare", f"/ {baseline}", "loss, ms", "backward, ms", "refresh, ms"]
+        columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
+        made = _rows(bench, bench.by_num_negatives, baseline, columns, note)
+        tables.append(Table(f"{slug}-num-negatives", f"A step by the number of negatives: {bench.study}", *made))
     if len({row.batch_size for _, row in bench.by_batch_size}) > 1:
-        tables.append(_batch_size(bench, baseline, slug))
+        note = (
+            "As in the table of the study's own setting; each batch size is a group of its own"
+            f"{_reasons(row for _, row in bench.by_batch_size)}."
+        )
+        columns = ["step of", "batch", "step, ms", "µs an image", "/ bare", f"/ {baseline}", "images/s"]
+        columns += ["peak memory, MiB", "reserved, MiB", "GFLOP a step"]
+        made = _rows(bench, bench.by_batch_size, baseline, columns, note)
+        tables.append(Table(f"{slug}-batch-size", f"A step by batch size: {bench.study}", *made))
     return [table.without_empty_columns() for table in tables]
 
 
@@ -43,41 +64,46 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
     columns = ["step of", "step, ms", "/ bare", f"/ {baseline}", "images/s", "peak memory, MiB", "reserved, MiB"]
     columns += ["state, MiB", "negatives a query", "parameters, M", "GFLOP a step", "share of matrix rate"]
     rate = _matrix_rate(bench.main)
-    cells, csv_rows = [], []
-    for row in bench.main.rows:
-        if row.kind == "matrices":
-            continue
-        flops = row.facts["flops"]
-        share = math.nan if flops is None else flops / row.median / rate
-        bare, against = bench.main.ratio(row, row.bare_name), bench.main.ratio(row, baseline)
-        cells.append(
-            [
-                Cell(row.name),
-                _milliseconds(row),
-                _ratio(bare),
-                _ratio_or_baseline(row, baseline, against),
-                _images_per_second(row),
-                _known(row, "peak_memory_bytes", MIB),
-                _known(row, "peak_reserved_bytes", MIB),
-                _known(row, "source_state_bytes", MIB),
-                _known(row, "negatives_per_query", 1),
-                _known(row, "parameters", 1e6),
-                _known(row, "flops", GIGA),
-                Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
-            ]
-        )
-        csv_row = _csv_row(bench, row, bare, against)
-        csv_rows.append(csv_row | {"matrix_flops_per_second": rate, "share_of_matrix_rate": share})
     told = f" Matrices: {rate / GIGA:,.0f} GFLOP/s." if math.isfinite(rate) else ""
     note = (
-        f"{_where(bench)} Step: median [quartiles] of the rounds. Ratios: median of the ratios within rounds "
+        "Step: median [quartiles] of the rounds. Ratios: median of the ratios within rounds "
         "[95% bootstrap interval]. bare a+b: the encoder's a forward passes of queries, b of keys, backward and "
         "optimizer on one fixed batch, nothing else; each method is held against the bare step with its own passes. "
         "Peak memory: of the subject alone, over what the process held before it was built. Share of the matrix rate: "
         "counted operations (matrix products and convolutions) a second over those of large square matrices in the "
         f"encoder's precision, in the same rounds.{told}"
     )
-    return Table(f"{slug}-cost", bench.title, note, columns, cells, pd.DataFrame(csv_rows))
+    stepped = [(bench.main, row) for row in bench.main.rows if row.kind != "matrices"]
+    *shown, data = _rows(bench, stepped, baseline, columns, note)
+    data["matrix_flops_per_second"] = rate
+    data["share_of_matrix_rate"] = [_share(row, rate) for _, row in stepped]
+    return Table(f"{slug}-cost", bench.title, *shown, data)
+
+
+def _rows(
+    bench: Bench, pairs: Sequence[tuple[GroupRows, BenchRow]], baseline: str, columns: Sequence[str], note: str
+) -> tuple[str, Sequence[str], list[list[Cell]], pd.DataFrame]:
+    """Note, columns, cells and data of a table of steps."""
+    cells, csv_rows = [], []
+    for group, row in pairs:
+        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
+        share = _share(row, _matrix_rate(group))
+        known = {
+            "step of": Cell(row.name),
+            "K": Cell(f"{row.num_negatives or 0:,}", row.num_negatives),
+            "batch": Cell(f"{row.batch_size:,}", row.batch_size),
+            "step, ms": _milliseconds(row),
+            "µs an image": _of(row.median / row.batch_size, 1e-6) if row.batch_size else Cell(words.NOTHING),
+            "/ bare": _ratio(bare),
+            f"/ {baseline}": Cell("baseline") if row.name == baseline else _ratio(against),
+            "images/s": _of(row.batch_size / row.median, 1),
+            **{f"{part}, ms": _of(part_median(row, part), 1e-3) for part in ("loss", "backward", "refresh")},
+            **{title: _of(_number(row, name), unit) for title, (name, unit) in FIGURES.items()},
+            "share of matrix rate": Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
+        }
+        cells.append([known[column] for column in columns])
+        csv_rows.append(_csv_row(bench, row, bare, against))
+    return f"{_where(bench)} {note}", columns, cells, pd.DataFrame(csv_rows)
 
 
 def _parts(bench: Bench, slug: str) -> Table:
@@ -87,16 +113,10 @@ def _parts(bench: Bench, slug: str) -> Table:
         if row.kind == "matrices" or not row.is_timed:
             continue
         medians = {part: part_median(row, part) for part in bench.part_names}
-        cells.append(
-            [
-                Cell(row.name),
-                *(_of(medians[part], 1e-3) for part in bench.part_names),
-                _of(row.median, 1e-3),
-            ]
-        )
+        cells.append([Cell(row.name), *(_of(seconds, 1e-3) for seconds in (*medians.values(), row.median))])
         about = {"study": bench.study, "device": bench.device, "step": row.name}
-        csv_rows.append(about | {f"{part}_seconds": median for part, median in medians.items()})
-        csv_rows[-1]["step_seconds"] = row.median
+        seconds = {f"{part}_seconds": median for part, median in medians.items()}
+        csv_rows.append(about | seconds | {"step_seconds": row.median})
     note = (
         "Milliseconds, medians of the rounds, each part without the parts inside it: medians of parts need not add up "
         "to that of the step. Refresh: of the source after the optimizer's step, AdCo's ascent with its own forward "
@@ -105,64 +125,6 @@ def _parts(bench: Bench, slug: str) -> Table:
         "counted in the part in which it waits."
     )
     return Table(f"{slug}-parts", f"Parts of a step, ms: {bench.study}", note, columns, cells, pd.DataFrame(csv_rows))
-
-
-def _num_negatives(bench: Bench, baseline: str, slug: str) -> Table:
-    columns = ["step of", "K", "step, ms", "/ bare", f"/ {baseline}", "loss, ms", "backward, ms", "refresh, ms"]
-    columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
-    cells, csv_rows = [], []
-    for group, row in bench.by_num_negatives:
-        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
-        cells.append(
-            [
-                Cell(row.name),
-                Cell(f"{row.num_negatives:,}", row.num_negatives),
-                _milliseconds(row),
-                _ratio(bare),
-                _ratio_or_baseline(row, baseline, against),
-                *(_of(part_median(row, part), 1e-3) for part in ("loss", "backward", "refresh")),
-                _known(row, "peak_memory_bytes", MIB),
-                _known(row, "peak_reserved_bytes", MIB),
-                _known(row, "source_state_bytes", MIB),
-                _known(row, "flops", GIGA),
-            ]
-        )
-        csv_rows.append(_csv_row(bench, row, bare, against))
-    note = (
-        f"{_where(bench)} K: num_negatives. As in the table of the study's own setting; each K is a group of its own, "
-        f"and / {baseline} is at the same K{_reasons(row for _, row in bench.by_num_negatives)}."
-    )
-    title = f"A step by the number of negatives: {bench.study}"
-    return Table(f"{slug}-num-negatives", title, note, columns, cells, pd.DataFrame(csv_rows))
-
-
-def _batch_size(bench: Bench, baseline: str, slug: str) -> Table:
-    columns = ["step of", "batch", "step, ms", "µs an image", "/ bare", f"/ {baseline}", "images/s"]
-    columns += ["peak memory, MiB", "reserved, MiB", "GFLOP a step"]
-    cells, csv_rows = [], []
-    for group, row in bench.by_batch_size:
-        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
-        cells.append(
-            [
-                Cell(row.name),
-                Cell(f"{row.batch_size:,}", row.batch_size),
-                _milliseconds(row),
-                _of(row.median / row.batch_size, 1e-6),
-                _ratio(bare),
-                _ratio_or_baseline(row, baseline, against),
-                _images_per_second(row),
-                _known(row, "peak_memory_bytes", MIB),
-                _known(row, "peak_reserved_bytes", MIB),
-                _known(row, "flops", GIGA),
-            ]
-        )
-        csv_rows.append(_csv_row(bench, row, bare, against))
-    note = (
-        f"{_where(bench)} As in the table of the study's own setting; each batch size is a group of its own"
-        f"{_reasons(row for _, row in bench.by_batch_size)}."
-    )
-    title = f"A step by batch size: {bench.study}"
-    return Table(f"{slug}-batch-size", title, note, columns, cells, pd.DataFrame(csv_rows))
 
 
 def bench_cautions(bench: Bench) -> list[str]:
@@ -200,28 +162,25 @@ def _where(bench: Bench) -> str:
 
 def _milliseconds(row: BenchRow) -> Cell:
     if row.out_of_memory:
-        return Cell(_OUT, math.inf)
+        return Cell("out of memory", math.inf)
     if not row.is_timed:
-        return Cell(_AWAITED, math.nan)
+        return Cell("not timed", math.nan)
     first, middle, third = np.percentile(1e3 * row.seconds, (25, 50, 75)).tolist()
     return Cell(f"{words.number(middle)} [{words.number(first)}, {words.number(third)}]", middle)
-
-
-def _images_per_second(row: BenchRow) -> Cell:
-    return _of(row.batch_size / row.median, 1)
 
 
 def _ratio(interval: Interval | None) -> Cell:
     return Cell(text.ratio(interval), interval.centre) if interval is not None else Cell(words.NOTHING, math.nan)
 
 
-def _ratio_or_baseline(row: BenchRow, baseline: str, against: Interval | None) -> Cell:
-    return Cell("baseline") if row.name == baseline else _ratio(against)
-
-
-def _known(row: BenchRow, name: str, unit: float) -> Cell:
+def _number(row: BenchRow, name: str) -> float:
     value = row.facts.get(name)
-    return _of(math.nan if value is None else float(value), unit)
+    return math.nan if value is None else float(value)
+
+
+def _share(row: BenchRow, rate: float) -> float:
+    """The share of the `rate` of matrices that the row reaches; nan where it is unknown."""
+    return _number(row, "flops") / row.median / rate
 
 
 def _of(value: float, unit: float) -> Cell:
