@@ -1,4 +1,4 @@
-"""A whole report, computed in seconds; figures are drawn when it is written."""
+"""A whole report, computed in seconds."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def build(
     benches: Sequence[Bench] = (),
     tunings: Sequence[Tuning] = (),
 ) -> Report:
-    """Everything but the figures. UserError if there is no row `baseline`."""
+    """Return a report, whose figures are drawn when it is written. UserError if there is no row `baseline`."""
     comparisons = compare(runs)
     chosen = _baseline(comparisons, benches, baseline)
     sections = [
@@ -63,7 +63,7 @@ def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[BenchSectio
             title = f"{title}, {bench.environment.get('time')}"
         if len(benches) > 1:
             slug = f"{slug}-{number + 1}"
-        sections.append(BenchSection(bench, title, slug, bench_cautions(bench), bench_tables(bench, baseline, slug)))
+        sections.append(BenchSection(title, slug, bench_cautions(bench), bench_tables(bench, baseline, slug), bench))
     return sections
 
 
@@ -72,7 +72,7 @@ def _tuning_sections(tunings: Sequence[Tuning]) -> list[TuningSection]:
     for number, tuning in enumerate(tunings, 1):
         slug = slug_of(f"tuning-{tuning.study}") + (f"-{number}" if len(tunings) > 1 else "")
         tables = [tuning_table(tuning, slug), trials_table(tuning, slug)]
-        sections.append(TuningSection(tuning, f"Tuning: {name_of(tuning)}", slug, tuning_cautions(tuning), tables))
+        sections.append(TuningSection(f"Tuning: {name_of(tuning)}", slug, tuning_cautions(tuning), tables, tuning))
     return sections
 
 

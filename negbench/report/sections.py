@@ -24,10 +24,9 @@ class Section:
 
 
 @dataclass(frozen=True)
-class BenchSection:
-    """All about one bench."""
+class RecordSection:
+    """All about one bench or tuning."""
 
-    bench: Bench
     title: str
     slug: str
     cautions: Sequence[str]
@@ -35,14 +34,13 @@ class BenchSection:
 
 
 @dataclass(frozen=True)
-class TuningSection:
-    """All about one tuning."""
+class BenchSection(RecordSection):
+    bench: Bench
 
+
+@dataclass(frozen=True)
+class TuningSection(RecordSection):
     tuning: Tuning
-    title: str
-    slug: str
-    cautions: Sequence[str]
-    tables: Sequence[Table]
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,11 @@ class Report:
         return [run for run in self.runs if not run.is_used]
 
     @property
-    def others(self) -> "list[TuningSection | BenchSection]":
-        """What is no comparison of runs."""
+    def others(self) -> list[RecordSection]:
+        """Tunings and benches."""
         return [*self.tunings, *self.benches]
 
     @property
     def tables(self) -> list[Table]:
         compared = [table for section in self.sections for table in (*section.tables, *section.diagnostics)]
-        apart = [table for section in self.others for table in section.tables]
-        return compared + [table for table, _ in self.swept] + apart
+        return [*compared, *(table for table, _ in self.swept), *(t for section in self.others for t in section.tables)]

@@ -8,15 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from negbench.report.figures.common.steps import (
-    GREY,
-    errorbar_line,
-    method_look,
-    quartiles,
-    ratio_to_bare,
-    size_axis,
-    where_sentence,
-)
+from negbench.report.figures.common import steps
 from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.benches import Bench
 from negbench.settings.facts import Figure
@@ -31,7 +23,7 @@ def drawing(bench: Bench, style: Style) -> Drawing | None:
     caption = (
         "Time a step takes for each image of its batch, with quartiles of the rounds, and its ratio to the bare "
         "step of the same rounds, with the 95% bootstrap interval, cut at the axis. K is the study's."
-        f"{where_sentence(bench, sized)}"
+        f"{steps.where_sentence(bench, sized)}"
     )
     return Drawing(caption, partial(_draw, bench, style))
 
@@ -46,16 +38,18 @@ def _draw(bench: Bench, style: Style) -> Canvas:
     for place, name in enumerate(names):
         mine = [(g, s, s.batch_size) for g, s in stepped if s.name == name]
         aside = 2 ** (0.05 * (place - (len(names) - 1) / 2))  # so that bars do not cover each other
-        look = method_look(style, name) if name not in bares else {"color": GREY, "marker": "", "label": name}
         if name in bares:
-            look["linestyle"] = LINES[1 + bares.index(name) % (len(LINES) - 1)]
-        errorbar_line(time, [(aside * size, *quartiles(s, 1e6 / size)) for _, s, size in mine], look)
-        errorbar_line(ratio, [(aside * size, *ratio_to_bare(g, s)) for g, s, size in mine], look)
+            line = LINES[1 + bares.index(name) % (len(LINES) - 1)]
+            look = {"color": steps.GREY, "marker": "", "linestyle": line, "label": name}
+        else:
+            look = steps.method_look(style, name)
+        steps.errorbar_line(time, [(aside * size, *steps.quartiles(s, 1e6 / size)) for _, s, size in mine], look)
+        steps.errorbar_line(ratio, [(aside * size, *steps.ratio_to_bare(g, s)) for g, s, size in mine], look)
     for axes, title in ((time, "µs an image"), (ratio, "step / bare step")):
         axes.set_ylabel(title)
-        size_axis(axes, sorted({row.batch_size for _, row in stepped}), "batch size, images a step")
+        steps.size_axis(axes, sorted({row.batch_size for _, row in stepped}), "batch size, images a step")
     logarithmic(time)
-    _around_medians(ratio, [ratio_to_bare(group, row)[0] for group, row in stepped])
+    _around_medians(ratio, [steps.ratio_to_bare(group, row)[0] for group, row in stepped])
     add_legend(canvas, time, len(names))
     return canvas
 

@@ -8,15 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from negbench.report.figures.common.steps import (
-    GREY,
-    errorbar_line,
-    method_look,
-    quartiles,
-    ratio_to_bare,
-    size_axis,
-    where_sentence,
-)
+from negbench.report.figures.common import steps
 from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.benches import Bench, BenchRow
 from negbench.report.tables.bench import MIB
@@ -34,7 +26,7 @@ def drawing(bench: Bench, style: Style) -> Drawing | None:
         "ratio to the bare step of the same rounds the 95% bootstrap interval. Each K was stepped at its own time: "
         "what disturbed the machine then is in the milliseconds and hardly in the ratio. Methods without K and "
         "the bare steps are level lines, at the study's own setting. Memory is of each method alone, over what the "
-        f"process held before.{where_sentence(bench, sized)}"
+        f"process held before.{steps.where_sentence(bench, sized)}"
     )
     return Drawing(caption, partial(_draw, bench, style))
 
@@ -43,22 +35,23 @@ def _draw(bench: Bench, style: Style) -> Canvas:
     canvas, panels = plt.subplots(1, 3, figsize=(14, 4.6))
     names = list(dict.fromkeys(row.name for _, row in bench.by_num_negatives))
     for name in names:
-        look = method_look(style, name)
+        look = steps.method_look(style, name)
         mine = [(g, s, s.num_negatives or 0) for g, s in bench.by_num_negatives if s.name == name]
-        errorbar_line(panels[0], [(size, *quartiles(s, 1e3)) for _, s, size in mine], look)
-        errorbar_line(panels[1], [(size, *ratio_to_bare(g, s)) for g, s, size in mine], look)
-        errorbar_line(panels[2], [(size, _peak(s), _peak(s), _peak(s)) for _, s, size in mine], look)
+        steps.errorbar_line(panels[0], [(size, *steps.quartiles(s, 1e3)) for _, s, size in mine], look)
+        steps.errorbar_line(panels[1], [(size, *steps.ratio_to_bare(g, s)) for g, s, size in mine], look)
+        steps.errorbar_line(panels[2], [(size, _peak(s), _peak(s), _peak(s)) for _, s, size in mine], look)
     level = [s for s in bench.main.rows if s.kind != "matrices" and s.name not in names and not s.out_of_memory]
     for number, row in enumerate(level):
-        look = {"color": style.colours[row.name] if row.is_method else GREY, "label": row.name}
+        look = {"color": style.colours[row.name] if row.is_method else steps.GREY, "label": row.name}
         look |= {"linestyle": LINES[1 + number % (len(LINES) - 1)], "linewidth": 1.4}
-        for axes, value in zip(panels, (1e3 * row.median, ratio_to_bare(bench.main, row)[0], _peak(row)), strict=True):
+        values = (1e3 * row.median, steps.ratio_to_bare(bench.main, row)[0], _peak(row))
+        for axes, value in zip(panels, values, strict=True):
             if math.isfinite(value):
                 axes.axhline(value, **look)
     sizes = sorted({row.num_negatives or 0 for _, row in bench.by_num_negatives})
     for axes, title in zip(panels, ("step, ms", "step / bare step", "peak memory, MiB"), strict=True):
         axes.set_ylabel(title)
-        size_axis(axes, sizes, "K, number of negatives")
+        steps.size_axis(axes, sizes, "K, number of negatives")
         _mark_lost(axes, [row for _, row in bench.by_num_negatives if row.out_of_memory])
     logarithmic(panels[0])
     logarithmic(panels[2])

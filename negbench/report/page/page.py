@@ -10,7 +10,7 @@ import jinja2
 import negbench
 from negbench.report.figures.common.style import Style
 from negbench.report.page.gallery import Gallery
-from negbench.report.read.comparisons import slug_of, told
+from negbench.report.read.comparisons import told
 from negbench.report.read.runs import Run
 from negbench.report.tables.tunings import name_of
 from negbench.settings.keys import is_own
@@ -33,43 +33,30 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
     gallery = Gallery(Style([run.method for run in report.runs if run.method] + benched + tuned))
     sections = [
         {
-            "title": section.comparison.title,
-            "id": section.comparison.slug,
-            "track": section.comparison.track,
-            "findings": section.findings,
-            "cautions": section.cautions,
-            "tables": section.tables,
+            "section": section,
             "figures": gallery.plan_comparison(section.comparison),
-            "diagnostics": section.diagnostics,
             "diagnostic_figures": gallery.plan(
                 "diagnostics", section.comparison, f"*-{section.comparison.slug}", section.comparison.title
             ),
-            "settings": sorted(section.comparison.settings.items()),
             "runs": [_run(run, row.label) for row in section.comparison.rows for run in (*row.runs, *row.unused)],
         }
         for section in report.sections
     ]
     ablations = [
-        {
-            "table": table,
-            "figures": gallery.plan("ablation", members, f"*-{slug_of(members[0].title)}", members[0].title),
-        }
+        (table, gallery.plan("ablation", members, table.slug.replace("ablation", "*", 1), members[0].title))
         for table, members in report.swept
     ]
     tunings = [
-        {
-            "section": section,
-            "figures": gallery.plan(
-                "tuning", section.tuning, section.slug.replace("tuning", "*", 1), name_of(section.tuning)
-            ),
-        }
+        (
+            section,
+            gallery.plan("tuning", section.tuning, section.slug.replace("tuning", "*", 1), name_of(section.tuning)),
+        )
         for section in report.tunings
     ]
     benches = [
         {
             "section": section,
             "figures": gallery.plan("bench", section.bench, f"{section.slug}-*", section.bench.study),
-            "settings": sorted(section.bench.settings.items()),
             "environment": _told(section.bench.environment),
             "command": shlex.join(section.bench.environment.get("command") or []),
             "methods": [(s.name, told(s.settings, s.settings)) for s in section.bench.main.rows if s.is_method],
@@ -85,9 +72,7 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
         ablations=ablations,
         benches=benches,
         tunings=tunings,
-        unused=report.unused,
-        num_runs=len(report.runs),
-        baseline=report.baseline,
+        report=report,
         version=negbench.__version__,
         problems=gallery.problems,
     )
@@ -98,11 +83,8 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
 def _run(run: Run, label: str) -> dict[str, Any]:
     own = [key for key in run.settings if is_own(key)]
     return {
-        "name": run.name,
+        "run": run,
         "label": label,
-        "seed": run.seed,
-        "state": run.state,
-        "reason": run.reason,
         "settings": told(run.settings, own),
         "environment": _told(run.environment),
         "command": shlex.join(run.environment.get("reproduce") or []),

@@ -11,7 +11,7 @@ from typing import Any
 import negbench
 from negbench.report.page.tables import write_table
 from negbench.report.read.runs import Run
-from negbench.report.sections import BenchSection, Report, TuningSection
+from negbench.report.sections import RecordSection, Report
 from negbench.runtime.errors import UserError
 
 MANIFEST = "report.json"
@@ -66,19 +66,19 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _run_table(runs: Sequence[Run]) -> Any:
-    """Every run in one line: where it stands and all that its summary tells."""
+    """Return a line for each run: its state and all that its summary holds."""
     import pandas as pd
 
     lines = []
     for run in runs:
-        known = {"run": run.name, "state": run.state, "reason": run.reason, "study": run.study, "track": run.track}
+        known = {name: getattr(run, name) for name in ("state", "reason", "study", "track", "method", "seed")}
         told = {key: value for key, value in run.summary.items() if not isinstance(value, dict)}
-        lines.append(known | {"method": run.method, "seed": run.seed} | told)
+        lines.append({"run": run.name} | known | told)
     return pd.DataFrame(lines)
 
 
 def _facts(report: Report) -> dict[str, Any]:
-    return {
+    facts: dict[str, Any] = {
         "negbench_version": negbench.__version__,
         "baseline": report.baseline,
         "comparisons": [
@@ -92,23 +92,21 @@ def _facts(report: Report) -> dict[str, Any]:
         ],
         "tables": {table.slug: [_plain(line) for line in table.data.to_dict("records")] for table in report.tables},
         "not_used": {run.name: f"{run.state}: {run.reason}" for run in report.unused},
-        **({"benches": [_bench_facts(section) for section in report.benches]} if report.benches else {}),
-        **({"tunings": [_tuning_facts(section) for section in report.tunings]} if report.tunings else {}),
     }
+    if report.benches:
+        facts["benches"] = [_facts_of(s, s.bench.path, s.bench.settings) for s in report.benches]
+    if report.tunings:
+        facts["tunings"] = [_facts_of(s, s.tuning.path, s.tuning.record.settings) for s in report.tunings]
+    return facts
 
 
-def _bench_facts(section: BenchSection) -> dict[str, Any]:
-    told = {"title": section.title, "folder": section.bench.path.name, "cautions": list(section.cautions)}
-    return told | {"settings": section.bench.settings}
-
-
-def _tuning_facts(section: TuningSection) -> dict[str, Any]:
-    told = {"title": section.title, "folder": section.tuning.path.name, "cautions": list(section.cautions)}
-    return told | {"settings": section.tuning.record.settings}
+def _facts_of(section: RecordSection, folder: Path, settings: object) -> dict[str, Any]:
+    told = {"title": section.title, "folder": folder.name, "cautions": list(section.cautions)}
+    return told | {"settings": settings}
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:
-    """Without what JSON has no word for: nan becomes null, infinity "inf"."""
+    """Return the line as JSON can hold it: nan becomes null, infinity "inf"."""
     plain = {}
     for key, value in line.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -7,6 +7,7 @@ its title.
 """
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -253,7 +254,5 @@ def slug_of(title: str) -> str:
 
 
 def _unique(slug: str, taken: Sequence[str]) -> str:
-    number = 1
-    while (candidate := slug if number == 1 else f"{slug}-{number}") in taken:
-        number += 1
-    return candidate
+    numbered = itertools.chain([slug], (f"{slug}-{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in numbered if candidate not in taken)

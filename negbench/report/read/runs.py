@@ -27,7 +27,6 @@ USED = "done"  # the state of the runs that tables and figures are made of
 CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
 SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
 Floats = npt.NDArray[np.float64]
-Columns = dict[str, Floats]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -46,9 +45,7 @@ class Run:
     settings: Flat = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
-    curve: Columns = field(
-        default_factory=dict
-    )  # of the evaluations: step, epoch, knn_top1, train_seconds, device_hours
+    curve: dict[str, Floats] = field(default_factory=dict)  # of the evaluations, by the names of `CURVE`
     diagnostics: Sequence[dict[str, Any]] = ()  # the records of that kind, in order
     epoch_seconds: Floats = field(default_factory=lambda: np.array([]))
 
@@ -72,15 +69,14 @@ class Run:
         """What should be equal where results are compared."""
         revision = str(self.environment.get("git_revision") or "unknown revision")
         short = revision[:10] + ("+changes" if revision.endswith("+changes") else "")
-        return (
-            f"negbench {self.environment.get('negbench_version')} ({short}), torch {self.summary.get('torch_version')}"
-        )
+        negbench = f"negbench {self.environment.get('negbench_version')} ({short})"
+        return f"{negbench}, torch {self.summary.get('torch_version')}"
 
 
 def find(arguments: Sequence[str], default: Path) -> list[Path]:
-    """Run folders: those named, those in folders named, and those of studies named, which `default` holds.
+    """Return the run folders named, those in folders named, and those of studies named, which `default` holds.
 
-    Without arguments all in `default`. UserError if an argument names neither runs nor benches.
+    Without arguments all in `default`. UserError if an argument names no runs, benches or tunings.
     """
     found: list[Path] = []
     for argument in arguments or [str(default)]:
@@ -105,19 +101,18 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
 
 
 def load(paths: Sequence[Path]) -> list[Run]:
-    """Every run, in the order of `paths`; never raises for what is in a folder."""
+    """Return every run, in the order of `paths`. Never raises for what is in a folder."""
     notes = {path: read_note(path) for path in paths if not (path / "done").exists()}
     jobs = jobs_if_asked(notes.values())
     runs = [_load(path, jobs) for path in paths]
     chosen: dict[str, Path] = {}
     for run in sorted(runs, key=lambda run: not run.is_used):
         chosen.setdefault(_identity(run), run.path)
-    return [
-        run
-        if chosen[_identity(run)] == run.path
-        else Run(run.path, "damaged", f"the same run as {chosen[_identity(run)]}, which stands for both")
-        for run in runs
-    ]
+    return [run if (first := chosen[_identity(run)]) == run.path else _repeated(run, first) for run in runs]
+
+
+def _repeated(run: Run, first: Path) -> Run:
+    return Run(run.path, "damaged", f"the same run as {first}, which stands for both")
 
 
 def _identity(run: Run) -> str:
@@ -205,10 +200,8 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
     try:
         return json.loads(f"[{','.join(kept)}]"), ""
     except ValueError:
-        return (
-            [],
-            f"metrics.jsonl is cut or damaged in line {next(i for i, x in enumerate(lines, 1) if not _is_json(x))}",
-        )
+        number = next(i for i, line in enumerate(lines, 1) if not _is_json(line))
+        return [], f"metrics.jsonl is cut or damaged in line {number}"
 
 
 def _is_json(line: str) -> bool:
@@ -230,7 +223,7 @@ def _study_of(path: Path) -> str:
 
 
 def cumulative(run: Run, column: str) -> Floats:
-    """A column of the run's curve, in the unit that its name says; views are those back-propagated until then."""
+    """Return a column of the run's curve, in the unit of its name. Views are those back-propagated until then."""
     if column == "views":
         return run.curve["step"] * float(run.summary["views_per_step"])
     return run.curve[column]

@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+Key = TypeVar("Key")
 LEVEL = 0.95
 RESAMPLES = 10_000
 _ROUNDING = 1e-12  # a spread below this, relative to the values, is that of floating point
@@ -69,6 +71,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(filled) - place) * filled[i]))
         adjusted[i] = largest
     return [math.nan if math.isnan(p) else value for p, value in zip(p_values, adjusted, strict=True)]
+
+
+def with_holm(differences: Mapping[Key, Difference]) -> dict[Key, tuple[Difference, float]]:
+    """Return each difference with its p after Holm's correction over all of them."""
+    adjusted = holm([difference.p for difference in differences.values()])
+    return {key: (d, p) for (key, d), p in zip(differences.items(), adjusted, strict=True)}
 
 
 def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:

@@ -15,7 +15,7 @@ NAMED = 6  # runs or rows in a sentence
 
 
 def cautions(comparison: Comparison, baseline: str) -> list[str]:
-    """Sentences; none where all is as it should be."""
+    """Return a sentence for each thing to know; none if all is as it should be."""
     runs = comparison.runs
     found = [*comparison.notes, *_of_baseline(comparison, baseline), *_of_seeds(comparison)]
     found += [*_of_equality(comparison), *_of_versions(runs)]
@@ -25,12 +25,22 @@ def cautions(comparison: Comparison, baseline: str) -> list[str]:
         first = min(run.hardware for run in runs)
         found.append(f"Times have a table for each kind of hardware: {'; '.join([first, *hardware])}.")
     for told, some_runs in {
-        "waited for data over 5% of the time, so that times are the loader's": _loader_bound(runs),
-        "went on with another number of processes, so not bitwise as undisturbed": _on_other_ranks(runs),
+        "waited for data over 5% of the time, so that times are the loader's": [
+            run for run in runs if run.summary.get("loader_bound")
+        ],
+        "resumed with another number of processes, so not bitwise as undisturbed": [
+            run for run in runs if len(run.summary.get("world_sizes") or ()) > 1
+        ],
         "ended with nearly equal embeddings for all images, a collapse": [run for run in runs if has_collapsed(run)],
         "skipped images that could not be decoded": [run for run in runs if run.summary.get("skipped_files")],
-        f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": _short(runs),
-        "started on a machine with more work than cores, so that times may be disturbed": _crowded(runs),
+        f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": [
+            run
+            for run in runs
+            if len(run.epoch_seconds) - 1 < FEWEST_EPOCHS  # the first is left out
+        ],
+        "started on a machine with more work than cores, so that times may be disturbed": [
+            run for run in runs if is_crowded(run.environment, FOR_RUNS)
+        ],
     }.items():
         if some_runs:
             names = words.some([run.name for run in some_runs], NAMED)
@@ -61,9 +71,8 @@ def _of_seeds(comparison: Comparison) -> list[str]:
     found = []
     few = [row.label for row in comparison.rows if 0 < len(row.runs) < FEWEST_SEEDS]
     if few:
-        found.append(
-            f"Fewer than {FEWEST_SEEDS} seeds: {words.some(few, NAMED)}; intervals are wide, or there are none."
-        )
+        few_rows = words.some(few, NAMED)
+        found.append(f"Fewer than {FEWEST_SEEDS} seeds: {few_rows}; intervals are wide, or there are none.")
     unfinished = [row.label for row in comparison.rows if not row.runs]
     if unfinished:
         found.append(f"Without any finished run: {words.some(unfinished, NAMED)}.")
@@ -108,22 +117,6 @@ def _of_versions(runs: Sequence[Run]) -> list[str]:
         told = "ran code with uncommitted changes, so no revision tells what ran"
         found.append(f"{words.count(len(changed), 'run')} {told}.")
     return found
-
-
-def _loader_bound(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.summary.get("loader_bound")]
-
-
-def _short(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if len(run.epoch_seconds) - 1 < FEWEST_EPOCHS]  # the first is left out
-
-
-def _crowded(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if is_crowded(run.environment, FOR_RUNS)]
-
-
-def _on_other_ranks(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if len(run.summary.get("world_sizes") or ()) > 1]
 
 
 def _seeds(row: Row) -> set[int]:

@@ -1,4 +1,4 @@
-"""What the numbers say, in plain words. Every sentence is computed; none says more than its interval."""
+"""What the numbers say. Every sentence is computed, and none says more than its interval."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.read.runs import cumulative
+from negbench.report.read.runs import Run, cumulative
 from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
 from negbench.report.tables.accuracy import METRICS, is_beyond_chance, main_metric
 from negbench.report.tables.cost import time_ratio
@@ -40,7 +40,7 @@ class Lead:
 
 
 def findings(comparison: Comparison, baseline: str) -> list[Finding]:
-    """Best at equal epochs, views and cost, whether negatives were needed, and the time that each source takes."""
+    """Return the best at equal epochs, views and cost, whether negatives were needed, and each source's time."""
     metric = main_metric(comparison)
     if metric is None:
         return [Finding("Which source is best?", "No run of this comparison is finished, so nothing can be said.")]
@@ -95,9 +95,8 @@ _READ_OFF = (
 def _budget(comparison: Comparison, resource: str) -> tuple[list[Row], float, str, bool]:
     """Rows with a curve, the smallest median of what one spends in all, whose it is, and whether all spend as much."""
     rows = [row for row in comparison.rows if any(run.curve for run in row.runs)]
-    medians = {
-        row.label: float(np.median([cumulative(run, resource)[-1] for run in row.runs if run.curve])) for row in rows
-    }
+    spent = {row.label: [cumulative(run, resource)[-1] for run in row.runs if run.curve] for row in rows}
+    medians = {label: float(np.median(values)) for label, values in spent.items()}
     cheapest = min(medians, key=lambda label: medians[label], default="")
     budget = medians.get(cheapest, math.nan)
     return rows, budget, cheapest, max(medians.values(), default=0.0) <= NEARLY_EQUAL * budget
@@ -105,14 +104,11 @@ def _budget(comparison: Comparison, resource: str) -> tuple[list[Row], float, st
 
 def _at(rows: Sequence[Row], resource: str, budget: float) -> dict[str, dict[int, float]]:
     """Held-out accuracy at `budget` by row and seed; a run that spends less counts at its end."""
-    return {
-        row.label: {
-            run.seed: float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
-            for run in row.runs
-            if run.curve
-        }
-        for row in rows
-    }
+
+    def interpolated(run: Run) -> float:
+        return float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
+
+    return {row.label: {run.seed: interpolated(run) for run in row.runs if run.curve} for row in rows}
 
 
 def _without_negatives(comparison: Comparison, metric: str) -> str:
@@ -127,25 +123,21 @@ def _without_negatives(comparison: Comparison, metric: str) -> str:
         against = [lead for lead, (_, second) in zip(leads, pairs, strict=True) if second is alone]
         better = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre > 0]
         worse = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre < 0]
+        who = f"{alone.label}, which has none"
         if all(math.isnan(lead.p_holm) for lead in against):
-            verdict = f"The seeds do not tell: differences to {alone.label}, which has none, cannot be tested"
+            verdict = f"The seeds do not tell: differences to {who}, cannot be tested"
         elif better and worse:
             verdict = (
-                f"It depends on the source: beyond chance {_are(better)} ahead of {alone.label}, which has none, and "
-                f"{_are(worse)} behind it"
+                f"It depends on the source: beyond chance {_are(better)} ahead of {who}, and {_are(worse)} behind it"
             )
         elif better:
-            verdict = f"They helped: {_are(better)} beyond chance ahead of {alone.label}, which has none"
+            verdict = f"They helped: {_are(better)} beyond chance ahead of {who}"
         elif worse and all(lead.difference.centre <= 0 for lead in against if lead.difference.n):
-            verdict = (
-                f"No: no source is ahead of {alone.label}, which has none, and {_are(worse)} beyond chance behind it"
-            )
+            verdict = f"No: no source is ahead of {who}, and {_are(worse)} beyond chance behind it"
         elif worse:
-            verdict = (
-                f"Not shown: {_are(worse)} beyond chance behind {alone.label}, which has none, and none ahead of it"
-            )
+            verdict = f"Not shown: {_are(worse)} beyond chance behind {who}, and none ahead of it"
         else:
-            verdict = f"That is not settled: no row differs beyond chance from {alone.label}, which has none"
+            verdict = f"That is not settled: no row differs beyond chance from {who}"
         shown = [f"{lead.other.label} {text.points(lead.difference)}" for lead in against[:SHOWN]]
         more = f", and {len(against) - SHOWN} more in the table" if len(against) > SHOWN else ""
         sentences.append(

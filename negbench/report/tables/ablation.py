@@ -9,7 +9,7 @@ import pandas as pd
 
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row, differing, is_told, own_values, slug_of, told
-from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.accuracy import METRICS, is_beyond_chance
 from negbench.report.tables.base import Cell, Table, interval_columns, seeds
 from negbench.runtime import words
@@ -30,7 +30,7 @@ class Ablation:
 
     @property
     def title(self) -> str:
-        """The same for all that stand in one table and one figure."""
+        """The same for all ablations of one table and one figure."""
         track = ", recipe track" if self.track == "recipe" else ""
         return f"{self.study}{track}, {self.name}, {METRICS[self.metric]}"
 
@@ -66,9 +66,7 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
                 others = told(members[0].settings, [k for k in keys if k != key and is_told(members[0], k, own)])
                 metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)
                 if len(members) > 1 and metric is not None:
-                    points = sorted(
-                        ((row.settings.get(key), row) for row in members), key=lambda point: _order(point[0])
-                    )
+                    points = [(row.settings.get(key), row) for row in sorted(members, key=lambda row: _order(row, key))]
                     reference = next((row for value, row in points if key in own and value == own[key]), None)
                     found.append(Ablation(study, track, method, key, others, metric, points, reference))
     return found
@@ -108,12 +106,8 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                     Cell(METRICS[ablation.metric]),
                 ]
             )
-            csv_rows.append(
-                {"study": ablation.study, "method": ablation.method, "others": ablation.others}
-                | {"key": ablation.key, "value": value}
-                | {"metric": ablation.metric}
-                | interval_columns(interval)
-            )
+            csv_row = {name: getattr(ablation, name) for name in ("study", "method", "others", "key")}
+            csv_rows.append(csv_row | {"value": value, "metric": ablation.metric} | interval_columns(interval))
             if (found := differences.get((line, place))) is not None:
                 csv_rows[-1] |= interval_columns(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
     note = (
@@ -137,8 +131,7 @@ def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Dif
                 difference = paired_difference(row.by_seed(metric), own.by_seed(metric))
                 if difference.n:
                     found[line, place] = difference
-    adjusted = holm([difference.p for difference in found.values()])
-    return {key: (d, p) for (key, d), p in zip(found.items(), adjusted, strict=True)}
+    return with_holm(found)
 
 
 def _difference_cell(is_own: bool, found: tuple[Difference, float] | None) -> Cell:
@@ -150,6 +143,6 @@ def _difference_cell(is_own: bool, found: tuple[Difference, float] | None) -> Ce
     return Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm))
 
 
-def _order(value: object) -> tuple[bool, float, str]:
-    is_number = isinstance(value, int | float)
-    return (not is_number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+def _order(row: Row, key: str) -> tuple[bool, float, str]:
+    value = row.settings.get(key)
+    return (False, float(value), str(value)) if isinstance(value, int | float) else (True, 0.0, str(value))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, own_values, told
-from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
+from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
 from negbench.runtime import words
 from negbench.settings.protocols import NAMED
@@ -54,9 +54,8 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
         for row, interval, line in zip(comparison.rows, intervals, cells, strict=True):
             line.append(Cell(text.percent(interval), interval.centre))
             csv_row = about(comparison, row) | {"metric": metric} | interval_columns(interval)
-            csv_rows.append(
-                csv_row | {"without_result": len(row.unused), "states": " ".join(run.state for run in row.unused)}
-            )
+            states = " ".join(run.state for run in row.unused)
+            csv_rows.append(csv_row | {"without_result": len(row.unused), "states": states})
             if not has_difference:
                 continue
             if row.label not in differences:
@@ -66,8 +65,7 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
             other = comparison.baseline_of(row, baseline)
             assert other is not None
             which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
-            shown = text.points(difference) + which
-            line.append(Cell(shown, difference.centre, is_beyond_chance(difference, p_holm)))
+            line.append(Cell(text.points(difference) + which, difference.centre, is_beyond_chance(difference, p_holm)))
             csv_rows[-1] |= {"baseline": other.label} | interval_columns(difference, "difference")
             csv_rows[-1] |= {"p": difference.p, "p_holm": p_holm}
     note = (
@@ -101,8 +99,7 @@ def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) 
             difference = paired_difference(row.by_seed(metric), other.by_seed(metric))
             if difference.n:
                 differences[row.label] = difference
-    adjusted = holm([difference.p for difference in differences.values()])
-    return {label: (d, p) for (label, d), p in zip(differences.items(), adjusted, strict=True)}
+    return with_holm(differences)
 
 
 def is_beyond_chance(difference: Difference, p_holm: float) -> bool:

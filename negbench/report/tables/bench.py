@@ -74,15 +74,15 @@ def _cost(bench: Bench, baseline: str, slug: str) -> Table:
         f"encoder's precision, in the same rounds.{told}"
     )
     stepped = [(bench.main, row) for row in bench.main.rows if row.kind != "matrices"]
-    *shown, data = _rows(bench, stepped, baseline, columns, note)
+    note, columns, cells, data = _rows(bench, stepped, baseline, columns, note)
     data["matrix_flops_per_second"] = rate
     data["share_of_matrix_rate"] = [_share(row, rate) for _, row in stepped]
-    return Table(f"{slug}-cost", bench.title, *shown, data)
+    return Table(f"{slug}-cost", bench.title, note, columns, cells, data)
 
 
 def _rows(
-    bench: Bench, pairs: Sequence[tuple[GroupRows, BenchRow]], baseline: str, columns: Sequence[str], note: str
-) -> tuple[str, Sequence[str], list[list[Cell]], pd.DataFrame]:
+    bench: Bench, pairs: Sequence[tuple[GroupRows, BenchRow]], baseline: str, columns: list[str], note: str
+) -> tuple[str, list[str], list[list[Cell]], pd.DataFrame]:
     """Note, columns, cells and data of a table of steps."""
     cells, csv_rows = [], []
     for group, row in pairs:

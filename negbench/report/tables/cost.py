@@ -20,9 +20,8 @@ RESOURCES = {  # what a run's curve is drawn and a target is reached in: the tit
     "device_hours": ("device-hours", 1),
     "views": ("views, millions", 1e6),
 }
-_FIGURES: dict[
-    str, tuple[str, int, Callable[..., Any]]
-] = {  # of summary.json: the title, one shown unit, and what is made of several runs
+# of summary.json: the title, one shown unit, and what is made of several runs
+_FIGURES: dict[str, tuple[str, int, Callable[..., Any]]] = {
     "images_per_second": ("images/s", 1, np.median),
     "views_per_second": ("views/s", 1, np.median),
     "views_per_step": ("views a step", 1, np.median),

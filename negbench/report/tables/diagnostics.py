@@ -119,9 +119,8 @@ def _table(
             csv_row |= interval_columns(interval, name)
         cells.append(line)
         csv_rows.append(csv_row)
-    table = Table(
-        f"{slug}-{comparison.slug}", f"{title}: {comparison.title}", note, columns, cells, pd.DataFrame(csv_rows)
-    )
+    title = f"{title}: {comparison.title}"
+    table = Table(f"{slug}-{comparison.slug}", title, note, columns, cells, pd.DataFrame(csv_rows))
     return table.without_empty_columns()
 
 

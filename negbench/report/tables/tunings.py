@@ -1,4 +1,4 @@
-"""Tunings as a report tells them: every trial, and what was chosen."""
+"""Tables of a tuning: every trial, and what was chosen."""
 
 import math
 import statistics
@@ -24,8 +24,8 @@ def tuning_cautions(tuning: Tuning) -> list[str]:
     found = []
     numbers = {method.method: len(method.trials) for method in tuning.methods}
     if len(set(numbers.values())) > 1:
-        told_numbers = words.listed([f"{name} {number}" for name, number in numbers.items()])
-        found.append(f"Methods had different numbers of trials ({told_numbers}): the one with more is favoured.")
+        listed = words.listed([f"{name} {number}" for name, number in numbers.items()])
+        found.append(f"Methods had different numbers of trials ({listed}): the one with more is favoured.")
     for method in tuning.methods:
         waiting = sum(not trial.has_ended for trial in method.trials)
         failed = [trial for trial in method.trials if trial.state == "failed"]
@@ -38,14 +38,13 @@ def tuning_cautions(tuning: Tuning) -> list[str]:
                 "its budget; `negbench tune --retry-failed` makes them again where that is not the settings' fault."
             )
         for key, which in at_edges(method.space, method.best.values) if method.best else ():
-            found.append(
-                f"{method.method} chose the {which} {key.removeprefix('method.')} on offer: beyond it may lie better."
-            )
+            name = key.removeprefix("method.")
+            found.append(f"{method.method} chose the {which} {name} on offer: beyond it may lie better.")
     return found
 
 
 def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
-    """A row a method: its trials, and what was chosen."""
+    """Return a table with a row for each method."""
     rows, csv_rows = [], []
     for method in tuning.methods:
         best, scores = method.best, method.scores
@@ -86,7 +85,7 @@ def _uncertainty(tuning: Tuning) -> str:
 
 
 def trials_table(tuning: Tuning, slug: str) -> Table:
-    """A row a trial."""
+    """Return a table with a row for each trial."""
     rows, csv_rows = [], []
     for method in tuning.methods:
         for number, trial in enumerate(method.trials, 1):
