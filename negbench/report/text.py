@@ -1,4 +1,4 @@
-"""How estimates with their intervals are written for a reader."""
+"""Estimates with their intervals as text."""
 
 import math
 
@@ -7,7 +7,7 @@ from negbench.runtime.words import NOTHING, number
 
 
 def percent(interval: Interval) -> str:
-    """`88.8 ± 7.9`, of fractions."""
+    """Return `88.8 ± 7.9` for fractions."""
     if not interval.n:
         return NOTHING
     half = "" if math.isnan(interval.low) else f" ± {100 * interval.half_width:.1f}"
@@ -15,7 +15,7 @@ def percent(interval: Interval) -> str:
 
 
 def points(difference: Difference) -> str:
-    """`+1.2 [−0.5, +2.9]`, of fractions."""
+    """Return `+1.2 [−0.5, +2.9]` for fractions."""
     if not difference.n:
         return NOTHING
     bounds = (difference.centre, difference.low, difference.high)
@@ -24,7 +24,7 @@ def points(difference: Difference) -> str:
 
 
 def ratio(interval: Interval) -> str:
-    """`1.05 [0.98, 1.12]`."""
+    """Return `1.05 [0.98, 1.12]`."""
     if not interval.n:
         return NOTHING
     bounds = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
@@ -32,7 +32,7 @@ def ratio(interval: Interval) -> str:
 
 
 def amount(interval: Interval, unit: float) -> str:
-    """`2.5 [2.4, ∞]`, in `unit`s."""
+    """Return `2.5 [2.4, ∞]`, in `unit`s."""
     if not interval.n:
         return NOTHING
     centre, low, high = (number(value / unit) for value in (interval.centre, interval.low, interval.high))

@@ -55,7 +55,7 @@ def _draw(bench: Bench, style: Style) -> Canvas:
 
 
 def _around_medians(axes: Axes, medians: Sequence[float]) -> None:
-    """A linear vertical axis that one disturbed row's interval does not stretch; it is cut there."""
+    """Limit the vertical axis by the medians, so that one disturbed row's interval does not stretch it."""
     known = [median for median in medians if math.isfinite(median)]
     if known:
         margin = 0.05 + 2 * (max(known) - min(known))

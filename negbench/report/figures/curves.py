@@ -74,5 +74,5 @@ def _along(run: Run, column: str) -> Floats:
 
 
 def _thinned(count: int) -> npt.NDArray[np.int64]:
-    """At most `POINTS` places of `count`, the last one among them."""
+    """Return at most `POINTS` places of `count`, including the last one."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(np.int64))

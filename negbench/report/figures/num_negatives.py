@@ -60,12 +60,12 @@ def _draw(bench: Bench, style: Style) -> Canvas:
 
 
 def _peak(row: BenchRow) -> float:
-    """MiB; nan where it is unknown, and 0, which no logarithmic axis has, counts as unknown."""
+    """Return MiB; nan if unknown or 0, which no logarithmic axis has."""
     return (row.facts.get("peak_memory_bytes") or math.nan) / MIB
 
 
 def _mark_lost(axes: Axes, lost: Sequence[BenchRow]) -> None:
-    """A cross above the axes at each K, with the names of those whose first it is."""
+    """Draw a cross above the axes at each K, with the names of the methods that fail there first."""
     transform, named = axes.get_xaxis_transform(), set[str]()
     for size in sorted({row.num_negatives or 0 for row in lost}):
         axes.plot(size, 1.035, marker="X", color="black", markersize=7, transform=transform, clip_on=False)

@@ -21,7 +21,7 @@ _SYMBOLS = {"−": "$-$", "±": r"$\pm$", "∞": r"$\infty$", "–": "--"}  # th
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """`SLUG.csv`, the numbers; `SLUG.md` and `SLUG.tex`, what a reader sees."""
+    """Write `SLUG.csv`, the numbers, and `SLUG.md` and `SLUG.tex`, what a reader sees."""
     table.data.to_csv(folder / f"{table.slug}.csv", index=False)
     (folder / f"{table.slug}.md").write_text(to_markdown(table), encoding="utf-8")
     (folder / f"{table.slug}.tex").write_text(to_latex(table), encoding="utf-8")
@@ -36,7 +36,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A floating table with booktabs' rules."""
+    """Return a floating table with booktabs' rules."""
     frame = pd.DataFrame([[cell.text for cell in row] for row in table.rows], columns=list(table.columns))
     bold = pd.DataFrame(
         [["textbf:--rwrap" if c.bold else "" for c in row] for row in table.rows], columns=frame.columns

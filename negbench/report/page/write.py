@@ -48,7 +48,7 @@ def write(
 
 
 def check_output(output: Path) -> None:
-    """UserError if `output` is there and no report."""
+    """Raise UserError if `output` exists and is no report."""
     if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists():
         raise UserError(f"--output {output} holds something else than a report; choose a new folder")
     if output.exists() and not output.is_dir():

@@ -1,4 +1,4 @@
-"""Records of `negbench bench` as a report reads them: from their folders alone."""
+"""Read the records of `negbench bench` from their folders."""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class BenchRow:
 
     @property
     def out_of_memory(self) -> str:
-        """How; empty where it did not."""
+        """The error; empty if it did not run out of memory."""
         return str(self.facts.get("out_of_memory") or "")
 
     @property
@@ -77,7 +77,7 @@ class GroupRows:
         return next((row for row in self.rows if row.name == name), None)
 
     def ratio(self, row: BenchRow, name: str | None) -> Interval | None:
-        """Median over rounds of `row`'s seconds over those of `name`, with its bootstrap interval; None without."""
+        """Return the median over rounds of `row`'s seconds over those of `name`, and its interval, or None."""
         other = self.named(name)
         if other is None or other is row or not other.is_timed or not row.is_timed:
             return None
@@ -115,7 +115,7 @@ class Bench:
 
     @property
     def by_num_negatives(self) -> list[tuple[GroupRows, BenchRow]]:
-        """Methods at each K, by method and K; at the study's own K where no other group has it."""
+        """Return methods at each K, by method and K. The study's own group counts if no other group has its K."""
         found: dict[tuple[int, int], tuple[GroupRows, BenchRow]] = {}
         for group in self.groups:
             if group.kind in ("study", "num_negatives"):
@@ -126,7 +126,7 @@ class Bench:
 
     @property
     def by_batch_size(self) -> list[tuple[GroupRows, BenchRow]]:
-        """Methods at each batch size, by method and size."""
+        """Return methods at each batch size, by method and size."""
         found = [
             (self.methods.index(row.name), row.batch_size, group, row)
             for group in self.groups
@@ -138,7 +138,7 @@ class Bench:
 
 
 def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
-    """Those that can be used, and the others with their reasons; never raises for what is in a folder."""
+    """Return the benches that can be used, and the others with their reasons. Never raises for what is in a folder."""
     benches, unused = [], []
     for path in paths:
         try:

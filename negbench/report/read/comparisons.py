@@ -1,4 +1,4 @@
-"""Which runs may stand in one table.
+"""Group runs into rows and comparisons.
 
 A row is what its seeds share: study, method, and every setting that can change a result. A comparison is the rows that
 are equal in everything that is not the method's own: in the controlled track all but `method.*` and `optimizer.lr`; in
@@ -43,13 +43,13 @@ class Row:
         return (self.runs or self.unused)[0].digest
 
     def by_seed(self, metric: str) -> dict[int, float]:
-        """A figure of `summary.json` by seed, where it is known."""
+        """Return a figure of `summary.json` by seed, if it is known."""
         values = {run.seed: run.summary.get(metric) for run in self.runs}
         return {seed: float(value) for seed, value in values.items() if value is not None}
 
     @property
     def seeds(self) -> str:
-        """`3`, or `2 of 3: 1 failed`."""
+        """Return `3`, or `2 of 3: 1 failed`."""
         if not self.unused:
             return str(len(self.runs))
         states = [run.state for run in self.unused]
@@ -79,7 +79,7 @@ class Comparison:
         return list(dict.fromkeys(note for run in self.runs if (note := str(run.settings.get("note") or ""))))
 
     def by_hardware(self) -> "list[Comparison]":
-        """The runs of each kind of hardware and torch version, whose times may be compared."""
+        """Return a comparison for each kind of hardware and torch version, within which times may be compared."""
         parts = []
         kinds = sorted({run.hardware for run in self.runs})
         for number, hardware in enumerate(kinds, 1):
@@ -94,13 +94,13 @@ class Comparison:
         return parts
 
     def baseline_of(self, row: Row, baseline: str) -> Row | None:
-        """The first of `baselines_of`, None where there is none."""
+        """Return the first of `baselines_of`, or None."""
         return next(iter(self.baselines_of(row, baseline)), None)
 
     def baselines_of(self, row: Row, baseline: str) -> list[Row]:
-        """The rows of the method (or with the label) `baseline` that share most settings, then seeds, with `row`.
+        """Return the rows of method or label `baseline` that share most settings, then seeds, with `row`.
 
-        None for a row of the baseline itself. Results play no part in the choice.
+        Empty for a row of the baseline itself. Results play no part in the choice.
         """
         candidates = [other for other in self.rows if baseline in (other.label, other.method)]
         if any(other.label == row.label for other in candidates):
@@ -114,7 +114,7 @@ class Comparison:
 
 
 def compare(runs: Iterable[Run]) -> list[Comparison]:
-    """Comparisons by study; runs without readable settings are in none."""
+    """Return comparisons by study. Runs without readable settings are in none."""
     rows: dict[str, list[Run]] = {}
     place_of: dict[str, str] = {}  # of each row's first run, for those of it whose circumstances are unknown
     placed = [run for run in runs if run.settings and run.digest]
@@ -136,13 +136,13 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
 
 
 def differing(settings: Sequence[Flat]) -> list[str]:
-    """The keys in which they are not all equal."""
+    """Return the keys in which the settings are not all equal."""
     keys = dict.fromkeys(key for flat in settings for key in flat)
     return [key for key in keys if any(flat.get(key) != settings[0].get(key) for flat in settings[1:])]
 
 
 def told(settings: Flat, keys: Iterable[str]) -> str:
-    """`num_negatives=256, lr=0.1`; the method's own keys without their group."""
+    """Return `num_negatives=256, lr=0.1`, with the method's own keys without their group."""
     return ", ".join(f"{key.removeprefix('method.')}={_value(settings.get(key))}" for key in keys)
 
 
@@ -187,7 +187,7 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
-    """With what each differs in from the others of its method as its label, the best known figure first."""
+    """Label each row by what it differs in from the others of its method, and sort by the best known figure."""
     labelled = []
     for method in dict.fromkeys(row.method for row in rows):
         peers = [row for row in rows if row.method == method]
@@ -200,7 +200,7 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
 
 
 def own_values(rows: Sequence[Row]) -> Flat:
-    """The study's own value of each key in which rows of a method differ: that of the rows for which it was not set.
+    """Return the study's own value of each key in which rows of a method differ: that of rows that did not set it.
 
     Keys without such a value, or with several, are left out.
     """
@@ -213,7 +213,7 @@ def own_values(rows: Sequence[Row]) -> Flat:
 
 
 def _given(row: Row) -> Flat | None:
-    """What its user set, by the records of its runs; None where none says so."""
+    """Return what the user set, by the records of the runs. None if no record says so."""
     for run in (*row.runs, *row.unused):
         if (changed := changed_in(run.summary, run.environment)) is not None:
             return changed
@@ -223,12 +223,12 @@ def _given(row: Row) -> Flat | None:
 
 
 def is_told(row: Row, key: str, own: Flat) -> bool:
-    """Whether the row's value is not the study's own."""
+    """Return whether the row's value differs from the study's own."""
     return key not in own or row.settings.get(key) != own[key]
 
 
 def _label(row: Row, keys: Sequence[str], own: Flat) -> str:
-    """The method, and what differs from the study's own values."""
+    """Return the method, and what differs from the study's own values."""
     shown = [key for key in keys if is_told(row, key, own)]
     return f"{row.method} ({told(row.settings, shown)})" if shown else row.method
 

@@ -1,4 +1,4 @@
-"""Runs as a report reads them: from their folders alone. What is damaged or unfinished comes with its reason."""
+"""Read runs from their folders. A damaged or unfinished run comes with its reason."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
     }
     if status is not None:
         state = OUT_OF_MEMORY if status.ending == "out_of_memory" else status.state
-        reason = status.detail.removeprefix(f"{state}: ")  # the state is told beside it
+        reason = status.detail.removeprefix(f"{state}: ")  # the state is shown beside it
         return Run(path, state, reason or _progress(status), **known)
     if damage:
         return Run(path, "damaged", damage, **known)

@@ -1,4 +1,4 @@
-"""What is said about a few seeds: t intervals, differences paired by seed, Holm's correction, medians of times."""
+"""Statistics of a few seeds: t intervals, paired differences, Holm's correction, medians of times."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: float = LEVEL) -> Difference:
-    """a - b over the seeds in both. Where it is the same for every seed, no test can be made, and p is nan."""
+    """Return a - b over the seeds in both. p is nan if the difference is the same for every seed."""
     differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
     interval = t_interval(differences, level)
     p = math.nan
@@ -57,14 +57,14 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: flo
 
 
 def paired_ratio(a: Mapping[int, float], b: Mapping[int, float], level: float = LEVEL) -> Interval:
-    """Geometric mean of a / b over the seeds in both, with the t interval of its logarithm. All values are positive."""
+    """Return the geometric mean of positive a / b over the seeds in both, with the t interval of its logarithm."""
     log_a, log_b = ({seed: math.log(value) for seed, value in values.items()} for values in (a, b))
     log = paired_difference(log_a, log_b, level)
     return Interval(math.exp(log.centre), math.exp(log.low), math.exp(log.high), log.n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979): at most alpha where the family-wise error rate is. nan stays, and counts as 1."""
+    """Return p-values after Holm's correction (1979). nan stays nan, and counts as 1."""
     filled = [1.0 if math.isnan(p) else p for p in p_values]
     adjusted, largest = [0.0] * len(filled), 0.0
     for place, i in enumerate(sorted(range(len(filled)), key=filled.__getitem__)):
@@ -80,7 +80,7 @@ def with_holm(differences: Mapping[Key, Difference]) -> dict[Key, tuple[Differen
 
 
 def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
-    """Median and percentile bootstrap interval, of values that may be infinite.
+    """Return the median and its percentile bootstrap interval, of values that may be infinite.
 
     Of an even number of values it is the mean of the two in the middle, where all are finite, and the lower otherwise.
     Every resample is looked at up to 5 values, 10,000 drawn from a fixed seed beyond. With one value the bounds are

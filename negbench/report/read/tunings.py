@@ -1,4 +1,4 @@
-"""Tunings as a report reads them."""
+"""Read tunings for a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from negbench.runtime.errors import UserError
 
 
 def load_tunings(paths: Sequence[Path]) -> tuple[list[Tuning], list[Run]]:
-    """Those that can be read, and the others with their reasons."""
+    """Return the tunings that can be read, and the others with their reasons."""
     tunings, unused = [], []
     for path in paths:
         try:

@@ -68,7 +68,7 @@ def findings(comparison: Comparison, baseline: str) -> list[Finding]:
 
 
 def _at_equal_views(comparison: Comparison) -> str:
-    """Nothing where all rows back-propagate as many views."""
+    """Rank at the fewest views of a row; empty if all rows back-propagate as many."""
     rows, budget, cheapest, is_equal = _budget(comparison, "views")
     if len(rows) < 2 or is_equal:
         return ""
@@ -77,7 +77,7 @@ def _at_equal_views(comparison: Comparison) -> str:
 
 
 def _at_equal_cost(comparison: Comparison) -> str:
-    """At what the row of the lowest median spends in all."""
+    """Rank at what the cheapest row spends in all."""
     rows, budget, cheapest, is_equal = _budget(comparison, "device_hours")
     if len(rows) < 2:
         return ""
@@ -103,7 +103,7 @@ def _budget(comparison: Comparison, resource: str) -> tuple[list[Row], float, st
 
 
 def _at(rows: Sequence[Row], resource: str, budget: float) -> dict[str, dict[int, float]]:
-    """Held-out accuracy at `budget` by row and seed; a run that spends less counts at its end."""
+    """Return held-out accuracy at `budget` by row and seed. A run that spends less counts at its end."""
 
     def interpolated(run: Run) -> float:
         return float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
@@ -112,7 +112,7 @@ def _at(rows: Sequence[Row], resource: str, budget: float) -> dict[str, dict[int
 
 
 def _without_negatives(comparison: Comparison, metric: str) -> str:
-    """Each row with negatives against each without; rows that do not tell are in neither."""
+    """Compare each row with negatives to each without. Rows whose number is unknown are in neither."""
     known = {row.label: count for row in comparison.rows if (count := _num_negatives(row)) is not None}
     without = [row for row in comparison.rows if known.get(row.label) == 0]
     others = [row for row in comparison.rows if known.get(row.label, 0) > 0]
@@ -159,7 +159,7 @@ def _time(comparison: Comparison, baseline: str) -> str:
 
 
 def _ranking(rows: Sequence[Row], figures: Mapping[str, Mapping[int, float]], start: str, title: str) -> str:
-    """The best row and its leads. All pairs of rows are corrected for: which row is best was not known beforehand."""
+    """Describe the best row and its leads, corrected over all pairs: which row is best was not known beforehand."""
     known = [row for row in rows if figures[row.label]]
     means = {row.label: t_interval(list(figures[row.label].values())) for row in known}
     known.sort(key=lambda row: -means[row.label].centre)
@@ -196,7 +196,7 @@ def _ranking(rows: Sequence[Row], figures: Mapping[str, Mapping[int, float]], st
 
 
 def _corrected(differences: Sequence[Difference], pairs: Sequence[tuple[Row, Row]]) -> list[Lead]:
-    """By pair, its first row as the other one."""
+    """Return a lead for each pair, with its first row as the other one."""
     adjusted = holm([difference.p for difference in differences])
     return [Lead(row, d, p) for (row, _), d, p in zip(pairs, differences, adjusted, strict=True)]
 

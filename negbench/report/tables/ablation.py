@@ -48,7 +48,7 @@ class Ablation:
 
 
 def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
-    """Every setting that takes two or more values while all others are equal, within a study and a method."""
+    """Return every setting that takes two or more values while all others are equal, within a study and a method."""
     found = []
     by_method: dict[tuple[str, str, str], list[Row]] = {}
     for comparison in comparisons:
@@ -87,7 +87,7 @@ def _is_one_setting(group: Sequence[str]) -> bool:
 
 
 def ablation_table(members: Sequence[Ablation]) -> Table:
-    """Those of one title."""
+    """Return the table of the ablations of one title."""
     columns = ["method", members[0].name, "seeds", "accuracy, %", "− the study's own", "figure"]
     cells, csv_rows = [], []
     differences = _differences(members)

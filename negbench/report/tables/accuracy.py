@@ -12,7 +12,7 @@ from negbench.runtime import words
 from negbench.settings.protocols import NAMED
 
 ALPHA = 0.05
-PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # to stand beside others' figures
+PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # for comparison with published figures
 WITHOUT_DIFFERENCE = ("knn200_top1", *PUBLISHED)
 METRICS = {  # of summary.json, with what a reader calls them
     "knn_top1": "kNN",
@@ -29,20 +29,20 @@ LOWER_BOUNDS = {
 
 
 def main_metric(comparison: Comparison) -> str | None:
-    """The figure that a comparison is told by: kNN on the test set, or where no run has it on held-out images."""
+    """Return the main figure of a comparison: kNN on the test set, or else on held-out images."""
     known = [name for name in metrics_of(comparison) if name not in PUBLISHED]
     return known[0] if known else None
 
 
 def metrics_of(comparison: Comparison) -> list[str]:
-    """Those that a run has; the held-out figure stands in where the test set was left alone."""
+    """Return the figures that a run has. The held-out figure is among them only if the test set was not used."""
     known = [name for name in METRICS if any(row.by_seed(name) for row in comparison.rows)]
     tested = [name for name in known if name != "knn_top1_validation"]
     return tested or known
 
 
 def accuracy(comparison: Comparison, baseline: str) -> Table:
-    """Mean and 95% t interval over seeds; difference to the baseline, paired by seed."""
+    """Return the table of means with 95% t intervals over seeds, and of differences to the baseline, paired by seed."""
     metrics = metrics_of(comparison)
     columns, cells = ["method", "seeds"], [[Cell(row.label), seeds(row)] for row in comparison.rows]
     csv_rows: list[CsvRow] = []
@@ -85,13 +85,13 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
 
 
 def selection_note(metrics: Sequence[str]) -> str:
-    """What a reader must know where a figure was chosen on the test set, or nothing."""
+    """Return a sentence on the figures that were chosen on the test set, or nothing."""
     chosen = [PUBLISHED[name].title for name in metrics if name in PUBLISHED and PUBLISHED[name].every_epoch]
     return f"Chosen on the test set, and so too high: {words.listed(chosen)}. " if chosen else ""
 
 
 def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, tuple[Difference, float]]:
-    """By row's label: the paired difference and its p after Holm's correction over these rows."""
+    """Return by row's label the paired difference and its p after Holm's correction over these rows."""
     differences = {}
     for row in comparison.rows:
         other = comparison.baseline_of(row, baseline)
@@ -103,12 +103,12 @@ def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) 
 
 
 def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
-    """Whether the interval leaves 0 out, and still would after Holm's correction."""
+    """Return whether the interval excludes 0, and still would after Holm's correction."""
     return p_holm < ALPHA and (difference.low > 0 or difference.high < 0)
 
 
 def _own_settings(comparison: Comparison) -> str:
-    """What a label does not say where it says anything of other rows of its method."""
+    """Name the study's own values of the settings that labels of other rows show."""
     parts = []
     for method in dict.fromkeys(row.method for row in comparison.rows):
         own = own_values([row for row in comparison.rows if row.method == method])

@@ -1,4 +1,4 @@
-"""Published figures beside ours. The file `anchors.yaml` names the source and the protocol of each."""
+"""Published figures beside ours. The file `anchors.yaml` names the source and protocol of each."""
 
 import math
 from functools import cache
@@ -25,7 +25,7 @@ def published() -> dict[str, Any]:
 
 
 def anchor_table(comparison: Comparison) -> Table | None:
-    """Our rows and the published figures of their methods on the same data; None if nothing is published on it."""
+    """Return our rows with the published figures of their methods on the same data, or None."""
     data = _dataset(comparison)
     methods = {row.method for row in comparison.rows if row.runs}
     anchors = [a for a in published()["anchors"] if a["data"] == data and a["method"] in methods]

@@ -32,7 +32,7 @@ class Table:
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def without_empty_columns(self) -> "Table":
-        """Columns in which nothing is known are not shown."""
+        """Return the table without the columns in which nothing is known."""
         kept = [i for i in range(len(self.columns)) if any(row[i].text != words.NOTHING for row in self.rows)]
         rows = [[row[i] for i in kept] for row in self.rows]
         return Table(self.slug, self.title, self.note, [self.columns[i] for i in kept], rows, self.data)
@@ -44,7 +44,7 @@ def about(comparison: Comparison, row: Row) -> CsvRow:
 
 
 def interval_columns(interval: Interval, name: str = "", centre: str = "mean") -> CsvRow:
-    """`NAME_mean`, `NAME_low`, `NAME_high`, `NAME_n`."""
+    """Return `NAME_mean`, `NAME_low`, `NAME_high` and `NAME_n`."""
     prefix = f"{name}_" if name else ""
     values = {centre: interval.centre, "low": interval.low, "high": interval.high, "n": interval.n}
     return {prefix + key: value for key, value in values.items()}

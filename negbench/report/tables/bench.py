@@ -128,7 +128,7 @@ def _parts(bench: Bench, slug: str) -> Table:
 
 
 def bench_cautions(bench: Bench) -> list[str]:
-    """What a reader must know before the figures."""
+    """Return sentences on what disturbed or stopped the bench."""
     told = []
     timed = sum(group.is_done for group in bench.groups)
     if timed < bench.num_groups:
@@ -143,7 +143,7 @@ def bench_cautions(bench: Bench) -> list[str]:
 
 
 def part_median(row: BenchRow, part: str) -> float:
-    """Seconds; nan of a part that the step does not have."""
+    """Return the median seconds of a part; nan if the step does not have it."""
     values = row.parts.get(part)
     return math.nan if values is None or not values.any() else float(np.median(values))
 
@@ -188,7 +188,7 @@ def _of(value: float, unit: float) -> Cell:
 
 
 def _reasons(rows: Iterable[BenchRow]) -> str:
-    """What those that ran out of memory were told, once each."""
+    """List the errors of the rows that ran out of memory, each once."""
     told = [f"{row.name}: {row.out_of_memory}" for row in rows if row.out_of_memory]
     return f". Out of memory: {'; '.join(dict.fromkeys(told))}" if told else ""
 

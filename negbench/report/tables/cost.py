@@ -37,7 +37,7 @@ _FIGURES: dict[str, tuple[str, int, Callable[..., Any]]] = {
 
 
 def cost(comparison: Comparison, baseline: str) -> Table:
-    """What each row takes; `comparison` is of one kind of hardware."""
+    """Return the table of what each row takes. `comparison` is of one kind of hardware."""
     columns = ["method", "seeds", "s an epoch", f"time / {baseline}", *(title for title, _, _ in _FIGURES.values())]
     cells, csv_rows = [], []
     for row in comparison.rows:
@@ -77,14 +77,14 @@ def cost(comparison: Comparison, baseline: str) -> Table:
 
 
 def default_target(comparison: Comparison, baseline: str) -> float | None:
-    """The median over seeds of the baseline's final accuracy on held-out images; None without a baseline or curves."""
+    """Return the median over seeds of the baseline's final held-out accuracy. None without a baseline or curves."""
     rows = [row for row in comparison.rows if baseline in (row.label, row.method)]
     final = [float(run.curve["knn_top1"][-1]) for row in rows for run in row.runs if run.curve]
     return median_interval(final).centre if final else None
 
 
 def time_to_target(comparison: Comparison, targets: Sequence[float], whose: str) -> Table | None:
-    """What each row took until its curve first reached an accuracy; None if there is no curve or no target.
+    """Return what each row took until its curve first reached an accuracy. None if there is no curve or no target.
 
     A run that failed, as one that diverged, is a miss. `whose` says where targets come from, for the note.
     """
@@ -120,13 +120,13 @@ def time_to_target(comparison: Comparison, targets: Sequence[float], whose: str)
 
 
 def first_reached(run: Run, target: float, resource: str) -> float:
-    """What `run` had spent when its curve first reached `target`; infinity if it did not."""
+    """Return what `run` had spent when its curve first reached `target`; infinity if it did not."""
     reached = np.flatnonzero(run.curve["knn_top1"] >= target)
     return float(cumulative(run, resource)[reached[0]]) if len(reached) else math.inf
 
 
 def time_ratio(comparison: Comparison, row: Row, baseline: str) -> Interval | None:
-    """Median seconds an epoch of `row` over those of its baseline; None for the baseline itself."""
+    """Return the seconds an epoch of `row` over those of its baseline. None for the baseline itself."""
     other = comparison.baseline_of(row, baseline)
     return paired_ratio(_epoch_medians(row), _epoch_medians(other)) if other else None
 
@@ -141,7 +141,7 @@ def _epoch_medians(row: Row) -> dict[int, float]:
 
 
 def _joined(runs: Sequence[Run], name: str) -> float:
-    """One figure of several runs; nan where none tells it."""
+    """Return one figure of several runs; nan if none has it."""
     values = [float(value) for run in runs if (value := _told(run, name)) is not None]
     return float(_FIGURES[name][2](values)) if values else math.nan
 

@@ -47,33 +47,33 @@ OF_REPRESENTATION = {
 
 
 def sources_of(row: Row) -> list[str]:
-    """The names of its sources of negatives, and `all` last where there are several; none without diagnostics."""
+    """Return the names of its sources of negatives, with `all` last if there are several. Empty without diagnostics."""
     rows = [record for run in row.runs for record in run.diagnostics]
     return list(dict.fromkeys(name for record in rows for name in record.get("sources", {})))
 
 
 def value(record: Mapping[str, Any], figure: str, source: str | None) -> float | None:
-    """One figure of a run's record, of `source` or of the representation; None where it is unknown."""
+    """Return one figure of a record, of `source` or of the representation. None if it is unknown."""
     figures = record if source is None else record.get("sources", {}).get(source, {})
     known = figures.get(figure)
     return float(known) if isinstance(known, int | float) else None
 
 
 def at_the_end(row: Row, figure: str, source: str | None = None) -> Interval:
-    """Mean over seeds of the last evaluation's figure, with its t interval."""
+    """Return the mean over seeds of the last evaluation's figure, with its t interval."""
     last = [value(run.diagnostics[-1], figure, source) for run in row.runs if run.diagnostics]
     return t_interval([known for known in last if known is not None])
 
 
 def over_training(run: Run, figure: str, source: str | None = None) -> tuple[list[float], list[float]]:
-    """Epochs and figures, where they are known."""
+    """Return the epochs at which the figure is known, and its values."""
     pairs = [(float(record["epoch"]), value(record, figure, source)) for record in run.diagnostics]
     known = [(epoch, v) for epoch, v in pairs if v is not None]
     return [epoch for epoch, _ in known], [v for _, v in known]
 
 
 def diagnostic_tables(comparison: Comparison) -> list[Table]:
-    """Of the negatives and of the representation, at the end of training; none without diagnostics."""
+    """Return tables of negatives and representation at the end of training. Empty without diagnostics."""
     described = [row for row in comparison.rows if any(run.diagnostics for run in row.runs)]
     if not described:
         return []
@@ -125,7 +125,7 @@ def _table(
 
 
 def told(row: Row) -> Iterator[str]:
-    """A sentence a source: how many of its negatives count, and how many are of the query's own class."""
+    """Yield a sentence for each source: how many of its negatives count, and how many are of the query's own class."""
     for source in sources_of(row):
         if source == ALL:
             continue
@@ -144,13 +144,13 @@ def told(row: Row) -> Iterator[str]:
 
 
 def has_collapsed(run: Run) -> bool:
-    """Whether the embeddings of different images were almost the same at the last evaluation."""
+    """Return whether the embeddings of different images were almost the same at the last evaluation."""
     spread = value(run.diagnostics[-1], "spread", None) if run.diagnostics else None
     return spread is not None and spread < COLLAPSED_SPREAD
 
 
 def common_epochs(runs: Sequence[Run], figure: str, source: str | None) -> tuple[list[float], list[list[float]]]:
-    """Epochs at which every run that knows the figure has it, and its values by run."""
+    """Return the epochs at which every run that knows the figure has it, and its values by run."""
     series = [dict(zip(*over_training(run, figure, source), strict=True)) for run in runs]
     series = [known for known in series if known]
     epochs = sorted(set.intersection(*(set(known) for known in series))) if series else []

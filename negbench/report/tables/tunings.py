@@ -75,7 +75,7 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
 
 
 def _uncertainty(tuning: Tuning) -> str:
-    """The binomial standard error of the median score, by the number of held-out images."""
+    """Return a sentence with the binomial standard error of the median score."""
     scores = [score for method in tuning.methods for score in method.scores]
     if not scores or not tuning.num_held_out:
         return ""

@@ -38,7 +38,7 @@ def errorbar_line(axes: Axes, points: Sequence[Point], look: dict[str, Any]) -> 
 
 
 def quartiles(row: BenchRow, unit: float) -> tuple[float, float, float]:
-    """Median, first and third quartile of the step's seconds times `unit`."""
+    """Return the median, first and third quartile of the step's seconds times `unit`."""
     if not len(row.seconds):
         return math.nan, math.nan, math.nan
     first, middle, third = np.percentile(unit * row.seconds, (25, 50, 75)).tolist()
@@ -46,7 +46,7 @@ def quartiles(row: BenchRow, unit: float) -> tuple[float, float, float]:
 
 
 def ratio_to_bare(group: GroupRows, row: BenchRow) -> tuple[float, float, float]:
-    """The ratio to the bare step of the same rounds, and its interval; nan where there is none, as for bare steps."""
+    """Return the ratio to the bare step of the same rounds and its interval; nan for the bare steps themselves."""
     interval = group.ratio(row, row.bare_name)
     return (interval.centre, interval.low, interval.high) if interval else (math.nan, math.nan, math.nan)
 

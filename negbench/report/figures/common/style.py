@@ -1,6 +1,6 @@
-"""How figures look, and how one is written: as PNG, SVG and PDF.
+"""The look of figures. Each is written as PNG, SVG and PDF.
 
-A method has one colour in all of them; rows of one method differ in marker and line. Nothing is told by colour alone.
+A method has one colour in all of them; rows of one method differ in marker and line. No difference is in colour alone.
 """
 
 import itertools
@@ -58,7 +58,7 @@ class Style:
         self.colours = dict(zip(names, palette, strict=False))
 
     def of(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Any, str, Any]]:
-        """Row, colour, marker, line."""
+        """Yield each row with its colour, marker and line."""
         numbers: dict[str, int] = {}
         for row in rows:
             place = numbers[row.method] = numbers.get(row.method, -1) + 1
@@ -79,13 +79,13 @@ def write(draw: Callable[[], Canvas], slug: str, folder: Path) -> dict[str, Path
 
 
 def logarithmic(axes: Axes) -> None:
-    """The vertical axis, with round numbers at its ticks."""
+    """Make the vertical axis logarithmic, with round numbers at its ticks."""
     axes.set_yscale("log")
     round_numbers(axes.yaxis)
 
 
 def round_numbers(axis: Axis) -> None:
-    """At the ticks of a logarithmic axis."""
+    """Write round numbers at the ticks of a logarithmic axis."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter(lambda place, _: f"{place:,.6g}")
@@ -93,7 +93,7 @@ def round_numbers(axis: Axis) -> None:
 
 
 def add_legend(canvas: Canvas, axes: Axes, count: int) -> None:
-    """Above the figure, which grows by the lines that the entries take."""
+    """Add a legend above the figure, which grows by its lines."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
     columns = max(1, min(count, int(canvas.get_figwidth() * 12 / (longest + 6))))
