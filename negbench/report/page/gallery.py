@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
@@ -39,14 +40,21 @@ class Gallery:
         self.style = style
         self.pictures: list[Picture] = []
         self.problems = problems_of(FIGURE)
+        self._modules: dict[PluginFile, ModuleType] = {}  # by place
+        for file in sorted(list_plugins(FIGURE).values(), key=lambda file: file.facts.place):
+            try:
+                self._modules[file] = import_plugin(file)
+            except UserError as error:
+                self.problems.append(str(error))
 
     def plan(self, section: str, data: Any, slug: str, title: str) -> list[Picture]:
         """Return the figures of a section in the order of their places. The `*` of `slug` becomes the figure's name."""
-        files = [file for file in list_plugins(FIGURE).values() if file.facts.section == section]
         planned = []
-        for file in sorted(files, key=lambda file: file.facts.place):
+        for file, module in self._modules.items():
+            if file.facts.section != section:
+                continue
             with self._naming(file):
-                if (drawing := import_plugin(file).drawing(data, self.style)) is not None:
+                if (drawing := module.drawing(data, self.style)) is not None:
                     name, heading = slug.replace("*", file.name), f"{file.facts.title}: {title}"
                     planned.append(Picture(file, name, heading, drawing.caption, drawing.draw))
         self.pictures += planned
@@ -75,7 +83,7 @@ class Gallery:
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             problem = f"figure {file.name!r} of the package {file.giver} cannot be drawn: {reason}"
-            self.problems.append(str(error) if isinstance(error, UserError) else problem)
+            self.problems += [problem] if problem not in self.problems else []  # once for all comparisons
 
 
 def _embedded(paths: dict[str, Path]) -> str:
