@@ -129,7 +129,8 @@ def _keep(connection: socket.socket) -> None:
         _run(request, streams)
     for stream in streams:
         os.close(stream)
-    connection.send(pid.to_bytes(4))
+    with suppress(OSError):  # the client may be dead already, which is seen below
+        connection.send(pid.to_bytes(4))
     ended = os.pidfd_open(pid)
     while ended not in select.select([ended, connection.fileno()], [], [])[0]:
         signals = connection.recv(16)
