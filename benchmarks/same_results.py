@@ -41,6 +41,7 @@ ADDED = {  # keys that NEW alone may have, at any depth of the file
     "summary.json": frozenset(("ending", "changed")),
     "environment.json": frozenset(("changed", "method_code")),
     "job.json": frozenset(("changed",)),
+    "encoder.json": frozenset(("version", "negbench_version")),
     **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
 ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version"))
