@@ -21,7 +21,7 @@ from tests.helpers import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
 NUM_KILLS = int(os.environ.get("NEGBENCH_KILLS", "3"))
-EPOCHS = max(36, 12 * NUM_KILLS)  # of 4 steps
+EPOCHS = 7 * NUM_KILLS  # of 4 steps
 
 
 def arguments(output: Path, method: str = "moco", *settings: str) -> list[str]:

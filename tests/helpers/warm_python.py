@@ -92,23 +92,32 @@ def site() -> str:
 
 
 def serve(listener_fd: int, script: str) -> None:
-    """Fork one process for each client, until the starter of the server is gone."""
+    """Fork a process for each client, pass signals on to it and report its end, until the server's starter is gone."""
     import gc
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=listener_fd)
-    ends = [listener.fileno(), sys.stdin.fileno()]
-    while listener.fileno() in select.select(ends, [], [])[0]:
-        if "torch" not in sys.modules:
-            _load()
-            sys.executable = script
-            gc.freeze()
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listener.close()
-            _keep(connection)
-        connection.close()
+    running: dict[int, tuple[int, socket.socket]] = {}  # process number and client, by the descriptor of the process
+    while True:
+        clients = {connection: pid for pid, connection in running.values() if connection.fileno() >= 0}
+        ready = select.select([sys.stdin.fileno(), listener, *running, *clients], [], [])[0]
+        if sys.stdin.fileno() in ready:
+            break
+        if listener in ready:
+            if "torch" not in sys.modules:
+                _load()
+                sys.executable = script
+                gc.freeze()
+            connection, _ = listener.accept()
+            pid = _fork(connection, (listener, *clients))
+            running[os.pidfd_open(pid)] = pid, connection
+        for connection in clients.keys() & set(ready):
+            _pass_on(connection, clients[connection])
+        for ended in running.keys() & set(ready):
+            pid, connection = running.pop(ended)
+            os.close(ended)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            with suppress(OSError), connection:
+                connection.send(code.to_bytes(2, signed=True))
 
 
 def _load() -> None:
@@ -119,29 +128,29 @@ def _load() -> None:
     sys.path[:] = [*(path for path in sys.path if path), os.getcwd()]
 
 
-def _keep(connection: socket.socket) -> None:
-    """In a process of its own: start the module, pass signals on, report its number and its end."""
+def _fork(connection: socket.socket, others: tuple[socket.socket, ...]) -> int:
+    """Start the module that a client asks for, and send the client the number of its process."""
     message, streams, *_ = socket.recv_fds(connection, 1 << 20, len(STREAMS))
-    request = json.loads(message)
     pid = os.fork()
     if pid == 0:
-        connection.close()
-        _run(request, streams)
+        for inherited in (connection, *others):
+            inherited.close()
+        _run(json.loads(message), streams)
     for stream in streams:
         os.close(stream)
-    with suppress(OSError):  # the client may be dead already, which is seen below
+    with suppress(OSError):  # the client may be dead already, which is seen when it is read from
         connection.send(pid.to_bytes(4))
-    ended = os.pidfd_open(pid)
-    while ended not in select.select([ended, connection.fileno()], [], [])[0]:
-        signals = connection.recv(16)
-        for signum in signals or [signal.SIGKILL]:  # nothing: the client is dead
+    return pid
+
+
+def _pass_on(connection: socket.socket, pid: int) -> None:
+    """Send a module the signals that its client got; kill it if the client is dead."""
+    signals = connection.recv(16)
+    for signum in signals or [signal.SIGKILL]:
+        with suppress(ProcessLookupError):
             os.kill(pid, signum)
-        if not signals:
-            break
-    status = os.waitpid(pid, 0)[1]
-    with suppress(OSError):
-        connection.send(os.waitstatus_to_exitcode(status).to_bytes(2, signed=True))
-    os._exit(0)
+    if not signals:
+        connection.close()
 
 
 def _run(request: dict[str, Any], streams: list[int]) -> None:

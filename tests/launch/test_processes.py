@@ -48,7 +48,7 @@ def test_processes_end_together_and_the_failing_one_speaks_once(tmp_path: Path) 
     assert RunFolder(path).read_summary()["error"] == "KeyError: 'a defect'"
 
 
-LONG = ["epochs=30", "checkpoint_every_min=0.01", "evaluation.linear=false", "evaluate_every_epochs=30"]
+LONG = ["epochs=20", "checkpoint_every_min=0.01", "evaluation.linear=false", "evaluate_every_epochs=20"]
 
 
 def undisturbed(output: str) -> object:
@@ -63,7 +63,7 @@ def test_a_killed_process_or_a_signal_leaves_a_run_that_goes_on(tmp_path: Path) 
     arguments += [part for text in (*runs.SMALL["moco"], *LONG, "log_every_steps=10") for part in ("--set", text)]
     output = tmp_path / "disturbed"
     output.mkdir()
-    for signum, ending, step in ((signal.SIGKILL, 137, 20), (signal.SIGINT, 130, 60)):
+    for signum, ending, step in ((signal.SIGKILL, 137, 10), (signal.SIGINT, 130, 40)):
         with start(*arguments, "--output", str(output)) as process:
             _wait_for_step(output, step)
             os.kill(_ranks(process.pid)[1] if signum == signal.SIGKILL else process.pid, signum)
@@ -93,7 +93,7 @@ def _ranks(launcher: int) -> list[int]:
 
 def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    settings = ["epochs=30", "checkpoint_every_min=0.01", "evaluate_every_epochs=30", "evaluation.test=false"]
+    settings = ["epochs=16", "checkpoint_every_min=0.01", "evaluate_every_epochs=16", "evaluation.test=false"]
     arguments = [*ARGUMENTS, *(part for text in settings for part in ("--set", text))]
     command = [
         sys.executable,
@@ -111,7 +111,7 @@ def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> N
     env = os.environ | {"PYTHON_EXEC": warm_python.executable()}  # of the processes that torchrun starts
     command += ["--output", str(tmp_path / "out")]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        _wait_for_step(tmp_path / "out", 30)
+        _wait_for_step(tmp_path / "out", 16)
         os.kill(_ranks(process.pid)[1], signal.SIGKILL)
         _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
@@ -119,4 +119,4 @@ def test_torchrun_starts_a_run_and_restarts_it_after_a_kill(tmp_path: Path) -> N
     summary = RunFolder(path).read_summary()
     assert (summary["status"], summary["world_size"], summary["restarts"]) == ("done", 2, 1)
     steps = [row["step"] for row in RunFolder(path).read_metrics() if row["kind"] == "train"]
-    assert steps == list(range(2, 4 * 30 + 1, 2))
+    assert steps == list(range(2, 4 * 16 + 1, 2))
