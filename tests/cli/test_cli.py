@@ -21,7 +21,7 @@ from tests.helpers import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
 NUM_KILLS = int(os.environ.get("NEGBENCH_KILLS", "3"))
-EPOCHS = 7 * NUM_KILLS  # of 4 steps
+EPOCHS = 8 * NUM_KILLS  # of 4 steps
 
 
 def arguments(output: Path, method: str = "moco", *settings: str) -> list[str]:
@@ -210,7 +210,7 @@ def test_a_signal_writes_a_checkpoint_and_the_exit_code_names_it(signum: int, co
 @pytest.mark.timeout(600 + 60 * NUM_KILLS)
 def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     """NEGBENCH_KILLS sets how many."""
-    settings = ("checkpoint_every_min=0.005",)
+    settings = ("checkpoint_every_min=0.005", "evaluate_every_epochs=4", "model.name=resnet8")  # steps long enough
     undisturbed = launch(tmp_path / "undisturbed", *settings)
     undisturbed.communicate()
     moments = random.Random(0)

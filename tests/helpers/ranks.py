@@ -48,6 +48,7 @@ def _be_rank(folder: Path, rank: int, world_size: int) -> None:
     function, args = pickle.loads((folder / "call").read_bytes())
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
     torch.save(function(*args), folder / str(rank))
+    dist.barrier()  # a rank that leaves early would fail another that still connects to it
     dist.destroy_process_group()
 
 
