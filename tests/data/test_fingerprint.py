@@ -184,12 +184,12 @@ def test_a_run_of_an_earlier_version_is_of_unknown_data(root: Path, tmp_path: Pa
     assert runs.start(of_folder(root), tmp_path / "out") == summary
 
 
-def test_a_sweep_takes_no_run_of_other_data_for_done(root: Path, tmp_path: Path) -> None:
+def test_no_sweep_or_job_takes_a_run_of_other_data_for_done(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     settings = ["data.name=imagefolder", f"data.root={root}", "data.num_images=null", "data.workers=0"]
     settings = [*runs.SHORT, *settings, "evaluation.linear=false"]
-    sweep = ["sweep", "--methods", "moco", "--seeds", "0:2", "--device", "cpu", "--output", str(output), "--dry-run"]
-    sweep += [part for text in settings for part in ("--set", text)]
+    options = ["--device", "cpu", "--output", str(output), *(part for text in settings for part in ("--set", text))]
+    sweep = ["sweep", "--methods", "moco", "--seeds", "0:2", *options, "--dry-run"]
     for seed in (0, 1):
         runs.start(resolve("moco", "quickstart", settings, seed), output)
     assert CliRunner().invoke(app, sweep).exit_code == 0
@@ -197,6 +197,8 @@ def test_a_sweep_takes_no_run_of_other_data_for_done(root: Path, tmp_path: Path)
     refused = CliRunner().invoke(app, sweep)
     assert refused.exit_code == 2 and "was made on other data" in refused.stderr
     assert refused.stderr.count("\n") == 1
+    submitted = CliRunner().invoke(app, ["run", "--method", "moco", "--seed", "0", "--cluster", "local", *options])
+    assert submitted.exit_code == 2 and "was made on other data" in submitted.stderr
     shutil.rmtree(root)
     done = CliRunner().invoke(app, sweep)
     assert done.exit_code == 0 and done.stderr.count("finished runs are not compared with the data") == 1

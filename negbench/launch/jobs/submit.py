@@ -29,6 +29,9 @@ def submit_runs(submission: Submission, *, dry_run: bool = False, wait: bool = F
         print(submission.script(submission.new_folder()), end="")
         return
     if not (submission.study or fresh) and (first / "done").exists():
+        from negbench.data.reuse import Reuse
+
+        Reuse(print).check(RunFolder(first), resolved[0])
         print(f"{first} is finished; --fresh runs it again")
         return
     if cluster.launcher == "slurm":
