@@ -10,15 +10,7 @@ from typer.testing import CliRunner
 from negbench.cli.main import app
 from tests.helpers import records
 from tests.helpers.processes import finished
-
-LOADED = """
-import sys
-from negbench.cli.main import app
-try:
-    app(sys.argv[1:])
-finally:
-    print("loaded:", *(name for name in ("torch", "matplotlib", "seaborn", "pandas") if name in sys.modules))
-"""
+from tests.helpers.reports import LOADED
 
 
 @pytest.fixture

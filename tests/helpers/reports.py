@@ -7,6 +7,16 @@ from negbench.report.read.runs import find, load
 from negbench.report.sections import Report
 from negbench.report.tables.base import Table
 
+# A program: `negbench ARGUMENTS`, and then which of these libraries it has loaded.
+LOADED = """
+import sys
+from negbench.cli.main import app
+try:
+    app(sys.argv[1:])
+finally:
+    print("loaded:", *(name for name in ("torch", "matplotlib", "seaborn", "pandas") if name in sys.modules))
+"""
+
 
 def build(output: Path, baseline: str | None = None, targets: tuple[float, ...] = ()) -> Report:
     return building.build(load(find([], output)), baseline, targets)

@@ -18,7 +18,6 @@ from negbench.report.page import write as report_files
 from negbench.report.read.benches import load_benches
 from negbench.report.read.runs import find, load
 from negbench.report.sections import Report
-from tests.cli.test_report_cli import LOADED
 from tests.helpers import benches, records, reports
 
 BARE, MOCO, ADCO = (0.2, 0.1, 0.4), (0.3, 0.2, 0.4), (0.6, 0.5, 0.4)
@@ -220,6 +219,6 @@ def test_a_bench_of_nothing_but_failures_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_a_report_of_a_bench_loads_no_torch(bench: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LOADED, "report", str(bench)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", reports.LOADED, "report", str(bench)], capture_output=True, text=True)
     assert "torch" not in done.stdout.rpartition("loaded:")[2].split()
     assert (bench / "report" / "index.html").exists()
