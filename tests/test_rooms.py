@@ -2,16 +2,18 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "negbench"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "negbench"
 ROOMS = (  # from the highest to the lowest
     *("cli", "launch", "cost", "train", "evaluate", "contrast"),
     *("models", "report", "data", "records", "settings", "runtime"),
 )
-FILES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
@@ -36,8 +38,10 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
     tuple(graphlib.TopologicalSorter({module: imports(module) for module in FILES}).static_order())
 
 
-def test_settings_records_and_reports_need_no_torch() -> None:
+def test_settings_records_reports_and_the_tests_of_minimums_need_no_torch() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-minimums: ")[2].partition("\n\n")[0]
+    tests = {path.replace("/", ".") for path in re.findall(r"(tests/\S+)\.py", recipe)}
     light = [m for m in FILES if m.split(".")[1] in ("settings", "records", "report") and not m.endswith("checkpoint")]
-    names = ", ".join(name.removesuffix(".__init__") for name in [*light, "negbench.cli.main"])
+    names = ", ".join(name.removesuffix(".__init__") for name in [*light, "negbench.cli.main", *sorted(tests)])
     code = f"import sys, {names}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
