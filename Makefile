@@ -27,7 +27,6 @@ quickstart: $(STAMP)
 test: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
 	$(PYTEST)
 
 test-fast: $(DEV)

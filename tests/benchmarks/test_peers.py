@@ -118,7 +118,7 @@ def test_a_side_that_dies_is_left_out_with_its_last_words(capfd: pytest.CaptureF
 def test_nothing_is_left_when_it_is_interrupted(signum: signal.Signals, code: int) -> None:
     read, write = os.pipe()
     with os.fdopen(read) as told:
-        command = [*COMMAND, "--groups", "adco", "--batch", "4"]
+        command = [*COMMAND, "--groups", "adco", "--batch", "8"]
         process = warm_python.Process(command, os.environ, str(ROOT), write, write)
         os.close(write)
         for line in told:

@@ -159,6 +159,7 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
     import threading
 
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, also where the tests are in background
     for stream, number in zip(streams, STREAMS, strict=True):
         os.dup2(stream, number)
         os.close(stream)
