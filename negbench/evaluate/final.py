@@ -16,6 +16,7 @@ from negbench.evaluate.subject import Progress, Subject, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
 from negbench.records.files import write_atomically, write_json
+from negbench.records.manifest import write_manifest
 from negbench.records.run_folder import RunFolder
 from negbench.records.same import check_data
 from negbench.runtime import environment
@@ -119,8 +120,10 @@ def write_evaluations(
 ) -> None:
     """Write `evaluations/PROTOCOL.json` of each; a request's `stem` is the name of its file."""
     folder.evaluations.mkdir(exist_ok=True)
-    for name, evaluation in evaluations.items():
-        write_json(folder.evaluations / f"{stem_of(name, evaluation, requests or {})}.json", evaluation)
+    files = {name: f"{stem_of(name, evaluation, requests or {})}.json" for name, evaluation in evaluations.items()}
+    for name, file in files.items():
+        write_json(folder.evaluations / file, evaluations[name])
+    write_manifest(folder, [f"{folder.evaluations.name}/{file}" for file in files.values()])
 
 
 def stem_of(name: str, evaluation: dict[str, Any], requests: Mapping[str, Request]) -> str:

@@ -1,7 +1,8 @@
 """A run's folder: what is written, when, and by whom.
 
-`config.yaml`, `environment.json` and `data.json` at the start, `metrics.jsonl` appended while it runs, `checkpoints/`,
-`summary.json` at every end, `done` at the good one. `run.lock` holds the number of the attempt that may write.
+`config.yaml`, `environment.json`, `data.json` and `code/` at the start, `metrics.jsonl` appended while it runs,
+`checkpoints/`, `summary.json` at every end, `manifest.json` and `done` at the good one. `run.lock` holds the number of
+the attempt that may write.
 Imports no torch.
 """
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.config = path / "config.yaml"
         self.method = path / "method.py"  # a copy of the user's method file
+        self.code = path / "code"  # copies of the files of any other method, and of what it imports
         self.environment = path / "environment.json"
         self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"

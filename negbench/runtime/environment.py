@@ -1,18 +1,16 @@
 """Where a run happens: machine, versions, the checkout's commit."""
 
-import functools
 import os
 import platform
-import subprocess
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import negbench
+from negbench.runtime.changes import git_revision
 from negbench.runtime.device import cpu_info
 from negbench.runtime.nvml import Gpu
 
@@ -51,28 +49,3 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{cpu_info('model name') or platform.processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-@functools.cache
-def git_revision() -> str | None:
-    """Return the checkout's commit, with `+changes` if files differ from it; None outside a checkout.
-
-    A job's snapshot of the code has the commit in a file.
-    """
-    folder = Path(negbench.__file__).resolve().parent
-    noted = folder.parent / "revision"
-    if noted.exists():
-        return noted.read_text() or None
-
-    def git(*arguments: str) -> str | None:
-        try:
-            result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return result.stdout.strip()
-
-    revision = git("rev-parse", "HEAD")
-    tracked = git("ls-files", "--", Path(negbench.__file__).name) if revision else None
-    if not tracked:
-        return None
-    return f"{revision}+changes" if git("status", "--porcelain", "--untracked-files=no") else revision

@@ -19,13 +19,26 @@ def code_digest(method: PluginFile) -> str:
     installed packages but for the method's own.
     """
     digest = hashlib.sha256()
-    for name, tree in sorted(_trees(method)):
-        digest.update(f"{name}\0{tree}\0".encode())
+    for name, _, tree in sorted(_files(method), key=lambda file: file[0]):
+        digest.update(f"{name}\0{ast.unparse(_Bare().visit(tree))}\0".encode())
     return digest.hexdigest()[:16]
 
 
-def _trees(method: PluginFile) -> Iterator[tuple[str, str]]:
-    """The name and the tree of each file; that of the method's own is empty, since it may lie anywhere."""
+def code_files(method: PluginFile) -> dict[str, Path]:
+    """Return the files that `code_digest` is of by their paths below a folder that Python would import them from.
+
+    A method's file that is given by its path is `NAME.py`; negbench's methods are in `methods/`.
+    """
+    files = {}
+    for name, path, _ in _files(method):
+        parts = (name or method.module or method.name).removeprefix("negbench.").split(".")
+        parts += ["__init__"] if path.name == "__init__.py" else []
+        files[f"{'/'.join(parts)}.py"] = path
+    return files
+
+
+def _files(method: PluginFile) -> Iterator[tuple[str, Path, ast.Module]]:
+    """Yield name, path and tree of each file; the name of the method's own is empty, since it may lie anywhere."""
     package = (method.module or "").partition(".")[0]
     waiting, seen = [("", method.module, method.path)], {method.path.resolve()}
     while waiting:
@@ -36,7 +49,7 @@ def _trees(method: PluginFile) -> Iterator[tuple[str, str]]:
             if found is not None and found.resolve() not in seen:
                 seen.add(found.resolve())
                 waiting.append((imported, imported, found))
-        yield name, ast.unparse(_Bare().visit(tree))
+        yield name, path, tree
 
 
 def _imports(tree: ast.Module, module: str | None) -> Iterator[str]:

@@ -11,14 +11,15 @@ from negbench.data.reuse import Reuse
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.records import checkpoint
+from negbench.records.code import write_code
 from negbench.records.files import filesystem, write_atomically, write_json
+from negbench.records.manifest import write_manifest
 from negbench.records.outcome import DONE, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
 from negbench.records.same import check_code, check_data
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.runtime.errors import UserError
-from negbench.settings.code import code_digest
 from negbench.settings.keys import to_yaml
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch
@@ -107,12 +108,10 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
         write_json(folder.data, setup.record.model_dump(mode="json"))
     folder.summary.unlink(missing_ok=True)  # an earlier attempt's: without one, this attempt has not ended well
     write_atomically(folder.config, to_yaml(setup.config))
-    if setup.resolved.method_file.module is None:
-        write_atomically(folder.method, setup.resolved.method_file.path.read_bytes())
     this = environment.describe(setup.device, world_size(), setup.dtype)
     root = setup.config.data.root
     this |= {"attempt": folder.attempt, "data_filesystem": filesystem(Path(root).expanduser()) if root else None}
-    this |= {"method_code": code_digest(setup.resolved.method_file)}
+    this |= write_code(folder, setup.resolved.method_file)
     this |= {"reproduce": setup.resolved.command, "changed": setup.resolved.changed}
     attempts = [*folder.read_environment().get("attempts", []), this]
     write_json(folder.environment, {**this, "attempts": attempts})
@@ -170,5 +169,6 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:
         folder.check_still_ours()
         write_evaluations(folder, evaluations)
         write_json(folder.summary, summary)
+        write_manifest(folder)
         write_atomically(folder.done, "")
     return summary

@@ -9,6 +9,7 @@ from negbench.contrast.method import Method
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.summary import LOADER_BOUND_SHARE, top1_figures
 from negbench.runtime import environment
+from negbench.runtime.changes import git_revision
 from negbench.runtime.distributed import world_size
 from negbench.train.setup import Setup
 from negbench.train.trainer import Trainer
@@ -65,7 +66,7 @@ def summarize(
         "skipped_files": setup.splits.skipped + len(setup.skipped),
         "device": environment.device_name(setup.device),
         "torch_version": torch.__version__,
-        "git_revision": environment.git_revision(),
+        "git_revision": git_revision(),
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import negbench
 from negbench.records.files import write_atomically
-from negbench.runtime.environment import git_revision
+from negbench.runtime.changes import PATCH, changes, git_revision
 from negbench.runtime.errors import UserError
 from negbench.settings.plugins import package_folder
 from negbench.settings.resolve import Resolved
@@ -29,6 +29,7 @@ def take_snapshot(folder: Path) -> None:
     for name in ("methods", "configs"):
         shutil.copytree(package_folder(f"negbench.{name}"), package / name, ignore=_CACHE)
     write_atomically(folder / "revision", git_revision() or "")
+    write_atomically(folder / PATCH, changes())
 
 
 def copy_request(resolved: Resolved, folder: Path) -> tuple[str, str]:
