@@ -4,7 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from negbench.settings.plugins import METHOD, PluginFile, package_folder
@@ -44,7 +44,7 @@ def _files(method: PluginFile) -> Iterator[tuple[str, Path, ast.Module]]:
     while waiting:
         name, module, path = waiting.pop()
         tree = ast.parse(path.read_bytes())
-        for imported in _imports(tree, module):
+        for imported in _with_packages(_imports(tree, module)):
             found = _origin(imported, path.parent, package)
             if found is not None and found.resolve() not in seen:
                 seen.add(found.resolve())
@@ -62,6 +62,13 @@ def _imports(tree: ast.Module, module: str | None) -> Iterator[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join(filter(None, (*above, node.module)))
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+
+
+def _with_packages(modules: Iterable[str]) -> Iterator[str]:
+    """Yield each module after the packages that it is in, whose code is executed first."""
+    for module in modules:
+        parts = module.split(".")
+        yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def _origin(module: str, beside: Path, package: str) -> Path | None:

@@ -7,7 +7,7 @@ import pytest
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
-from negbench.settings.code import code_digest
+from negbench.settings.code import code_digest, code_files
 from negbench.settings.plugins import METHOD, PluginFile, find_method
 from tests.helpers import runs
 
@@ -124,3 +124,15 @@ def test_no_run_is_reused_after_a_change_of_its_method(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was made by another code"):
         runs.start(resolved, tmp_path)
     runs.start(resolved, tmp_path, fresh=True)
+
+
+def test_the_files_of_a_method_have_the_places_that_python_imports_them_from(folder: Path) -> None:
+    (folder / "pack").mkdir()
+    for name, code in (("__init__.py", ""), ("deep.py", "Y = 2\n")):
+        (folder / "pack" / name).write_text(code)
+    (folder / "deeper.py").write_text("import pack.deep\n")
+    files = code_files(PluginFile(METHOD, "mine", folder / "mine.py", None))
+    assert files == {
+        name: folder / name for name in ("mine.py", "helper.py", "deeper.py", "pack/__init__.py", "pack/deep.py")
+    }
+    assert list(code_files(find_method("adco"))) == ["methods/adco.py"]
