@@ -39,13 +39,13 @@ NOT_MADE = (*INPUT_FOLDERS, "home", "log")  # in a revision's results, and not t
 RENAMED: dict[str, str] = {}  # "summary.json:OLD_KEY": "NEW_KEY", at any depth of that file; a column of a table alike
 ADDED = {  # keys that NEW alone may have, at any depth of the file
     "summary.json": frozenset(("ending", "changed")),
-    "environment.json": frozenset(("changed", "method_code")),
+    "environment.json": frozenset(("changed", "changes", "method_code", "results_version")),
     "job.json": frozenset(("changed",)),
     "encoder.json": frozenset(("version", "negbench_version")),
     **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
 ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version"))
-ADDED_FILES = frozenset(("data.json",))
+ADDED_FILES = re.compile(r"(.*/)?(data\.json|manifest\.json|changes.*\.patch|code/.*\.py)")
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
         *("time", "started", "seconds", "train_seconds", "step_seconds", "epoch_seconds", "epoch_seconds_median"),
@@ -101,7 +101,7 @@ def compare(old: Path, new: Path) -> Found:
     for name in sorted(files[0].keys() | files[1].keys()):
         if name in files[0] and name in files[1]:
             _compare_files(files[0][name], files[1][name], Path(name), found)
-        elif name in files[1] and Path(name).name in ADDED_FILES:
+        elif name in files[1] and ADDED_FILES.fullmatch(name):
             found.counts["added files"] += 1
         else:
             found.differences.append(f"{name}: is {'missing' if name in files[0] else 'new'}")

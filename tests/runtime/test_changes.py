@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import negbench
+from negbench.records import code
+from negbench.records.run_folder import RunFolder
 from negbench.runtime import changes
+from negbench.settings.plugins import find_method
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -94,3 +97,15 @@ def test_a_snapshot_brings_commit_and_patch_along(checkout: Path) -> None:
     (checkout / "revision").write_text("abc+changes")
     (checkout / changes.PATCH).write_text("a patch")
     assert (changes.git_revision(), changes.changes()) == ("abc+changes", "a patch")
+
+
+def test_a_run_keeps_its_code_and_the_changes_of_each_attempt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for patch, expected in (("", None), ("a", "changes.patch"), ("b", "changes-3.patch"), ("a", "changes.patch")):
+        monkeypatch.setattr(code, "changes", lambda patch=patch: patch)
+        folder.open()
+        assert code.write_code(folder, find_method("moco"))["changes"] == expected
+        folder.close()
+    assert (folder.path / "changes.patch").read_text() == "a"
+    assert (folder.path / "changes-3.patch").read_text() == "b"
+    assert (folder.code / "methods" / "moco.py").read_bytes() == find_method("moco").path.read_bytes()
