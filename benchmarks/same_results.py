@@ -44,7 +44,7 @@ ADDED = {  # keys that NEW alone may have, at any depth of the file
     "encoder.json": frozenset(("version", "negbench_version")),
     **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
-ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version"))
+ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version", "run_id", "metrics_sha256"))
 ADDED_FILES = re.compile(r"(.*/)?(data\.json|manifest\.json|changes.*\.patch|code/.*\.py)")
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
@@ -52,6 +52,7 @@ MEASURED = frozenset(  # but in `reports`, which are of the same records
         *("epoch_start_seconds", "eval_seconds", "checkpoint_seconds", "data_wait_seconds", "lost_seconds"),
         *("data_wait_share", "loader_bound", "images_per_second", "views_per_second", "device_hours"),
         *("joules", "energy_joules", "peak_memory_bytes", "peak_reserved_bytes", "metrics_bytes"),
+        "metrics_sha256",
         *("load_average", "pid", "host", "hostname"),
         "sha256",  # of a checkpoint, which holds times; its tensors are compared
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import Output
@@ -22,7 +23,8 @@ from negbench.runtime.errors import UserError
 if TYPE_CHECKING:
     from negbench.records.status import RunStatus
 
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "stalled": "red", "dead": "red", "pending": "yellow"}
+STYLES = {"done": "green", "running": "cyan", "pending": "yellow"}
+STYLES |= dict.fromkeys(("failed", "stalled", "dead", "damaged"), "red")
 
 
 def status(
@@ -126,11 +128,12 @@ def table(statuses: "Sequence[RunStatus]") -> Table:
         times = "once" if run.requeued == 1 else f"{run.requeued} times"
         further = [part for part in (run.detail, f"restarted {times}" if run.requeued else "") if part]
         epoch = "" if run.epoch is None else f"{run.epoch:.4g}"
-        grid.add_row(
+        state = Text.assemble((run.state, STYLES.get(run.state, "dim")), f" ({'; '.join(further)})" if further else "")
+        cells = (
             run.study,
-            _escaped(label),
+            label,
             "" if run.seed is None else str(run.seed),
-            f"[{STYLES.get(run.state, 'dim')}]{run.state}[/]" + _escaped(f" ({'; '.join(further)})" if further else ""),
+            state,
             f"{epoch}/{run.epochs}" if run.epochs else epoch,
             "" if run.loss is None else f"{run.loss:.3f}",
             percent(run.knn_top1),
@@ -138,6 +141,7 @@ def table(statuses: "Sequence[RunStatus]") -> Table:
             "" if run.seconds_left is None else duration(run.seconds_left),
             run.node,
         )
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     return grid
 
 
@@ -153,7 +157,3 @@ def short_labels(statuses: "Sequence[RunStatus]") -> list[str]:
         words.label(run.method, [setting for setting in own if setting not in shared[run.study]])
         for run, own in zip(statuses, settings, strict=True)
     ]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -2,22 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negbench.records.files import storage_error, write_json
-from negbench.records.forms import RecordedFolders, reason_of
+from negbench.records.forms import Amount, Plain, Positive, Quantity, Record, RecordedFolders, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 
 BENCH_SCHEMA_VERSION = 1
 BENCHES = RecordedFolders("bench.json")
-Positive = Annotated[int, Field(ge=1, lt=2**63)]
-Amount = Annotated[int, Field(ge=0, lt=2**63)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class BenchFolder:
@@ -73,12 +69,12 @@ class RowRecord(_Checked):
     peak_reserved_bytes: Amount | None = None
     source_state_bytes: Amount | None = None
     parameters: Amount | None = None
-    negatives_per_query: Finite | None = None
+    negatives_per_query: Quantity | None = None
     flops: Amount | None = None
     passes: tuple[Amount, Amount] | None = None
-    settings: dict[str, Any] = {}
-    seconds: list[Seconds] = []
-    parts: dict[str, list[Seconds]] = {}
+    settings: dict[str, Plain] = {}
+    seconds: list[Quantity] = []
+    parts: dict[str, list[Quantity]] = {}
 
     @model_validator(mode="after")
     def _is_whole(self) -> "RowRecord":
@@ -100,16 +96,14 @@ class GroupRecord(_Checked):
     subjects: list[RowRecord]
 
 
-class EnvironmentRecord(_Checked):
-    model_config = ConfigDict(extra="allow")
-
+class EnvironmentRecord(Record):
     device: str
     device_type: str
     time: str | None = None
-    command: list[str] = []
+    command: list[str] = Field(default=[])
     torch_version: str | None = None
     precision: str | None = None
-    load_average: Finite | None = None
+    load_average: Quantity | None = None
     num_cpus: Positive | None = None
 
 
@@ -120,7 +114,7 @@ class BenchRecord(_Checked):
     steps_per_turn: Positive
     parts: list[str]
     num_groups: Positive
-    settings: dict[str, Any]
+    settings: dict[str, Plain]
     environment: EnvironmentRecord
     groups: list[GroupRecord]
 

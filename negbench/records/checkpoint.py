@@ -21,7 +21,7 @@ import negbench
 from negbench.records.files import storage_error, write_atomically
 from negbench.runtime.errors import UserError
 
-VERSION = 2  # of the format that is written; a checkpoint without one is of version 1
+VERSION = 3  # of the format that is written; a checkpoint without one is of version 1
 OLDEST = 1  # version that is read
 WEIGHTS: Final = "method"  # the key of weights and buffers, for readers of encoders
 
@@ -68,6 +68,8 @@ class State(ClockState, RowsState):
     curve: dict[int, dict[str, Any]]  # what evaluations to come need of earlier steps
     skipped: list[str]  # paths of undecodable files
     metrics_bytes: int  # of metrics.jsonl
+    metrics_sha256: str | None  # of these bytes; as `run_id`, None in checkpoints of earlier versions
+    run_id: str | None
 
 
 def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Path:
@@ -110,6 +112,7 @@ def load(path: Path) -> State:
     check_version(path, state)
     if "version" not in state:
         state = {"world_sizes": [state["world_size"]], "curve": {}} | state  # early ones lack them
+    state = {"run_id": None, "metrics_sha256": None} | state
     return cast(State, state)
 
 
@@ -122,6 +125,15 @@ def check_version(path: Path, content: Mapping[str, Any]) -> None:
         raise UserError(
             f"checkpoint {path} is of version {version}, written by {known}, and negbench {negbench.__version__} reads "
             f"versions {OLDEST} to {VERSION}; use {known}, or start the run again with --fresh"
+        )
+
+
+def check_run(path: Path, content: Mapping[str, Any], *run_ids: str | None) -> None:
+    """Raise UserError for a checkpoint of another run than `run_ids`; one of an earlier version does not name its."""
+    run_id = content.get("run_id")
+    if run_id is not None and run_id not in run_ids:
+        raise UserError(
+            f"checkpoint {path} is of another run, {run_id}; put it back there, or make this run anew with --fresh"
         )
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from negbench.records.files import read_json
+from negbench.records.forms import read_form, readable
 
 
 class PartRecord(BaseModel):
@@ -46,12 +46,13 @@ class DataRecord(BaseModel):
         return None
 
 
+DATA = TypeAdapter(DataRecord)
+
+
 def read_data_record(path: Path) -> DataRecord | None:
     """Return the record in a file, or None if there is none that can be read."""
-    try:
-        return DataRecord.model_validate(read_json(path))
-    except ValidationError:
-        return None
+    content = readable([], read_form, path, DATA)
+    return DATA.validate_python(content) if content else None
 
 
 def _difference(names: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and errors that say which."""
 
+import codecs
 import json
 import os
 import shutil
@@ -7,7 +8,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import StorageError
+
+
+class DamagedError(UserError):
+    """A record cannot be read. `brief` names the file without its folder."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is damaged: {reason}")
+        self.brief = f"{path.name}: {reason}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -31,11 +43,26 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in the file, empty if there is none."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file, empty if there is no file. `DamagedError` if it holds anything else."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
+        content = from_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DamagedError(path, f"it cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DamagedError(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise DamagedError(path, f"it holds no object, but {type(content).__name__}")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """As `read_object`, and empty for a file that holds anything else."""
+    try:
+        return read_object(path)
+    except DamagedError:
         return {}
 
 

@@ -1,14 +1,19 @@
 """Jobs: what a run's `job.json` records, and what Slurm and this machine know, without accounting. Imports no torch."""
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, Required, cast
 
-from negbench.records.files import read_json, write_json
+from pydantic import Field, GetPydanticSchema, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from negbench.records.files import write_json
+from negbench.records.forms import STRICT, Plain, Positive, Whole, read_form, readable
 from negbench.runtime.errors import UserError
 
 TIMEOUT_SECONDS = 60
@@ -17,22 +22,38 @@ _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
+@with_config(STRICT)
+class Description(TypedDict, total=False):
+    """`Resolved.description`."""
+
+    study: str
+    method: str
+    seed: Whole
+    label: str
+    changed: dict[str, Plain]
+
+
+@with_config(STRICT)
 class JobNote(TypedDict, total=False):
     """`job.json`: the newest job of a run. It is empty where the run has had none."""
 
-    launcher: str  # slurm or local
-    job_id: str  # "12" or "10_1" of Slurm, else the controller's process
-    folder: str  # of the submission; the logs are in its folder `job_id`
-    num_ranks: int
+    launcher: Required[str]  # slurm or local
+    job_id: Required[Annotated[str, Field(pattern=r"^\w{1,40}$")]]  # of Slurm, as "10_1", or the controller's process
+    folder: Required[str]  # of the submission; the logs are in its folder `job_id`
+    num_ranks: Positive
     submitted: str  # ISO 8601, as `cancelled`
     command: list[str]  # that submitted it
-    settings: dict[str, Any]  # `Resolved.description`
+    settings: Annotated[dict[str, Any], GetPydanticSchema(lambda _, schema: schema(Description))]
     cancelled: str
 
 
-def read_note(run: Path) -> JobNote:
-    """Return the `job.json` of a run's folder."""
-    return cast(JobNote, read_json(run / "job.json"))
+JOB_NOTE: TypeAdapter[JobNote] = TypeAdapter(JobNote)
+
+
+def read_note(run: Path, damage: list[str] | None = None) -> JobNote:
+    """Return the `job.json` of a run's folder, empty if none can be read; why not is added to `damage`."""
+    found = readable([] if damage is None else damage, read_form, run / "job.json", JOB_NOTE)
+    return cast(JobNote, found or {})
 
 
 def write_note(run: Path, note: JobNote) -> None:
@@ -111,7 +132,7 @@ def is_controller(pid: str) -> bool:
 
 def waits_here(note: JobNote) -> bool:
     """Whether a background job that is active has not started its processes yet."""
-    return note.get("launcher") == "local" and not (Path(note["folder"]) / note["job_id"] / STARTED).exists()
+    return note.get("launcher") == "local" and not os.path.exists(Path(note["folder"], note["job_id"], STARTED))
 
 
 def release_held(notes: Iterable[JobNote], known: dict[str, Job]) -> list[str]:

@@ -7,16 +7,22 @@ Imports no torch.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, cast
 
-from negbench.records.files import read_json, storage_error
+from pydantic import Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from negbench.records.files import storage_error
+from negbench.records.forms import STRICT, Amount, Plain, Positive, Quantity, Record, read_form, readable
+from negbench.records.metrics import check_rows, complete_rows
+from negbench.records.summary import SUMMARY
 from negbench.runtime.errors import UserError
 
 SCHEMA_VERSION = 2  # of summary.json
@@ -24,15 +30,38 @@ LOCK = "run.lock"
 TIMING_SUFFIXES = ("_seconds", "_per_second", "_hours", "_joules", "_bytes")
 
 
+@with_config(STRICT)
 class Lock(TypedDict, total=False):
     """`run.lock`: the newest attempt, whose process holds the file's lock."""
 
-    attempt: int
-    pid: int
+    attempt: Amount
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
     host: str
     started: str  # ISO 8601
     slurm_job_id: str  # both in a Slurm job alone
-    slurm_restarts: int
+    slurm_restarts: Amount
+
+
+class Environment(Record):
+    """What readers use of `environment.json`: the newest attempt's machine and software, and all attempts."""
+
+    device: str | None = None
+    device_type: str | None = None
+    world_size: Positive | None = None
+    precision: str | None = None
+    num_cpus: Positive | None = None
+    load_average: Quantity | None = None
+    torch_version: str | None = None
+    negbench_version: str | None = None
+    git_revision: str | None = None
+    method_code: str | None = None
+    reproduce: list[str] | None = None
+    changed: dict[str, Plain] | None = None
+    attempts: list[dict[str, Plain]] = Field(default=[])
+
+
+ENVIRONMENT: TypeAdapter[Any] = TypeAdapter(Environment)
+LOCK_FORM: TypeAdapter[Any] = TypeAdapter(Lock)
 
 
 class RunFolder:
@@ -114,13 +143,36 @@ class RunFolder:
         except OSError as error:
             raise storage_error(self.metrics, error, "the same command resumes from the last checkpoint") from None
 
-    def metrics_length(self) -> int:
-        """Return the bytes on disk, flushed first, so that a checkpoint counts no line that could be lost."""
+    def metrics_on_disk(self) -> tuple[int, str]:
+        """Return length and digest of `metrics.jsonl`, flushed first, so that a checkpoint counts no line that could be
+        lost."""
         if not self.metrics.exists():
-            return 0
+            return 0, _digest(b"")
         with open(self.metrics, "rb") as file:
             os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
+            content = file.read()
+        return len(content), _digest(content)
+
+    def check_metrics(self, length: int, digest: str | None) -> None:
+        """Raise UserError if `metrics.jsonl` does not begin with the `length` bytes that a checkpoint counts.
+
+        Without their `digest`, as in checkpoints of earlier versions, they need only be whole rows.
+        """
+        kept = self.metrics.read_bytes()[:length] if self.metrics.exists() else b""
+        reason = ""
+        if len(kept) < length:
+            reason = f"it has {len(kept):,} bytes and not the {length:,} that there were"
+        elif digest is None:
+            damage: list[str] = []
+            readable(damage, check_rows, self.metrics, kept.splitlines())
+            reason = "".join(damage)
+        elif _digest(kept) != digest:
+            reason = "its rows were changed"
+        if reason:
+            raise UserError(
+                f"{self.metrics} is not as the newest checkpoint left it: {reason}; put the file back, or start the "
+                "run again with --fresh"
+            )
 
     def truncate_metrics(self, length: int) -> list[dict[str, Any]]:
         """Cut `metrics.jsonl` to `length` bytes and return the rows that are cut off."""
@@ -130,18 +182,19 @@ class RunFolder:
             file.seek(length)
             rest = file.read()
             file.truncate(min(length, self.metrics.stat().st_size))
-        return list(_complete_rows(rest.decode(errors="replace")))
+        return list(complete_rows(rest))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return list(_complete_rows(self.metrics.read_text())) if self.metrics.exists() else []
+        """Return the rows before the first line that cannot be read."""
+        return list(complete_rows(self.metrics.read_bytes())) if self.metrics.exists() else []
 
     def read_summary(self) -> dict[str, Any]:
         """Return the record, empty if there is none that can be read."""
-        return read_json(self.summary)
+        return readable([], read_form, self.summary, SUMMARY) or {}
 
     def read_environment(self) -> dict[str, Any]:
         """As `read_summary`."""
-        return read_json(self.environment)
+        return readable([], read_form, self.environment, ENVIRONMENT) or {}
 
     def _take_lock(self) -> None:
         os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
@@ -178,7 +231,7 @@ class RunFolder:
 
     def read_lock(self) -> Lock:
         """As `read_summary`."""
-        return cast(Lock, read_json(self.path / LOCK))
+        return cast(Lock, readable([], read_form, self.path / LOCK, LOCK_FORM) or {})
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
@@ -222,9 +275,5 @@ def without_timings(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "time" and not key.endswith(TIMING_SUFFIXES)}
 
 
-def _complete_rows(text: str) -> Iterator[dict[str, Any]]:
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return  # a line that a killed process left unfinished: nothing after it counts
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

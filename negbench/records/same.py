@@ -1,7 +1,14 @@
 """Whether a run on disk is what is asked for: made on the same data, and by the same code."""
 
-from negbench.records.data import DataRecord, read_data_record
-from negbench.records.run_folder import RunFolder
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from negbench.records.data import DATA, DataRecord
+from negbench.records.files import DamagedError
+from negbench.records.forms import read_form
+from negbench.records.run_folder import ENVIRONMENT, RunFolder
 from negbench.runtime.errors import UserError
 from negbench.settings.code import code_digest
 from negbench.settings.plugins import PluginFile
@@ -9,7 +16,8 @@ from negbench.settings.plugins import PluginFile
 
 def check_data(folder: RunFolder, now: DataRecord | None) -> None:
     """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared."""
-    before = read_data_record(folder.data)
+    content = _compared(folder.data, DATA)
+    before = DATA.validate_python(content) if content else None
     if before and now and (difference := now.difference(before)):
         raise UserError(
             f"{folder.path} was made on other data: {difference}; give the data as it was, or name this data by "
@@ -19,9 +27,19 @@ def check_data(folder: RunFolder, now: DataRecord | None) -> None:
 
 def check_code(folder: RunFolder, method: PluginFile) -> None:
     """Raise UserError if the run in `folder` was made by another code of its method; an unknown one is not compared."""
-    before = folder.read_environment().get("method_code")
+    before = _compared(folder.environment, ENVIRONMENT).get("method_code")
     if before and before != code_digest(method):
         raise UserError(
             f"{folder.path} was made by another code than {method.path} has now; make it anew with --fresh, choose "
             "another --output, or give the changed method a name of its own"
         )
+
+
+def _compared(path: Path, form: TypeAdapter[Any]) -> dict[str, Any]:
+    """Return the record in a file, empty if there is none. UserError, with a way out, if it cannot be read."""
+    try:
+        return read_form(path, form)
+    except DamagedError as error:
+        raise UserError(
+            f"{error}; delete the file to use the run without comparing it, or make the run anew with --fresh"
+        ) from None

@@ -1,17 +1,19 @@
 """The states of runs, from their folders and Slurm, without accounting or a submitter. Imports no torch."""
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from negbench.records import earlier
+from negbench.records.config import read_settings
+from negbench.records.forms import read_form, readable
 from negbench.records.jobs import Job, JobNote, is_active, read_note, waits_here
+from negbench.records.metrics import Row, parse
 from negbench.records.outcome import ending_in
-from negbench.records.run_folder import RunFolder, is_locked
-from negbench.records.summary import changed_in
+from negbench.records.run_folder import ENVIRONMENT, RunFolder, is_locked
+from negbench.records.summary import SUMMARY, changed_in
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import read_yaml
 
 TAIL_BYTES = 1 << 16
 _REASONS = {  # of endings that are nobody's mistake
@@ -22,11 +24,12 @@ _REASONS = {  # of endings that are nobody's mistake
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, new or unknown.
+    """One run.
 
-    interrupted: a signal ended it, with a checkpoint; dead: it ended without a record; new: not started; unknown: Slurm
-    could not be asked, and the folder does not show it. `ending` is the recorded kind of a run that has ended,
-    `changed` what its command set on top of the study.
+    `state` is done, pending, running, stalled, failed, interrupted, cancelled, dead, damaged, new or unknown.
+    interrupted: a signal ended it, with a checkpoint; dead: it ended without a record; damaged: it does not run, and a
+    record of it cannot be read; new: not started; unknown: Slurm could not be asked, and the folder does not show it.
+    `ending` is the recorded kind of a run that has ended, `changed` what its command set on top of the study.
     """
 
     run_id: str
@@ -65,15 +68,13 @@ def find_runs(output: Path) -> list[Path]:
 
 
 def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
-    """Return the run's state. `known` are Slurm's jobs, None if unknown. Damaged files count as absent."""
-    folder = RunFolder(path)
-    note = read_note(path)
-    try:
-        config = read_yaml(folder.config)
-    except UserError:
-        config = {}
+    """Return the run's state. `known` are Slurm's jobs, None if unknown."""
+    folder, damage = RunFolder(path), list[str]()
+    config = readable(damage, read_settings, folder.config) or {}
+    summary = readable(damage, read_form, folder.summary, SUMMARY) or {}
+    environment = readable(damage, read_form, folder.environment, ENVIRONMENT) or {}
+    note = read_note(path, [] if folder.done.exists() else damage)
     settings = note.get("settings", {})
-    summary = folder.read_summary()
     rows = _last_rows(folder.metrics)
     train: dict[str, Any] = next((row for row in reversed(rows) if row.get("kind") == "train"), {})
     newest: dict[str, Any] = {key: value for row in rows for key, value in row.items()}
@@ -83,19 +84,20 @@ def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:
     if known is None and is_slurm and state not in ("done", "running", "stalled"):
         state = "unknown" if state == "dead" else state
         detail = "; ".join(filter(None, (detail if state != "unknown" else "", "Slurm could not be asked")))
+    if damage and state not in ("pending", "running", "stalled"):
+        state, detail = "damaged", damage[0]
     epochs, epoch = config.get("epochs"), newest.get("epoch")
     active = state in ("running", "stalled")
     left = None
-    if active and epochs and epoch and train.get("step_seconds"):
+    if active and epochs and train.get("epoch") and train.get("step_seconds"):
         left = train["step_seconds"] * train["step"] * (epochs / train["epoch"] - 1)
-    environment = folder.read_environment()
     changed = changed_in(summary, settings, environment)
     label = str(summary.get("label") or settings.get("label") or "")
     restarts = job.restarts if job else max(0, len(environment.get("attempts", [])) - 1)
     return RunStatus(
         run_id=path.name,
         study=str(config.get("study") or settings.get("study") or summary.get("study") or ""),
-        method=str(summary.get("method") or settings.get("method") or config.get("method", {}).get("name") or ""),
+        method=str(summary.get("method") or settings.get("method") or config.get("method.name") or ""),
         seed=config.get("seed", settings.get("seed", summary.get("seed"))),
         state=state,
         detail=detail,
@@ -150,15 +152,11 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = file.read().splitlines()
     except OSError:
         return []
     rows = []
     for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
+        with suppress(ValueError):
+            rows.append(parse(line, Row))
     return rows

@@ -4,11 +4,10 @@ import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from negbench.records.forms import RecordedFolders, reason_of
+from negbench.records.forms import Fraction, Name, Plain, Positive, RecordedFolders, Whole, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -25,14 +24,14 @@ class _Checked(BaseModel):
 
 
 class PlannedTrial(_Checked):
-    run_id: str
-    values: dict[str, Any]
+    run_id: Name
+    values: dict[str, Plain]
 
 
 class PlannedMethod(_Checked):
     """`file` is the path of a user's method."""
 
-    space: dict[str, list[Any]]
+    space: dict[str, list[Plain]]
     trials: list[PlannedTrial]
     file: str | None = None
 
@@ -53,11 +52,11 @@ class TuningRecord(_Checked):
     study: str
     base: str  # digest of the study's settings for all methods
     track: str
-    seed: int
+    seed: Whole
     settings: list[str]
-    epochs: int
-    validation: float  # share of the training images that is held out
-    num_images: int | None  # of the others, those that are used, if not all
+    epochs: Positive
+    validation: Fraction  # share of the training images that is held out
+    num_images: Positive | None  # of the others, those that are used, if not all
     methods: dict[str, PlannedMethod]
 
 
@@ -127,7 +126,7 @@ class Tuning:
         if not totals:
             return None
         used = self.record.num_images
-        return totals[0] - used if used else round(self.record.validation * totals[0])
+        return max(0, totals[0] - used) if used else round(self.record.validation * totals[0])
 
 
 def read_record(path: Path) -> TuningRecord:
@@ -158,16 +157,17 @@ def load(path: Path) -> Tuning:
 def _trial(path: Path, planned: PlannedTrial) -> Trial:
     status, summary = status_of(path, None), RunFolder(path).read_summary()
     score = summary.get(SCORE) if status.state == "done" else None
-    seconds = summary.get("train_seconds")
+    seconds, images = summary.get("train_seconds"), summary.get("num_images")
     state, reason = status.state, status.detail
-    if state == "done" and not isinstance(score, int | float):
-        state, reason = "damaged", f"its summary.json holds no accuracy; delete {path.name} to make it again"
+    if score is None and state in ("done", "damaged"):
+        reason = f"{reason or 'its summary.json holds no accuracy'}; delete {path.name} to make it again"
+        state = "damaged"
     return Trial(
         planned.run_id,
         planned.values,
         state,
         reason,
-        float(score) if isinstance(score, int | float) else None,
-        float(seconds) if isinstance(seconds, int | float) else None,
-        int(images) if isinstance(images := summary.get("num_images"), int) else None,
+        None if score is None else float(score),
+        None if seconds is None else float(seconds),
+        None if images is None else int(images),
     )

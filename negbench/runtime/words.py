@@ -44,6 +44,8 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "∞"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML raises more than YAMLError, as KeyError for `!!bool x`
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold keys and values, not a {type(raw).__name__}")

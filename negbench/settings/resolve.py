@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from negbench.runtime import words
 from negbench.runtime.errors import UserError
+from negbench.settings.identity import make_run_id
 from negbench.settings.keys import (
     OWN,
     Flat,
@@ -57,11 +57,9 @@ class Resolved:
     @functools.cached_property  # once, since the user may edit the method's file while a job waits
     def run_id(self) -> str:
         """Return study, method, seed, and a hash of all else that can change a result, which all seeds share."""
-        content: Flat = {key: value for key, value in scientific_differences(self.config).items() if key != "seed"}
-        if self.method_file.module is None:
-            content["method file"] = hashlib.sha256(self.method_file.path.read_bytes()).hexdigest()
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.config.study}-{self.config.method.name}-s{self.config.seed}-{digest}"
+        file = None if self.method_file.module is not None else self.method_file.path.read_bytes()
+        config = self.config
+        return make_run_id(config.study, config.method.name, config.seed, scientific_differences(config), file)
 
     @property
     def changed(self) -> Flat:

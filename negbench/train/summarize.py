@@ -7,7 +7,7 @@ import torch
 
 from negbench.contrast.method import Method
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
-from negbench.records.summary import LOADER_BOUND_SHARE, top1_figures
+from negbench.records.summary import LOADER_BOUND_SHARE, figures_of, top1_figures
 from negbench.runtime import environment
 from negbench.runtime.changes import git_revision
 from negbench.runtime.distributed import world_size
@@ -20,15 +20,14 @@ def summarize(
 ) -> dict[str, Any]:
     """Return `records.summary.FIELDS` without those of `outcome_of`; what an unfinished run does not know is None."""
     rows = folder.read_metrics()
+    of_rows = figures_of(rows)
     epochs = [row for row in rows if row["kind"] == "epoch"]
-    epoch_seconds = [row["epoch_seconds"] for row in epochs]
     step_seconds = [row["step_seconds"] for row in rows if row.get("step_seconds")]
-    curve = [row["knn_top1"] for row in rows if row["kind"] == "evaluation"]
     resolved, method, config = setup.resolved, setup.method, setup.config
     seconds = trainer.clock.seconds if trainer else {}
     images_per_second = config.batch_size / statistics.median(step_seconds) if step_seconds else None
     per_query = trainer.negatives_per_query if trainer else None
-    waited = sum(row["data_wait_seconds"] for row in epochs)  # the rank that waited longest
+    waited = of_rows["data_wait_seconds"] or 0.0
     data_wait_share = waited / epochs[-1]["train_seconds"] if epochs else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -47,15 +46,15 @@ def summarize(
         "negatives_per_query": float(per_query) if per_query is not None else None,
         "views_per_step": config.batch_size * len(method.query_views),
         **top1_figures(evaluations),
-        "knn_top1_validation": curve[-1] if curve else None,
+        "knn_top1_validation": of_rows["knn_top1_validation"],
         **{f"{kind}_seconds": seconds.get(kind) for kind in ("train", "eval", "checkpoint")},
-        "data_wait_seconds": waited,
+        "data_wait_seconds": of_rows["data_wait_seconds"],
         "lost_seconds": trainer.lost_seconds if trainer else None,
         "device_hours": seconds["device"] / 3600 if seconds else None,
-        "energy_joules": epochs[-1]["energy_joules"] if epochs else None,
+        "energy_joules": of_rows["energy_joules"],
         "data_wait_share": data_wait_share,
         "loader_bound": data_wait_share is not None and data_wait_share > LOADER_BOUND_SHARE,
-        "epoch_seconds_median": statistics.median(epoch_seconds) if epoch_seconds else None,
+        "epoch_seconds_median": of_rows["epoch_seconds_median"],
         "images_per_second": images_per_second,
         "views_per_second": images_per_second * len(method.query_views) if images_per_second else None,
         "peak_memory_bytes": trainer.peak_memory.allocated if trainer else None,

@@ -151,6 +151,7 @@ class Trainer:
     def state(self) -> checkpoint.State:
         """Return all that the next step depends on, and the records' length. All ranks call it."""
         peaks = self.peak_memory.over_ranks()
+        length, digest = self.folder.metrics_on_disk()
         return {
             "step": self.step,
             "world_size": world_size(),
@@ -169,7 +170,9 @@ class Trainer:
             "evaluated_step": self.evaluated_step,
             "curve": self.evaluation.state_dict() if self.evaluation else {},
             "skipped": sorted(set().union(*gather_objects(self.skipped))),
-            "metrics_bytes": self.folder.metrics_length(),
+            "metrics_bytes": length,
+            "metrics_sha256": digest,
+            "run_id": self.folder.path.name,
         }
 
     def load_state(self, state: checkpoint.State) -> None:

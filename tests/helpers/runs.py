@@ -77,6 +77,7 @@ def outcome(run: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "lost_seconds",
         "epoch_start_seconds",
         "metrics_bytes",
+        "metrics_sha256",
         "peak_memory_bytes",
         "peak_reserved_bytes",
         "joules",

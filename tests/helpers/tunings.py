@@ -5,7 +5,7 @@ from pathlib import Path
 
 from negbench.launch.sweep.tuning import plan_trials, write_joined
 from negbench.records.tunings import TUNING_SCHEMA_VERSION, PlannedMethod, PlannedTrial, TuningRecord
-from negbench.settings.space import draw
+from negbench.settings.space import Space, draw
 from tests.helpers import records
 
 
@@ -18,7 +18,7 @@ def finished(output: Path, study: Path, scores: dict[str, Sequence[float | None]
     folder = output / "tuned-tuning"
     methods = {}
     for method, of_method in scores.items():
-        space = {"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}
+        space: Space = {"optimizer.lr": [0.1, 0.2, 0.4, 0.8]}
         trials = []
         for score, values in zip(of_method, draw(space, len(of_method), 0, method), strict=True):
             settings = ("evaluation.test=false", f"optimizer.lr={values['optimizer.lr']}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -81,7 +81,15 @@ def test_what_a_row_shows(make: Make) -> None:
         ({"job": slurm_job(), "environment": {}}, Job("12", "FAILED", "", "", 0), "dead", "same command"),
         ({"job": slurm_job()}, None, "dead", "before it started"),
         ({"environment": {}}, None, "dead", "same command"),
-        ({"summary": "{not json", "metrics": "\x00{", "environment": "[]"}, None, "dead", "same command"),
+        ({"summary": "{not json", "metrics": "\x00{"}, None, "damaged", "summary.json: key must be a string"),
+        (
+            {"summary": {"status": "failed"}, "environment": "[]"},
+            None,
+            "damaged",
+            "environment.json: it holds no object",
+        ),
+        ({"job": "null", "environment": {}}, None, "damaged", "job.json: it holds no object"),
+        ({"job": "null", "done": ""}, None, "done", ""),
         ({}, None, "new", ""),
     ],
 )
@@ -196,7 +204,7 @@ def test_what_slurm_holds_after_a_failed_launch_is_released(tmp_path: Path, monk
     known = {job_id: Job(job_id, "PENDING", reason, "", 0) for job_id, reason in states.items()}
     assert release_held([slurm_job(job_id) for job_id in states], known) == ["12"]
     assert (tmp_path / "calls").read_text() == "release 12\n"
-    assert release_held([{}, slurm_job("99")], known) == []
+    assert release_held([cast(JobNote, {}), slurm_job("99")], known) == []
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

@@ -126,7 +126,7 @@ def test_a_checkpoint_without_its_checksum_counts_as_damaged(tmp_path: Path) -> 
     assert checkpoint.find_whole(tmp_path, lambda warning: None) == earlier
 
 
-@pytest.mark.parametrize("versions", [(1, 1), (3, 4)], ids=["newer", "older"])
+@pytest.mark.parametrize("versions", [(1, 2), (4, 5)], ids=["newer", "older"])
 def test_a_checkpoint_of_a_version_that_is_not_read_is_refused(
     versions: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_a_version_that_is_not_read_is_refused(
     monkeypatch.setattr(checkpoint, "OLDEST", versions[0])
     monkeypatch.setattr(checkpoint, "VERSION", versions[1])
     told = (
-        f"checkpoint {path} is of version 2, written by negbench 7.8.9, and negbench {negbench.__version__} reads "
+        f"checkpoint {path} is of version 3, written by negbench 7.8.9, and negbench {negbench.__version__} reads "
         f"versions {versions[0]} to {versions[1]}; use negbench 7.8.9, or start the run again with --fresh"
     )
     for use in (lambda: runs.start(resolved, tmp_path), lambda: run_source(run.path)):

@@ -36,22 +36,23 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
     interrupted.done.unlink()
     records.write(output, study, "moco", 7, 0.8).done.unlink()
     whole = records.write(output, study, "moco", 8, 0.8)
+    place = 'did not find expected node content in "<unicode string>", line 2, column 1'
     states = _states(output)
     assert states == {
-        "mocos0": ("damaged", "metrics.jsonl is cut or damaged in line 8"),
-        "mocos1": ("damaged", "it is marked done, but summary.json cannot be read"),
-        "mocos2": ("damaged", "config.yaml cannot be read"),
+        "mocos0": ("damaged", "metrics.jsonl: line 8 is cut or damaged"),
+        "mocos1": ("damaged", "summary.json: EOF while parsing an object at line 1 column 1"),
+        "mocos2": ("damaged", "config.yaml: while parsing a flow node " + place),
         "mocos3": ("other version", "its records are of schema 99, this negbench reads 2"),
-        "mocos4": ("damaged", "environment.json cannot be read"),
-        "mocos5": ("damaged", "metrics.jsonl cannot be read"),
+        "mocos4": ("damaged", "environment.json is missing"),
+        "mocos5": ("damaged", "metrics.jsonl is missing"),
         "mocos6": ("interrupted", "SIGINT"),
         "mocos7": ("dead", "its process ended without a record; the same command resumes"),
         "mocos8": ("done", ""),
         "mocos9": ("damaged", "summary.json lacks device_hours"),
         "mocos10": ("damaged", "summary.json: train_seconds is None"),
-        "mocos11": ("damaged", "summary.json: knn_top1 is nan"),
+        "mocos11": ("damaged", "summary.json: knn_top1: Input should be a finite number"),
         "mocos12": ("damaged", "metrics.jsonl ends at epoch 3 of 4"),
-        "mocos13": ("damaged", "metrics.jsonl: a record holds a number that is not finite"),
+        "mocos13": ("damaged", "metrics.jsonl: line 10: knn_top1: Input should be a finite number"),
         "mocos14": ("damaged", "metrics.jsonl ends at epoch 0 of 4"),
     }
     report = reports.build(output)

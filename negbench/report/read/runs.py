@@ -1,33 +1,31 @@
 """Read runs from their folders. A damaged or unfinished run comes with its reason."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from negbench.records.benches import BENCHES
+from negbench.records.config import read_settings
+from negbench.records.consistency import misfits, read_records
+from negbench.records.files import read_json
+from negbench.records.forms import readable
 from negbench.records.jobs import Job, jobs_if_asked, read_note
+from negbench.records.metrics import CURVE
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
-from negbench.records.status import find_runs, is_run, status_of
-from negbench.records.summary import damage_of
+from negbench.records.status import RunStatus, find_runs, is_run, status_of
 from negbench.records.tunings import TUNINGS
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import Flat, flatten_raw
+from negbench.settings.keys import Flat
 
 RUN_ID = re.compile(r".+-s\d+-(?P<digest>[0-9a-f]{8})")
 OUT_OF_MEMORY = "out of memory"  # a state
 USED = "done"  # the state of the runs that tables and figures are made of
-CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")
-SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
 Floats = npt.NDArray[np.float64]
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     jobs = jobs_if_asked(notes.values())
     runs = [_load(path, jobs) for path in paths]
     chosen: dict[str, Path] = {}
-    for run in sorted(runs, key=lambda run: not run.is_used):
+    for run in sorted(runs, key=lambda run: (not run.is_used, run.name != _identity(run))):
         chosen.setdefault(_identity(run), run.path)
     return [run if (first := chosen[_identity(run)]) == run.path else _repeated(run, first) for run in runs]
 
@@ -120,104 +118,63 @@ def _identity(run: Run) -> str:
 
 
 def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
-    folder = RunFolder(path)
-    settings, damage = _settings(folder.config)
-    summary, environment = folder.read_summary(), folder.read_environment()
-    status = None if folder.done.exists() else status_of(path, jobs)
-    match = RUN_ID.fullmatch(str(summary.get("run_id") or path.name))
-    method = str(settings.get("method.name") or (status.method if status else ""))
-    seed = settings.get("seed", status.seed if status else 0)
+    if not (path / "done").exists():
+        return _unfinished(path, status_of(path, jobs))
+    records = read_records(path)
+    settings, summary, environment = records.settings, records.summary, records.environment
+    match = RUN_ID.fullmatch(records.run_id)
     known: dict[str, Any] = {
-        "study": str(settings.get("study") or (status.study if status else "")),
-        "track": str(settings.get("track", "")),
-        "method": method,
-        "seed": seed if isinstance(seed, int) else 0,
+        "study": settings.get("study", ""),
+        "track": settings.get("track", ""),
+        "method": settings.get("method.name", ""),
+        "seed": settings.get("seed", 0),
         "digest": match["digest"] if match else "",
         "settings": settings,
         "summary": summary,
         "environment": environment,
     }
-    if status is not None:
-        state = OUT_OF_MEMORY if status.ending == "out_of_memory" else status.state
-        reason = status.detail.removeprefix(f"{state}: ")  # the state is shown beside it
-        return Run(path, state, reason or _progress(status), **known)
-    if damage:
-        return Run(path, "damaged", damage, **known)
-    if "status" not in summary:
-        return Run(path, "damaged", "it is marked done, but summary.json cannot be read", **known)
-    if summary.get("schema_version") != SCHEMA_VERSION:
-        reason = f"its records are of schema {summary.get('schema_version')}, this negbench reads {SCHEMA_VERSION}"
+    version = read_json(path / "summary.json").get("schema_version")  # another one may have another form
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        reason = f"its records are of schema {version}, this negbench reads {SCHEMA_VERSION}"
         return Run(path, "other version", reason, **known)
-    if not environment or not match:
-        what = "environment.json cannot be read" if match else "neither its name nor its summary holds a run id"
-        return Run(path, "damaged", what, **known)
-    rows, damage = _read_rows(folder.metrics)
-    if damage := damage_of(summary) or damage:
-        return Run(path, "damaged", damage, **known)
-    try:
-        evaluations = [row for row in rows if row["kind"] == "evaluation"]
-        diagnostics = [row for row in rows if row["kind"] == "diagnostics"]
-        epoch_seconds = np.array([row["epoch_seconds"] for row in rows if row["kind"] == "epoch"], float)
-        curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
-    except (KeyError, TypeError):
-        return Run(path, "damaged", "metrics.jsonl: a record lacks what a record needs", **known)
-    last = rows[-1]["epoch"] if rows else 0
-    if not np.isfinite(epoch_seconds).all() or not all(np.isfinite(column).all() for column in curve.values()):
-        return Run(path, "damaged", "metrics.jsonl: a record holds a number that is not finite", **known)
-    if last != settings.get("epochs"):
-        return Run(path, "damaged", f"metrics.jsonl ends at epoch {last} of {settings.get('epochs')}", **known)
+    if wrong := misfits(records):
+        return Run(path, "damaged", wrong[0], **known)
+    if not match:
+        return Run(path, "damaged", "neither its name nor its summary holds a run id", **known)
+    evaluations = [row for row in records.rows if row["kind"] == "evaluation"]
+    diagnostics = [row for row in records.rows if row["kind"] == "diagnostics"]
+    epoch_seconds = np.array([row["epoch_seconds"] for row in records.rows if row["kind"] == "epoch"], float)
+    curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
     return Run(path, USED, "", **known, curve=curve, diagnostics=diagnostics, epoch_seconds=epoch_seconds)
 
 
-def _settings(path: Path) -> tuple[Flat, str]:
-    """Dotted settings, or what is wrong with the file."""
-    try:
-        text = path.read_text()
-        seed = SEED.search(text)
-        settings = _parsed(SEED.sub("seed: 0", text, count=1))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}, "config.yaml cannot be read"
-    return settings | ({"seed": int(seed[1])} if seed else {}), ""
+def _unfinished(path: Path, status: RunStatus) -> Run:
+    folder = RunFolder(path)
+    settings, summary = readable([], read_settings, folder.config) or {}, folder.read_summary()
+    match = RUN_ID.fullmatch(str(summary.get("run_id") or path.name))
+    state = OUT_OF_MEMORY if status.ending == "out_of_memory" else status.state
+    reason = status.detail.removeprefix(f"{state}: ")  # the state is shown beside it
+    return Run(
+        path,
+        state,
+        reason or _progress(status),
+        study=status.study,
+        track=settings.get("track", ""),
+        method=settings.get("method.name") or status.method,
+        seed=status.seed or 0,
+        digest=match["digest"] if match else "",
+        settings=settings,
+        summary=summary,
+        environment=folder.read_environment(),
+    )
 
 
-@cache
-def _parsed(text: str) -> Flat:
-    """Parsed once for all seeds: YAML takes longer than all else in a run's folder."""
-    content = yaml.load(text, _Loader)
-    if not isinstance(content, dict):
-        raise ValueError
-    return flatten_raw(content)
-
-
-def _read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows but those of training steps, or where the file is damaged."""
-    try:
-        text = path.read_text()
-    except (OSError, ValueError):
-        return [], "metrics.jsonl cannot be read"
-    lines = text.splitlines()
-    kept = [line for line in lines if not (line.startswith('{"kind": "train"') and line.endswith("}"))]
-    try:
-        return json.loads(f"[{','.join(kept)}]"), ""
-    except ValueError:
-        number = next(i for i, line in enumerate(lines, 1) if not _is_json(line))
-        return [], f"metrics.jsonl is cut or damaged in line {number}"
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _progress(status: Any) -> str:
+def _progress(status: RunStatus) -> str:
     return "" if status.epoch is None else f"at epoch {status.epoch:.4g} of {status.epochs}"
 
 
 def _study_of(path: Path) -> str:
-    settings, _ = _settings(path / "config.yaml")
+    settings = readable([], read_settings, path / "config.yaml") or {}
     noted = (read_note(path).get("settings", {}), RunFolder(path).read_summary())
     return str(next(filter(None, (known.get("study") for known in (settings, *noted))), ""))
 
