@@ -135,6 +135,7 @@ def _trainer(setup: Setup, folder: RunFolder, loggers: Loggers) -> Trainer:
 def _load(trainer: Trainer, path: Path) -> None:
     try:
         state = checkpoint.load(path)
+        _by_rank_0(lambda: _check(trainer, path, state))
         trainer.load_state(state)
     except (KeyError, RuntimeError) as error:
         raise UserError(
@@ -147,6 +148,18 @@ def _load(trainer: Trainer, path: Path) -> None:
     if state["precision"] != str(trainer.method.autocast_dtype):
         note += f"; precision {trainer.method.autocast_dtype} instead of {state['precision']}"
     trainer.loggers.note(note)
+
+
+def _check(trainer: Trainer, path: Path, state: checkpoint.State) -> None:
+    """Raise UserError if a checkpoint is of another run, or the records that it continues are not there."""
+    folder = trainer.folder
+    checkpoint.check_run(path, state, folder.path.name)
+    if state["step"] > trainer.num_steps:
+        raise UserError(
+            f"checkpoint {path} is of step {state['step']:,}, and the run ends at step {trainer.num_steps:,}, so "
+            "it is of another run; remove it, or start the run again with --fresh"
+        )
+    folder.check_metrics(state["metrics_bytes"], state["metrics_sha256"])
 
 
 def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:

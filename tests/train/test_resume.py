@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,14 @@ import torch
 
 import negbench
 from negbench.evaluate.curve import PeriodicEvaluation
+from negbench.evaluate.source import run_source
 from negbench.records import checkpoint
+from negbench.records.run_folder import RunFolder
+from negbench.records.same import check_code, check_data
 from negbench.runtime.distributed import rank
+from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
+from negbench.settings.plugins import find_method
 from negbench.settings.resolve import Resolved
 from negbench.train import run, trainer
 from negbench.train.loggers.base import Loggers
@@ -53,8 +60,9 @@ def test_a_checkpoint_of_the_version_before_resumes_bitwise(tmp_path: Path) -> N
     run = runs.folder(resolved, tmp_path)
     (path,) = checkpoint.find(run.checkpoints)
     old = torch.load(path, weights_only=True)
-    assert (old.pop("version"), old.pop("negbench_version")) == (2, negbench.__version__)
-    del old["world_sizes"], old["curve"]  # which the first ones lacked
+    assert (old.pop("version"), old.pop("negbench_version")) == (3, negbench.__version__)
+    for name in ("world_sizes", "curve", "run_id", "metrics_sha256"):  # which the first ones lacked
+        del old[name]
     torch.save(old, path)
     path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
     runs.start(resolved, tmp_path)
@@ -144,3 +152,99 @@ def test_the_first_rank_alone_marks_a_stall(tmp_path: Path, monkeypatch: pytest.
     for number, mark in ((0, folder.path / "stalled"), (1, None)):
         monkeypatch.setattr(trainer, "rank", lambda number=number: number)
         assert run._trainer(set_up(resolved, runs.CPU), folder, Loggers()).monitor.mark == mark
+
+
+def stopped(resolved: Resolved, output: Path, step: int = 2) -> RunFolder:
+    """A run that was stopped at a step."""
+    with pytest.raises(Interrupted):
+        execute(resolved, output, runs.CPU, stop_after=step)
+    return runs.folder(resolved, output)
+
+
+def rewrite(path: Path, changes: dict[str, Any], *removed: str) -> None:
+    """Change the state in a checkpoint, as another version or another run would have written it."""
+    state = torch.load(path, weights_only=True) | changes
+    for name in removed:
+        del state[name]
+    torch.save(state, path)
+    path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "with_digest", "without_digest"),
+    [
+        (lambda rows: None, "it has 0 bytes and not the ", "it has 0 bytes and not the "),
+        (lambda rows: b"", "it has 0 bytes and not the ", "it has 0 bytes and not the "),
+        (lambda rows: rows[:-40], "bytes and not the ", "bytes and not the "),
+        (lambda rows: rows[:60] + bytes(40) + rows[100:], "its rows were changed", "line 1 is cut or damaged"),
+        (lambda rows: rows + rows[:-20], None, None),
+        (lambda rows: rows[30:] + rows, "its rows were changed", "line 1 is cut or damaged"),
+        (lambda rows: rows.replace(b'"step": 2', b'"step": 1'), "its rows were changed", None),
+        (lambda rows: rows.replace(b'"kind"', b'"kin1"'), "its rows were changed", "line 1: kind: Field required"),
+    ],
+    ids=["deleted", "emptied", "cut", "zeros", "a cut row after", "other rows before", "edited", "no rows"],
+)
+def test_a_run_resumes_where_the_rows_before_are_whole_alone(
+    damage: Callable[[bytes], bytes | None],
+    with_digest: str | None,
+    without_digest: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = stopped(runs.short("simclr", *LEAN, "log_every_steps=1"), tmp_path)
+    state = checkpoint.load(checkpoint.find(folder.checkpoints)[0])
+    content = damage(folder.metrics.read_bytes())
+    folder.metrics.unlink() if content is None else folder.metrics.write_bytes(content)
+    for digest, reason in ((state["metrics_sha256"], with_digest), (None, without_digest)):
+        if reason is None:
+            folder.check_metrics(state["metrics_bytes"], digest)
+            continue
+        with pytest.raises(UserError, match=f"{folder.metrics} is not as the newest .*: .*{reason}.*; put the file"):
+            folder.check_metrics(state["metrics_bytes"], digest)
+
+
+def test_a_run_whose_rows_are_lost_is_refused_before_it_trains(tmp_path: Path) -> None:
+    resolved = runs.short("simclr", *LEAN)
+    folder = stopped(resolved, tmp_path)
+    folder.metrics.write_text("")
+    with pytest.raises(UserError, match="put the file back, or start the run again with --fresh"):
+        runs.start(resolved, tmp_path)
+    assert not folder.done.exists() and checkpoint.load(checkpoint.find(folder.checkpoints)[0])["step"] == 2
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    resolved, other = runs.short("simclr", *LEAN), runs.short("simclr", *LEAN, "seed=5")
+    folder, of_other = stopped(resolved, tmp_path), stopped(other, tmp_path)
+    shutil.rmtree(folder.checkpoints)
+    shutil.copytree(of_other.checkpoints, folder.checkpoints)
+    (path,) = checkpoint.find(folder.checkpoints)
+    for use in (lambda: runs.start(resolved, tmp_path), lambda: run_source(folder.path)):
+        with pytest.raises(UserError) as error:
+            use()
+        assert f"checkpoint {path} is of another run, {of_other.path.name}" in str(error.value)
+    rewrite(path, {"version": 2, "step": 9}, "run_id", "metrics_sha256")
+    with pytest.raises(UserError, match="is of step 9, and the run ends at step 4, so it is of another run"):
+        runs.start(resolved, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["null", "5", "[1]", '{"attempt": "x", "attempts": 5}', ""])
+def test_a_run_resumes_beside_records_that_it_writes_anew(content: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name in ("run.lock", "environment.json", "job.json"):
+        (tmp_path / name).write_text(content)
+    folder.open()
+    assert folder.is_ours() and folder.attempt == 1 and "attempts" not in folder.read_environment()
+    folder.close()
+
+
+def test_what_a_run_was_made_of_is_compared_or_refused(tmp_path: Path) -> None:
+    folder, method = RunFolder(tmp_path), find_method("moco")
+    check_code(folder, method)
+    check_data(folder, None)
+    for path, check in (
+        (folder.environment, lambda: check_code(folder, method)),
+        (folder.data, lambda: check_data(folder, None)),
+    ):
+        path.write_text('{"classes": 5, "method_code": 5}')
+        with pytest.raises(UserError, match=f"{path} is damaged: .*; delete the file to use the run without comparing"):
+            check()

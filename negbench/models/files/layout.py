@@ -124,7 +124,9 @@ def read_newest(path: Path, purpose: str, warn: Callable[[str], None]) -> FileEn
     newest = checkpoint.find_whole(run.checkpoints, warn)
     if newest is None:
         raise UserError(f"{path} holds no checkpoint to {purpose}; `negbench run` it first")
-    return read_encoder(newest)
+    encoder = read_encoder(newest)
+    checkpoint.check_run(newest, encoder.file.content, path.resolve().name, run.read_summary().get("run_id"))
+    return encoder
 
 
 def run_of(path: Path) -> RunFolder | None:
