@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import DEVICES, Device, check_choice, with_late_help
+from negbench.cli.options import DEVICES, OF_PLACE, Device, check_choice, with_late_help
 from negbench.runtime.errors import UserError
-
-OF_PLACE = ("data.root", "data.workers")  # settings of a run that say where and how its data is read
 
 
 def _help_of_protocol() -> str:

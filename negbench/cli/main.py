@@ -12,6 +12,7 @@ from negbench.cli.evaluate import EvaluateCommand, evaluate
 from negbench.cli.export import ExportCommand, export
 from negbench.cli.jobs import cancel, logs, status
 from negbench.cli.plan import plan
+from negbench.cli.repeat import bundle, rerun, verify
 from negbench.cli.report import report
 from negbench.cli.run import run
 from negbench.cli.show import methods, show_config, views
@@ -57,6 +58,9 @@ app.command()(status)
 app.command()(logs)
 app.command()(cancel)
 app.command()(report)
+app.command()(verify)
+app.command()(bundle)
+app.command()(rerun)
 
 
 def main() -> None:

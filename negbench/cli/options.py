@@ -33,6 +33,7 @@ Within = Annotated[
 ]
 
 DEVICES = ("auto", "cpu", "cuda")
+OF_PLACE = ("data.root", "data.workers")  # settings of a run that say where and how its data is read
 _PANEL = "Where it runs"
 
 

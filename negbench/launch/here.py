@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,16 +27,10 @@ def run_here(
     quiet: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Train, evaluate and record as `train.run.execute`, whose errors pass through; a `smoke` test comes first."""
-    path = output / resolved.run_id
-    with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
-        chosen = choose_device(device, find_place().local_rank)
-        with process_group(chosen), displayed(quiet or rank() > 0) as loggers:
-            if smoke and not RunFolder(path).metrics.exists():
-                make_smoke_test(resolved, output, chosen, loggers)
-            summary = execute(resolved, output, chosen, loggers, fresh)
-            if rank() > 0:
-                return
+    """Train, evaluate and record as `train.run.execute`, whose errors pass through, and print the result on rank 0."""
+    summary = execute_here(resolved, output, device, fresh=fresh, smoke=smoke, quiet=quiet)
+    if find_place().rank > 0:
+        return
     if as_json:
         print(json.dumps(summary, indent=1))
         return
@@ -44,4 +39,17 @@ def run_here(
     console.print(title, highlight=False, soft_wrap=True)
     console.print(summary_table(summary))
     console.print(cost_line(summary), highlight=False, soft_wrap=True)
-    console.print(f"records: {path}", highlight=False, soft_wrap=True)
+    console.print(f"records: {output / resolved.run_id}", highlight=False, soft_wrap=True)
+
+
+def execute_here(
+    resolved: Resolved, output: Path, device: str, *, fresh: bool = False, smoke: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Return the summary of `train.run.execute`; a `smoke` test comes first."""
+    path = output / resolved.run_id
+    with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
+        chosen = choose_device(device, find_place().local_rank)
+        with process_group(chosen), displayed(quiet or rank() > 0) as loggers:
+            if smoke and not RunFolder(path).metrics.exists():
+                make_smoke_test(resolved, output, chosen, loggers)
+            return execute(resolved, output, chosen, loggers, fresh)

@@ -3,8 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from negbench.records.files import read_json, write_json
+from pydantic import TypeAdapter
+
+from negbench.records.files import write_json
+from negbench.records.forms import Record, read_form, readable
 from negbench.records.run_folder import RunFolder
 
 MANIFEST = "manifest.json"
@@ -12,6 +16,13 @@ RECORDS = (
     *("config.yaml", "environment.json", "data.json", "method.py", "metrics.jsonl", "summary.json"),
     *("changes*.patch", "code/**/*.py", "evaluations/*.json"),
 )  # what a run's record consists of: locks, notes of jobs, checkpoints and files of loggers are not
+
+
+class _Manifest(Record):
+    files: dict[str, str]
+
+
+_FORM: TypeAdapter[Any] = TypeAdapter(_Manifest)
 
 
 def record_files(folder: Path) -> list[str]:
@@ -37,8 +48,8 @@ def write_manifest(folder: RunFolder, names: Iterable[str] | None = None) -> Non
 
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return the digests by the records' names; empty if there is no manifest that can be read."""
-    files = read_json(folder / MANIFEST).get("files")
-    return files if isinstance(files, dict) else {}
+    files: dict[str, str] = (readable([], read_form, folder / MANIFEST, _FORM) or {}).get("files", {})
+    return files
 
 
 def changed_records(folder: Path) -> list[str]:

@@ -13,16 +13,18 @@ from negbench.runtime.errors import UserError
 from negbench.settings.code import code_digest
 from negbench.settings.plugins import PluginFile
 
+ANEW = (
+    "give the data as it was, or name this data by --set data.version=NAME, or choose another --output, or make the "
+    "run anew with --fresh"
+)
 
-def check_data(folder: RunFolder, now: DataRecord | None) -> None:
+
+def check_data(folder: RunFolder, now: DataRecord | None, remedy: str = ANEW) -> None:
     """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared."""
     content = _compared(folder.data, DATA)
     before = DATA.validate_python(content) if content else None
     if before and now and (difference := now.difference(before)):
-        raise UserError(
-            f"{folder.path} was made on other data: {difference}; give the data as it was, or name this data by "
-            "--set data.version=NAME, or choose another --output, or make the run anew with --fresh"
-        )
+        raise UserError(f"{folder.path} was made on other data: {difference}; {remedy}")
 
 
 def check_code(folder: RunFolder, method: PluginFile) -> None:

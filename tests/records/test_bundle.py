@@ -1,0 +1,231 @@
+"""Runs that are verified, bundled, unpacked elsewhere and repeated."""
+
+import hashlib
+import json
+import shutil
+import stat
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from negbench.cli.main import app
+from negbench.records import bundle
+from negbench.records.manifest import MANIFEST
+from negbench.runtime.errors import UserError
+from tests.data.test_fingerprint import image_folder
+from tests.helpers import runs
+from tests.helpers.processes import ARGUMENTS, finished
+
+METHOD = "from negbench.methods.simclr import Config, build\nimport {helper}\n"
+
+
+def negbench(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    resolved, output = runs.short("moco"), tmp_path_factory.mktemp("made")
+    runs.start(resolved, output)
+    return output / resolved.run_id
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "results" / made.name))
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(change(content)))
+
+
+def test_a_run_as_it_was_written_verifies(run: Path) -> None:
+    assert negbench("verify", run) == (0, f"{run}: verified 1 of 1 runs verified")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: edit(run / "summary.json", lambda s: s | {"knn_top1": 0.9}), "summary.json was changed"),
+        (lambda run: edit(run / "evaluations" / "knn.json", lambda e: e), "evaluations/knn.json was changed"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "metrics.jsonl was changed after the run's end"),
+        (lambda run: (run / "data.json").unlink(), "data.json is missing"),
+        (lambda run: (run / "code" / "methods" / "moco.py").write_text("x = 1"), "code/methods/moco.py was changed"),
+        (lambda run: (run / "evaluations" / "voc07.json").write_text("{}"), "voc07.json is not in manifest.json"),
+        (lambda run: (run / MANIFEST).write_text("[1]"), "manifest.json is damaged"),
+        (lambda run: next(run.glob("checkpoints/*.pt")).write_bytes(b"x"), "does not have its checksum"),
+    ],
+)
+def test_what_was_changed_after_the_end_is_named(run: Path, change: Callable[[Path], Any], said: str) -> None:
+    change(run)
+    code, output = negbench("verify", run)
+    assert code == 1 and said in output
+    assert "0 of 1 runs verified" in output
+
+
+def test_what_an_earlier_run_lacks_is_unknown(run: Path) -> None:
+    for name in (MANIFEST, "data.json"):
+        (run / name).unlink()
+    code, output = negbench("verify", run)
+    assert code == 0
+    assert f"? it has no {MANIFEST}" in output and "? its data is not on record" in output
+
+
+def test_a_later_evaluation_enters_the_manifest(run: Path) -> None:
+    assert negbench("evaluate", run, "--protocol", "knn", "--device", "cpu")[0] == 0
+    assert negbench("verify", run)[0] == 0
+
+
+def test_a_bundle_is_repeated_elsewhere_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "moco.zip"
+    assert negbench("bundle", run.parent, file, "--encoder")[0] == 0
+    written = file.read_bytes()
+    file.unlink()
+    assert negbench("bundle", run, file, "--encoder")[0] == 0
+    assert file.read_bytes() == written
+    shutil.rmtree(run)
+    for option in ([], ["--evaluate-only"]):  # the second finds the bundle unpacked
+        code, output = negbench("rerun", file, "--output", tmp_path / "again", "--device", "cpu", "--quiet", *option)
+        assert code == 0 and output.endswith("1 of 1 runs are the same, bit for bit"), output
+    assert negbench("verify", tmp_path / "again")[0] == 0
+
+
+def test_what_is_not_the_same_again_is_named(run: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    number = next(i for i, row in enumerate(rows) if row["kind"] == "train" and row["step"] == 4)
+    rows[number]["loss"] += 1e-7
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output = negbench("rerun", run, "--output", tmp_path / "again", "--device", "cpu", "--quiet")
+    assert code == 1 and "metrics.jsonl differs first at step 4: loss is" in output
+    assert output.endswith("0 of 1 runs are the same, bit for bit")
+
+
+def test_another_seed_is_another_run(run: Path, tmp_path: Path) -> None:
+    code, output = negbench("rerun", run, "--output", tmp_path / "again", "--device", "cpu", "--quiet", "--seed", 5)
+    assert code == 0 and "knn_top1" in output and "the same" not in output
+    assert [path.name.partition("-s5-")[0] for path in (tmp_path / "again").iterdir()] == ["quickstart-moco"]
+
+
+def test_a_run_is_not_repeated_into_itself_on_other_data_or_by_other_code(run: Path, tmp_path: Path) -> None:
+    code, output = negbench("rerun", run, "--output", run.parent, "--device", "cpu")
+    assert code == 2 and "is the run itself" in output
+    edit(run / "environment.json", lambda e: e | {"method_code": "other", "git_revision": "abc"})
+    code, output = negbench("rerun", run, "--output", tmp_path / "again", "--device", "cpu")
+    assert code == 2 and "was made by another code than" in output and "at revision abc" in output
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.processes
+def test_a_run_of_two_processes_is_repeated_by_two(tmp_path: Path) -> None:
+    where = ("--device", "cpu", "--quiet", "--output")
+    code, _, err = finished("run", "--method", "moco", *ARGUMENTS, "--processes-per-node", "2", *where, str(tmp_path))
+    assert code == 0, err
+    (run,) = tmp_path.iterdir()
+    code, out, err = finished("rerun", str(run), *where, str(tmp_path / "again"))
+    assert (code, out.splitlines()[-1]) == (0, "1 of 1 runs are the same, bit for bit"), out + err
+
+
+def test_the_place_of_the_data_may_change_and_nothing_else(tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images", train=35)
+    folder = ["data.name=imagefolder", f"data.root={images}", "data.num_images=null", "evaluation.linear=false"]
+    resolved = runs.short("simclr", *folder)
+    runs.start(resolved, tmp_path / "results")
+    moved = images.rename(tmp_path / "moved")
+    again = ("rerun", tmp_path / "results" / resolved.run_id, "--output", tmp_path / "again", "--device", "cpu", "-q")
+    code, output = negbench(*again, "--set", f"data.root={moved}")
+    assert code == 0, output
+    (moved / "train" / "a" / "00.png").unlink()
+    code, output = negbench(*again, "--set", f"data.root={moved}")
+    assert code == 2 and "was made on other data: it has 69 images to train instead of 70" in output
+    code, output = negbench(*again, "--set", "epochs=1")
+    assert code == 2 and "only data.root and data.workers may be set" in output
+
+
+def test_code_that_a_bundle_brings_runs_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "helper_of_mine.py").write_text(f"open({str(ran)!r}, 'a')\n")
+    method = tmp_path / "mine.py"
+    method.write_text(METHOD.format(helper="helper_of_mine"))
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        resolved = runs.short(str(method))
+        runs.start(resolved, tmp_path / "results")
+    assert negbench("bundle", tmp_path / "results", tmp_path / "mine.zip")[0] == 0
+    for path in (ran, method, tmp_path / "helper_of_mine.py"):
+        path.unlink()
+    monkeypatch.delitem(sys.modules, "helper_of_mine")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    again = ("rerun", tmp_path / "mine.zip", "--output", tmp_path / "again", "--device", "cpu", "--quiet")
+    code, output = negbench(*again)
+    assert code == 2 and "add --trust-code" in output and not ran.exists()
+    assert negbench("verify", tmp_path / "again" / "mine-bundle" / "runs")[0] == 0 and not ran.exists()
+    code, output = negbench(*again, "--trust-code")
+    assert code == 0, output
+    assert ran.exists()
+
+
+def test_a_bundle_is_of_finished_runs_that_verify(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.zip"
+    copy = shutil.copytree(run, tmp_path / "copies" / run.name)
+    with pytest.raises(UserError, match="are copies of one run"):
+        bundle.write_bundle(file, [run, copy])
+    (run / "data.json").unlink()
+    with pytest.raises(UserError, match=r"does not verify: data.json is missing"):
+        bundle.write_bundle(file, [run])
+    (copy / "done").unlink()
+    with pytest.raises(UserError, match="is not finished"):
+        bundle.write_bundle(file, [copy])
+    assert not file.exists()
+    file.write_text("kept")
+    with pytest.raises(UserError, match=r"x.zip exists; choose another name"):
+        bundle.write_bundle(file, [copy])
+    assert file.read_text() == "kept"
+
+
+def forged(file: Path, name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644, size: int = 1) -> Path:
+    entry = {"size": size, "sha256": hashlib.sha256(content).hexdigest()}
+    index = {"version": 1, "negbench_version": "0", "files": {name: entry}}
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(bundle.INDEX, json.dumps(index))
+        info = zipfile.ZipInfo("placeholder")
+        info.filename, info.external_attr = name, mode << 16
+        archive.writestr(info, content)
+    return file
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../out", "/tmp/out", "a/../../out", "C:/out", "a\\..\\out", "./out", "a//out", ".hidden", "runs/.x/config.yaml"],
+)
+def test_only_plain_paths_inside_the_folder_are_unpacked(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"is no plain path inside a folder|does not hold the files"):
+        bundle.unpack(forged(tmp_path / "b.zip", name), tmp_path / "place" / "folder")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b.zip"]
+
+
+def test_links_lies_and_other_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    files = {
+        "is no plain file": forged(tmp_path / "link.zip", "a", b"/etc/passwd", stat.S_IFLNK | 0o777),
+        "a is not as bundle.json says": forged(tmp_path / "size.zip", "a", b"x" * 3_000_000),
+        "has room for": forged(tmp_path / "room.zip", "a", size=2**60),
+        "has no bundle.json": tmp_path / "none.zip",
+        "is no bundle of negbench, or is damaged": tmp_path / "text.zip",
+        "bundle.json: files: Field required": tmp_path / "fields.zip",
+    }
+    for damaged, name in (("none.zip", "other"), ("fields.zip", bundle.INDEX)):
+        with zipfile.ZipFile(tmp_path / damaged, "w") as archive:
+            archive.writestr(name, '{"version": 1, "negbench_version": "0"}')
+    (tmp_path / "text.zip").write_text("no archive")
+    for said, file in files.items():
+        with pytest.raises(UserError, match=said):
+            bundle.unpack(file, folder)
+        assert not folder.exists() and not list(tmp_path.glob(".*"))
