@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import typer
 
+from negbench.runtime.errors import UserError
+
 
 @contextmanager
 def mistakes_of_the_user() -> Iterator[None]:
@@ -15,9 +17,17 @@ def mistakes_of_the_user() -> Iterator[None]:
         raise
     except Exception as error:
         from negbench.runtime.failure import ending_of
-        from negbench.runtime.place import find_place
 
         ending = ending_of(error)
-        if find_place().rank == 0:  # these mistakes are the same on all ranks
+        if _is_first():  # these mistakes are the same on all ranks
             ending.show()
         raise typer.Exit(ending.code) from None
+
+
+def _is_first() -> bool:
+    from negbench.runtime.place import find_place
+
+    try:
+        return find_place().rank == 0
+    except UserError:  # the mistake is in the variables themselves
+        return True

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.variables import text
 from negbench.settings.cluster import ClusterConfig
 
 CHECKPOINT_SECONDS = 600  # that a stopped run's processes have to save before they are killed
@@ -30,7 +31,7 @@ def check_gpus(cluster: ClusterConfig) -> None:
 def threads(num_processes: int) -> dict[str, str]:
     """Return the environment in which `num_processes` share this machine's cores, unless the user has set it."""
     share = max(1, len(os.sched_getaffinity(0)) // num_processes)
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
+    return {"OMP_NUM_THREADS": text("OMP_NUM_THREADS", str(share))}
 
 
 def devices(slot: int, each: int) -> list[str]:
@@ -46,7 +47,8 @@ def devices(slot: int, each: int) -> list[str]:
 def launch(num_processes: int, arguments: Sequence[str]) -> int:
     """Run `negbench ARGUMENTS` in `num_processes` ranks and return the exit code of the first that failed, or 0."""
     os.environ |= threads(num_processes)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(CHECKPOINT_SECONDS))
+    timeout = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    os.environ[timeout] = text(timeout, str(CHECKPOINT_SECONDS))
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

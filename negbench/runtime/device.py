@@ -9,6 +9,7 @@ from torch import Tensor
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.memory import keep_freed_memory
+from negbench.runtime.variables import text
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -40,7 +41,8 @@ def set_backends(precision: str, deterministic: bool, device: torch.device) -> N
         keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = not deterministic
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic kernels
+    # cuBLAS needs it for deterministic kernels
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = text("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
 
 

@@ -1,7 +1,9 @@
 """The collectives that negbench needs. With one process each is the identity, so callers need no special case."""
 
 import inspect
-import os
+import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from negbench.runtime.failure import client_of, end_together
-from negbench.runtime.place import find_place
+from negbench.runtime.place import Place, find_place
+from negbench.runtime.variables import text
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+TOLD_AFTER_SECONDS = 5.0  # that ranks wait for others before they say so
 received_bytes: Counter[str] = Counter()  # by this process until now, by purpose: negatives, batch_norm
 
 
@@ -143,18 +147,38 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     place.export()
-    store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the processes it restarts
+    with _waiting_is_told(place):
+        store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
+    attempt = text("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives the processes it restarts
     store = dist.PrefixStore(f"negbench/{attempt}", store)  # type: ignore[attr-defined]
     client = client_of(place.master_addr, place.master_port)
     watched = dist.PrefixStore(f"negbench/{attempt}", client)  # type: ignore[attr-defined]
     with end_together(watched, rank, size):
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
-            rank=rank,
-            world_size=size,
-        )
+        with _waiting_is_told(place):
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+                rank=rank,
+                world_size=size,
+            )
         yield
         dist.barrier()  # the process that holds the store leaves last
         dist.destroy_process_group()
+
+
+@contextmanager
+def _waiting_is_told(place: Place) -> Iterator[None]:
+    """Say on standard error what is waited for, if the block takes seconds. Ctrl-C ends the process at once."""
+    told = threading.Timer(TOLD_AFTER_SECONDS, lambda: print(f"negbench: {place.waiting}", file=sys.stderr, flush=True))
+    told.daemon = True
+    told.start()
+    handler = signal.getsignal(signal.SIGINT)
+    can_be_ended = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if can_be_ended:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would wait for PyTorch's call
+    try:
+        yield
+    finally:
+        told.cancel()
+        if can_be_ended:
+            signal.signal(signal.SIGINT, handler)

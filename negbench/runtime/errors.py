@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Any other exception is a defect: a traceback, and exit code 1.
     """
+
+
+class InUseError(UserError):
+    """Another process has the run, so that this one neither changes it nor records an end of it."""

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from negbench.runtime.errors import UserError
+from negbench.runtime.errors import InUseError, UserError
+from negbench.runtime.variables import text
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -49,6 +50,7 @@ class StorageError(RuntimeError):
 Kind = Literal[
     "done",
     "user_error",
+    "in_use",  # another process has the run
     "defect",
     "out_of_memory",
     "not_finite",  # a loss or a gradient
@@ -97,6 +99,8 @@ def ending_of(error: BaseException) -> Ending:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
         return Ending("defect" if code in (1, 2) else "interrupted", code, signal=_signal_of(code))
+    if isinstance(error, InUseError):
+        return Ending("in_use", 2, str(error))
     if isinstance(error, UserError):
         return Ending("user_error", 2, str(error))
     if isinstance(error, FloatingPointError):
@@ -115,7 +119,8 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def _again() -> int:
-    return int(os.environ.get(AGAIN_VARIABLE, AGAIN))
+    code = text(AGAIN_VARIABLE)
+    return int(code) if code.isdecimal() else AGAIN
 
 
 def _signal_of(code: int) -> str | None:

@@ -2,7 +2,9 @@
 
 import difflib
 import math
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 NOTHING = "–"
 
@@ -16,6 +18,17 @@ def number(value: float) -> str:
     if abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
+
+
+def parts(text: str) -> list[str]:
+    """Return the parts of `a, b`; empty ones are left out."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def command(*parts: object) -> str:
+    """Return `negbench PARTS` as a shell takes it; no path is taken for an option."""
+    texts = [f"./{part}" if isinstance(part, Path) and str(part).startswith("-") else str(part) for part in parts]
+    return shlex.join(["negbench", *texts])
 
 
 def listed(parts: list[str]) -> str:

@@ -16,6 +16,7 @@ from negbench.records.outcome import recorded
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of
+from negbench.runtime.variables import number
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RunJob:
         signal.signal(signal.SIGUSR2, _interrupt)
 
     def _run(self) -> None:
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        restarts = number("SLURM_RESTART_COUNT")
         if restarts > self.max_requeues:
             raise UserError(f"requeued {restarts} times, more than cluster.max_requeues {self.max_requeues}")
         from negbench.launch.here import run_here
