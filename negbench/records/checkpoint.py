@@ -79,7 +79,7 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
     content = buffer.getvalue()
     path = folder / f"step-{step:08d}.pt"
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
-    before = _checksum(path).read_text() if path.exists() else ""
+    before = _checksum(path).read_text() if path.is_file() else ""
     try:
         write_atomically(_checksum(path), line + before)  # both count until the file is replaced
         write_atomically(path, content)
@@ -99,7 +99,8 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
 
 def find(folder: Path) -> list[Path]:
     """Return the checkpoints, newest first."""
-    return sorted((path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name)), reverse=True)
+    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name) and path.is_file())
+    return sorted(found, reverse=True)
 
 
 def load(path: Path) -> State:

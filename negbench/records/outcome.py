@@ -33,12 +33,12 @@ def recorded(folder: RunFolder, facts: Callable[[], dict[str, Any]]) -> Iterator
     """Record an exception that leaves the block, or the end that another rank announces, in the run's summary.
 
     The record is joined with `facts()` and the summary that exists. Nothing is written without such a folder (a mistake
-    at a terminal leaves nothing), if the run is done, or if another process holds it.
+    at a terminal leaves nothing), if the run is done, or if another process holds it or has held it at the start.
     """
 
     def record(ending: Ending) -> None:
         with suppress(OSError):  # the error itself matters more than its record
-            if folder.takes_an_ending():
+            if ending.kind != "in_use" and folder.takes_an_ending():
                 content = folder.read_summary() | facts() | {"schema_version": SCHEMA_VERSION} | outcome_of(ending)
                 write_json(folder.summary, content)
 

@@ -6,8 +6,8 @@ the attempt that may write.
 Imports no torch.
 """
 
-import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -19,11 +19,13 @@ from typing import Annotated, Any, cast
 from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from negbench.records import locks
 from negbench.records.files import storage_error
 from negbench.records.forms import STRICT, Amount, Plain, Positive, Quantity, Record, read_form, readable
 from negbench.records.metrics import check_rows, complete_rows
 from negbench.records.summary import SUMMARY
-from negbench.runtime.errors import UserError
+from negbench.runtime.errors import InUseError, UserError
+from negbench.runtime.variables import number, text
 
 SCHEMA_VERSION = 2  # of summary.json
 LOCK = "run.lock"
@@ -104,10 +106,10 @@ class RunFolder:
             self._take_lock()
             if fresh:
                 self._empty()
-            self.checkpoints.mkdir(exist_ok=True)
+            self._make_checkpoints()
         except OSError as error:
             raise UserError(
-                f"cannot write to {self.path}: {error.strerror}; choose another folder with --output"
+                f"cannot write to {self.path}: {error.strerror or error}; choose another folder with --output"
             ) from None
         self._remove_leftovers()
 
@@ -200,19 +202,18 @@ class RunFolder:
         os.register_at_fork(after_in_child=self.close)  # or a worker would hold the lock after this process's death
         path = self.path / LOCK
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        is_taken = locks.take(self._lock, self.path)
         holder = self.read_lock()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not is_taken:
             self.close()
             if not _is_earlier_incarnation(holder):
-                raise UserError(
+                raise InUseError(
                     f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
                     "wait for it, or end it first"
-                ) from None
+                )
             partial = self.path / f".{LOCK}.{os.getpid()}.partial"
             self._lock = os.open(partial, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(self._lock, self.path)
             partial.replace(path)
         self.attempt = int(holder.get("attempt", 0)) + 1
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -224,43 +225,46 @@ class RunFolder:
         """Remove the files of a process that was killed while it wrote."""
         for folder in (self.path, self.checkpoints, self.evaluations):
             for partial in folder.glob(".*.partial"):
-                partial.unlink(missing_ok=True)
+                if not partial.is_dir():
+                    partial.unlink(missing_ok=True)
         for checksum in self.checkpoints.glob("*.pt.sha256"):
-            if not checksum.with_suffix("").exists():
+            if not (checksum.with_suffix("").exists() or checksum.is_dir()):
                 checksum.unlink(missing_ok=True)
 
     def read_lock(self) -> Lock:
         """As `read_summary`."""
         return cast(Lock, readable([], read_form, self.path / LOCK, LOCK_FORM) or {})
 
+    def _make_checkpoints(self) -> None:
+        if self.checkpoints.is_symlink() and not self.checkpoints.exists():
+            target = self.checkpoints.readlink()
+            raise UserError(
+                f"{self.checkpoints} is a link to {target}, which is not there; make it, or remove the link"
+            )
+        self.checkpoints.mkdir(exist_ok=True)
+
     def _empty(self) -> None:
+        """Remove all but the lock and what links lead to; of a linked folder of checkpoints, which stays, those."""
         for entry in self.path.iterdir():
-            if entry.name != LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry == self.checkpoints and entry.is_symlink() and entry.is_dir():
+                for file in itertools.chain(entry.glob("step-*.pt*"), entry.glob(".step-*.partial")):
+                    _remove(file)
+            elif entry.name != LOCK:
+                _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of the run in `path`; a lock of another machine may not show."""
-    try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+    return locks.is_taken(path / LOCK)
 
 
 def _slurm_attempt() -> Lock:
-    if "SLURM_JOB_ID" not in os.environ:
-        return {}
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return {"slurm_job_id": os.environ["SLURM_JOB_ID"], "slurm_restarts": restarts}
+    job_id = text("SLURM_JOB_ID")
+    return {"slurm_job_id": job_id, "slurm_restarts": number("SLURM_RESTART_COUNT")} if job_id else {}
 
 
 def _is_earlier_incarnation(holder: Lock) -> bool:

@@ -81,10 +81,10 @@ def _by_rank_0(function: Callable[[], Any]) -> Any:
         try:
             answer[0] = function()
         except UserError as error:
-            answer[1] = str(error)
+            answer[1] = error
     broadcast_objects(answer)
     if answer[1] is not None:
-        raise UserError(answer[1])
+        raise answer[1]
     return answer[0]
 
 

@@ -1,6 +1,5 @@
 """From a study's space to runs, and from their scores to a study file with the best settings."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from negbench.records.files import storage_error, write_atomically, write_json
+from negbench.records.locks import exclusive
 from negbench.records.tunings import (
     TUNING_SCHEMA_VERSION,
     TUNINGS,
@@ -116,8 +116,7 @@ def write_joined(folder: Path, new: TuningRecord) -> None:
     """Write `new` with what the folder holds by now. Several calls of one tuning, as for other methods, take turns."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(folder / ".lock", f"writes {TUNINGS.record} in {folder}"):
             write_json(folder / TUNINGS.record, joined(folder, new).model_dump())
     except OSError as error:
         raise storage_error(folder / TUNINGS.record, error, "no trial has been started") from None
