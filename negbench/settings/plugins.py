@@ -22,6 +22,7 @@ from negbench.runtime.words import did_you_mean
 from negbench.settings.facts import Backbone, DataSet, Figure, PluginFacts, Protocol
 
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
+_PLAIN = "rename it: names have letters, digits, _ and -, and begin with a letter"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def find_method(name: str) -> PluginFile:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"there is no method file {name}")
+        if not _is_plain(path.stem):
+            raise UserError(f"the method file {path} makes a method of the name {path.stem!r}; {_PLAIN}")
         return PluginFile(METHOD, path.stem, path, None)
     return find_plugin(METHOD, name, or_else=", or a FILE.py")
 
@@ -149,7 +152,14 @@ def _found(kind: Kind) -> dict[str, PluginFile]:
             both = f"both {first.giver} and {file.giver} have a {kind.word} {point.name!r}; uninstall or rename one"
             file = replace(first, problem=both)
         found[point.name] = file
-    return found
+    return {name: _refused_unless_plain(file) for name, file in found.items()}
+
+
+def _refused_unless_plain(file: PluginFile) -> PluginFile:
+    """Return the file; that of a method whose name cannot stand in folders, tables and commands has a problem."""
+    if file.kind is not METHOD or _is_plain(file.name):
+        return file
+    return replace(file, problem=f"the method {file.name!r} of the package {file.giver} cannot be used; {_PLAIN}")
 
 
 def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
@@ -163,6 +173,10 @@ def _of_other_package(kind: Kind, point: EntryPoint) -> PluginFile:
     except Exception as error:  # a broken package must not make the others unusable
         problem = _unusable(kind, point.name, giver, error)
         return PluginFile(kind, point.name, Path(), point.module, giver, problem=problem)
+
+
+def _is_plain(name: str) -> bool:
+    return name.replace("-", "_").isidentifier() and not name.startswith("-")
 
 
 def _unusable(kind: Kind, name: str, giver: str, error: Exception) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from negbench.runtime.errors import UserError
 from negbench.settings.keys import flatten, leaves, to_yaml
 from negbench.settings.resolve import resolve, restore
 
@@ -170,3 +171,23 @@ def test_mistakes_in_study_files(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("epochs: [1")
     with pytest.raises(ValueError, match="not valid YAML"):
         resolve("moco", str(tmp_path / "broken.yaml"))
+
+
+@pytest.mark.parametrize(
+    "name", ["=cmd", "@SUM", "+1", "-x", "<b>x", "a b", "a'\"$(touch x)", "\\input", "%j", "1st", "a.b", "a|b", "."]
+)
+def test_a_method_file_whose_name_is_no_plain_name_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text(USER_METHOD)
+    with pytest.raises(
+        UserError, match="rename it: names have letters, digits, _ and -, and begin with a letter"
+    ) as told:
+        resolve(str(path))
+    assert str(path) in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["my-method", "größe", "_x", "v2"])
+def test_a_method_file_has_a_plain_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text(USER_METHOD)
+    assert resolve(str(path)).config.method.name == name
