@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from negbench.cli.errors import mistakes_of_the_user
-from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process, method_names
+from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process, names_in
 from negbench.cli.tables import show_and_write
 
 
@@ -33,7 +33,7 @@ def bench(
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
     with mistakes_of_the_user():
-        check_single_process("bench")
+        check_single_process("bench", "measures one process on one device")
         check_choice("--device", device, DEVICES)
         from negbench.cli.progress import bench_progress, interruptible
         from negbench.cost.bench import groups, run
@@ -43,7 +43,7 @@ def bench(
 
         where = choose_device(device)
         chosen = groups.make_plan(
-            list(list_methods()) if methods is None else method_names(methods),
+            list(list_methods()) if methods is None else names_in("--methods", methods),
             config,
             [*(settings or []), *([f"model.name={model}"] if model else [])],
             groups.parse_sizes("--num-negatives", num_negatives, groups.NUM_NEGATIVES_FACTOR),

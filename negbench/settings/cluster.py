@@ -1,18 +1,19 @@
 """Where and with how many processes a run is launched.
 
-Layers: the site's `~/.config/negbench/cluster.yaml` < the study's `cluster:` block < `--set cluster.KEY` < flags.
-None of it can change a result, so none of it enters a run's settings or its id.
+Layers: SBATCH_ACCOUNT < the site's `~/.config/negbench/cluster.yaml` < the study's `cluster:` block
+< `--set cluster.KEY` < flags. None of it can change a result, so none of it enters a run's settings or its id.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from negbench.runtime import variables
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import parts
 from negbench.settings.group import SettingsGroup, setting
 from negbench.settings.keys import read_yaml, validate
 
@@ -44,6 +45,13 @@ class ClusterConfig(SettingsGroup):
     max_requeues: int = setting(10, "requeues after which a job gives up", ge=0)
     signal_before_end_s: int = setting(120, "seconds before the time limit at which a job saves and requeues", ge=10)
     output_is_shared: bool = setting(False, "all nodes see the output folder, although it looks local")
+
+    @field_validator("partition", "exclude")
+    @classmethod
+    def _names(cls, given: str | None) -> str | None:
+        if given is not None and not parts(given):
+            raise UserError("names none")
+        return given and ",".join(parts(given))
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +124,7 @@ def minutes_of(time: str) -> int:
 
 
 def site_file() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    home = variables.text("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "negbench" / "cluster.yaml"
 
 
@@ -132,7 +140,14 @@ def resolve_cluster(study: dict[str, Any], overrides: dict[str, Any], flags: dic
     given = {key: value for key, value in flags.items() if value is not None}
     if (site | study | overrides | given).get("launcher", "none") == "none":
         site = {key: value for key, value in site.items() if key not in SIZE}
-    layers = {str(site_file()): site, "study": study, "--set": overrides, "command line": given}
+    shell = {"account": account} if (account := variables.text("SBATCH_ACCOUNT")) else {}
+    layers = {
+        "SBATCH_ACCOUNT": shell,
+        str(site_file()): site,
+        "study": study,
+        "--set": overrides,
+        "command line": given,
+    }
     for name, layer in layers.items():
         for key, value in layer.items():
             group, _, rest = key.partition(".")

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import parts
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved, resolve
 
@@ -68,7 +69,7 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds of `0:3` (0, 1, 2), `0,2,5`, or one number. UserError for anything else, or for no seed."""
     seeds: list[int] = []
     try:
-        for part in text.split(","):
+        for part in parts(text):
             first, colon, last = part.partition(":")
             seeds += range(int(first or 0), int(last)) if colon else [int(part)]
     except ValueError:

@@ -22,10 +22,25 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.parametrize("given", ["", ",", " , "])
 @pytest.mark.parametrize("command", ["sweep", "tune", "bench"])
-def test_methods_that_name_none_are_a_mistake_of_the_user(command: str) -> None:
-    code, _, told = invoke(command, "--methods", ",", "--device", "cpu")
-    assert (code, told) == (2, "negbench: --methods ,: name methods, with commas between them\n")
+def test_methods_that_name_none_are_a_mistake_of_the_user(command: str, given: str) -> None:
+    code, _, told = invoke(command, "--methods", given, "--device", "cpu")
+    sentence = f"--methods {given!r} names none; give names with commas between them, as moco,byol"
+    assert (code, told) == (2, f"negbench: {sentence}\n")
+
+
+def test_spaces_in_lists_do_not_matter(tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path), "--dry-run"]
+    code, shown, _ = invoke("sweep", "--methods", " moco, byol ,", "--seeds", " 0, 2:4,", *STUDY, *output)
+    words = [line.split() for line in shown.splitlines()]
+    made = [(line[line.index("--method") + 1], line[line.index("--seed") + 1]) for line in words]
+    assert code == 0 and made == [(method, seed) for seed in "023" for method in ("moco", "byol")]
+    partition = ["--cluster", "slurm", "--partition", "gpu, long", "--exclude", "a[1-2], b"]
+    _, shown, _ = invoke("run", "--method", "moco", *STUDY, *output, *partition)
+    assert "--partition=gpu,long\n" in shown and "--exclude='a[1-2],b'\n" in shown
+    code, _, told = invoke("run", "--method", "moco", *STUDY, *output, "--cluster", "slurm", "--partition", ",")
+    assert code == 2 and "partition" in told and "names none" in told
 
 
 @pytest.mark.parametrize("error", [ValueError, UserError])
