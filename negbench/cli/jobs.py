@@ -6,8 +6,9 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,10 +47,11 @@ def status(
         if not watch:
             console.print(table(statuses) if statuses else f"no runs in {output}")
             return
+        say = partial(console.print, markup=False, soft_wrap=True)
         with Live(table(statuses), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
-                live.update(table(_look(output, study)), refresh=True)
+                live.update(table(_look(output, study, say)), refresh=True)
 
 
 def logs(
@@ -84,12 +86,14 @@ def cancel(runs: Annotated[list[Path], typer.Argument(help="Run folders.")]) -> 
     raise typer.Exit(2 if mistakes else 0)
 
 
-def _look(output: Path, study: str | None) -> "list[RunStatus]":
-    from negbench.records.jobs import jobs_if_asked, read_note
+def _look(output: Path, study: str | None, say: Callable[[str], None] | None = None) -> "list[RunStatus]":
+    """Return the runs' states; with `say` it is one look of many, and releases what Slurm holds."""
+    from negbench.records.jobs import jobs_if_asked, read_note, watched_jobs
     from negbench.records.status import find_runs, status_of
 
     paths = find_runs(output)
-    known = jobs_if_asked(map(read_note, paths))
+    notes = [read_note(path) for path in paths]
+    known = watched_jobs(notes, say) if say else jobs_if_asked(notes)
     return [run for run in (status_of(path, known) for path in paths) if study in (None, run.study)]
 
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import parts
 
 if TYPE_CHECKING:
     from negbench.settings.cluster import ClusterConfig
@@ -43,11 +44,11 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def method_names(text: str) -> list[str]:
-    """Return the names in `--methods`. UserError if there is none."""
-    names = [name for name in text.split(",") if name]
+def names_in(option: str, given: str) -> list[str]:
+    """Return the names in an option's `a, b`. UserError if there is none."""
+    names = parts(given)
     if not names:
-        raise UserError(f"--methods {text}: name methods, with commas between them")
+        raise UserError(f"{option} {given!r} names none; give names with commas between them, as moco,byol")
     return names
 
 
@@ -63,12 +64,28 @@ def check_wait(wait: bool, cluster: "ClusterConfig") -> None:
         raise UserError("--wait belongs to jobs; add --cluster slurm or local")
 
 
-def check_single_process(command: str) -> None:
-    """UserError if this is one process of several."""
+def check_submits_alone(cluster: "ClusterConfig") -> None:
+    """UserError for jobs if this is one process of several: each would submit them."""
     from negbench.runtime.place import find_place
 
-    if find_place().world_size > 1:
-        raise UserError(f"negbench {command} measures one process on one device; start it without torchrun or srun")
+    place = find_place()
+    if cluster.launcher != "none" and place.world_size > 1:
+        raise UserError(
+            f"--cluster {cluster.launcher}: one process submits, and this is process {place.rank} of "
+            f"{place.world_size} ({place.sources}): {place.how_to_run_alone}, or run here with --cluster none"
+        )
+
+
+def check_single_process(command: str, reason: str) -> None:
+    """UserError, with the reason, if this is one process of several."""
+    from negbench.runtime.place import find_place
+
+    place = find_place()
+    if place.world_size > 1:
+        raise UserError(
+            f"negbench {command} {reason}; start it without torchrun or srun, of which {place.sources} tells: "
+            f"{place.how_to_run_alone}"
+        )
 
 
 def with_late_help(option: str, text: Callable[[], str]) -> type[TyperCommand]:

@@ -38,7 +38,7 @@ def plan(
     with mistakes_of_the_user():
         from negbench.settings.resolve import resolve
 
-        options.check_single_process("plan")
+        options.check_single_process("plan", "measures one process on one device")
         options.check_choice("--device", device, options.DEVICES)
         resolved = resolve(method, config, settings or [])
         shape = _shape(resolved, cluster)

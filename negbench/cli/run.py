@@ -35,7 +35,8 @@ def run(
         resolved = resolve(method, config, settings or [], seed)
         options.check_choice("--device", device, options.DEVICES)
         where = options.cluster_of(resolved, cluster)
-        if where.launcher != "none" and not was_launched():
+        options.check_submits_alone(where)
+        if where.launcher != "none":
             from negbench.launch.jobs.submission import Submission
             from negbench.launch.jobs.submit import submit_runs
 

@@ -10,6 +10,7 @@ import typer
 from negbench.cli import options
 from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import print_cautions, print_table, wide_console
+from negbench.runtime.words import command
 
 if TYPE_CHECKING:
     from negbench.records.tunings import Tuning
@@ -45,10 +46,12 @@ def tune(
         from negbench.records.tunings import load
 
         options.check_choice("--device", device, options.DEVICES)
-        names = options.method_names(methods)
+        names = options.names_in("--methods", methods)
         planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
         first = runs[0].resolved
         where = options.cluster_of(first, cluster)
+        options.check_submits_alone(where)
+        options.check_single_process("tune", "starts the processes of each trial itself")
         options.check_wait(wait, where)
         folder = output / f"{planned.study}-tuning"
         RunFolder(folder).check_writable()
@@ -76,12 +79,13 @@ def tune(
             print(_waiting(tuning, set(names), trials, are_jobs))
             raise typer.Exit(0 if are_jobs and not wait else code or 1)
         if lost := [method.method for method in tuning.methods if not method.best]:
-            print(f"every trial of {', '.join(lost)} failed; `negbench logs {folder}/RUN` shows why")
+            print(f"every trial of {', '.join(lost)} failed; `{command('logs', folder / 'RUN')}` shows why")
             raise typer.Exit(1)
         study = trial_runs.write_tuned_study(first.study_file, tuning)
-        others = [f" --set {shlex.quote(text)}" for text in settings or [] if not text.startswith("epochs=")]
+        others = [part for text in settings or [] if not text.startswith("epochs=") for part in ("--set", text)]
         print(f"written: {study}")
-        print(f"next: negbench sweep --methods {methods} --seeds 0:3 --config {study}{''.join(others)}")
+        next_sweep = command("sweep", "--methods", ",".join(names), "--seeds", "0:3", "--config", study, *others)
+        print(f"next: {next_sweep}")
 
 
 def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> str:
@@ -95,7 +99,7 @@ def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> 
     num_trials = max(len(method.trials) for method in tuning.methods)
     then = "shows what they chose when they have" if are_jobs else "resumes them"
     is_wider = num_trials > trials or not waiting.keys() <= names
-    other = f", with --methods {','.join(waiting)} --trials {num_trials}," if is_wider else ""
+    other = f", with --methods {shlex.quote(','.join(waiting))} --trials {num_trials}," if is_wider else ""
     return f"trials that have not ended: {counts}; the same command{other} {then}"
 
 

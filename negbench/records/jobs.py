@@ -4,7 +4,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Required, cast
@@ -15,9 +15,11 @@ from typing_extensions import TypedDict
 from negbench.records.files import write_json
 from negbench.records.forms import STRICT, Plain, Positive, Whole, read_form, readable
 from negbench.runtime.errors import UserError
+from negbench.runtime.variables import outside
 
 TIMEOUT_SECONDS = 60
 STARTED = "started"  # in a background job's folder: it has its turn
+MOST_RESTARTS = 10
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt")
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
@@ -144,6 +146,25 @@ def release_held(notes: Iterable[JobNote], known: dict[str, Job]) -> list[str]:
     return held
 
 
+def released(job_ids: Sequence[str]) -> str:
+    """Return the sentence on jobs that `release_held` has released."""
+    return f"Slurm held job {', '.join(job_ids)} after a failed launch; it is released and waits again"
+
+
+def watched_jobs(notes: Sequence[JobNote], say: Callable[[str], None]) -> dict[str, Job] | None:
+    """Return what `jobs_if_asked` does, for a call that waits: nobody else may come to release what Slurm holds.
+
+    It releases a job `MOST_RESTARTS` times at most, since a node may fail at every launch.
+    """
+    known = jobs_if_asked(notes)
+    try:
+        if held := release_held(notes, {k: job for k, job in (known or {}).items() if job.restarts < MOST_RESTARTS}):
+            say(released(held))
+    except SchedulerError as error:
+        _warn(str(error))
+    return known
+
+
 def cancel(job_ids: Sequence[str]) -> None:
     """End Slurm jobs. `SchedulerError` if scancel refuses."""
     _run("scancel", *job_ids)
@@ -151,7 +172,8 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 def _run(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        with outside():
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     except FileNotFoundError:
         raise SchedulerError(f"{command[0]} is not on PATH, so Slurm cannot be asked about its jobs") from None
     except subprocess.TimeoutExpired:

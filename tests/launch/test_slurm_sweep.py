@@ -24,6 +24,9 @@ EPOCHS = 6
 SETTINGS = [*runs.SHORT, f"epochs={EPOCHS}", "evaluate_every_epochs=3"]
 SETTINGS += ["evaluation.linear=false", "checkpoint_every_min=0.02"]
 SWEEP += [part for text in SETTINGS for part in ("--set", text)]
+# as in a requeued job with GPUs: none of it may reach the jobs, where srun would refuse it
+ALLOCATION = {"MEM_PER_CPU": "1000", "CPUS_PER_TASK": "2", "NTASKS": "4", "GPUS": "2", "RESTART_COUNT": "12"}
+ALLOCATION = {f"SLURM_{name}": value for name, value in ALLOCATION.items()} | {"SLURM_JOB_ID": "5", "RANK": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,8 @@ def wait_for_done(folders: list[Path], number: int) -> list[Path]:
 def a_sweep_that_is_cancelled_and_called_again(cluster: Cluster, folder: Path) -> None:
     output = folder / "out"
     arguments = [*SWEEP, "--cluster", "slurm", "--output", str(output), "--max-parallel", "2"]
-    submitted = negbench(cluster, *arguments, "--then", f"status --output {output}")
+    further = ["--mem", "500M", "--then", f"status --output {output}"]
+    submitted = negbench(cluster, *arguments, *further, env=ALLOCATION)
     folders = sorted(path for path in output.glob("*-s*"))
     assert len(folders) == 4
     notes = [json.loads((folder / "job.json").read_text()) for folder in folders]

@@ -3,7 +3,6 @@
 submitit's controller dies with the terminal, runs behind a shell that passes no signal, and starts everything at once.
 """
 
-import fcntl
 import os
 import shlex
 import signal
@@ -18,7 +17,9 @@ from submitit.core.utils import JobPaths
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, Controller, LocalJob
 
 from negbench.launch.processes import devices
+from negbench.records import locks
 from negbench.records.jobs import STARTED
+from negbench.runtime.variables import outside
 from negbench.settings.cluster import ClusterConfig
 
 POLL_SECONDS = 0.5
@@ -51,13 +52,14 @@ class BackgroundExecutor(submitit.LocalExecutor):
         }
         job = f"{shlex.quote(str(self.folder.parent))}/$$"
         log = f"mkdir -p {job} && exec >>{job}/$$_0_log.out 2>&1"  # holds what the set-up lines print, too
-        process = subprocess.Popen(
-            " && ".join([log, *cluster.setup, f"exec {controller}"]),  # exec: the job's id is the controller's
-            shell=True,
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C of the submitter and the end of its terminal do not reach it
-        )
+        with outside():
+            process = subprocess.Popen(
+                " && ".join([log, *cluster.setup, f"exec {controller}"]),  # exec: the job's id is the controller's
+                shell=True,
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C of the submitter and the end of its terminal do not reach it
+            )
         return LocalJob(self.folder, str(process.pid), list(range(cluster.num_processes)), process)
 
 
@@ -94,11 +96,9 @@ class BackgroundController(Controller):
         while not self.cancelled:
             for slot in range(max_parallel):
                 lock = os.open(self.folder.parent / f"slot-{slot}.lock", os.O_RDWR | os.O_CREAT)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if locks.take(lock, self.folder.parent):
                     return slot
-                except BlockingIOError:
-                    os.close(lock)
+                os.close(lock)
             time.sleep(POLL_SECONDS)
         return 0
 

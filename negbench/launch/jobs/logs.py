@@ -5,7 +5,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from negbench.records.jobs import is_active, jobs_if_asked, read_note
+from negbench.records.jobs import is_active, read_note, watched_jobs
 from negbench.records.run_folder import is_locked
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -61,7 +61,7 @@ def waits_or_runs(state: str, slurm_was_asked: bool) -> bool:
 
 def _is_alive(run: Path) -> bool:
     note = read_note(run)
-    known = jobs_if_asked([note])
+    known = watched_jobs([note], lambda text: print(f"negbench: {text}", file=sys.stderr, flush=True))
     if known is None:
         return waits_or_runs(status_of(run, known).state, slurm_was_asked=False)
     return is_active(note, known) or is_locked(run)

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from negbench.records import locks
 from negbench.records.files import filesystem
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
+from negbench.runtime.variables import GPUS, outside
 from negbench.settings.cluster import GPU, ClusterConfig, minutes_of
 from negbench.settings.resolve import Resolved
 
@@ -35,15 +37,16 @@ class Node:
 
 
 def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -> None:
-    """UserError if a run's output cannot be written, its data is missing, or its processes cannot share the batch."""
+    """UserError if a run's output takes no files or locks, its data is missing, or its batch cannot be shared."""
     from negbench.data.load import load_splits
     from negbench.settings.steps import check_batch, steps_per_epoch
 
     try:  # for root, permissions alone say nothing
-        with tempfile.TemporaryDirectory(dir=_existing(output)):
-            pass
+        with tempfile.TemporaryDirectory(dir=_existing(output)) as folder:
+            locks.check(Path(folder), output)
     except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
+        reason = error.strerror or error
+        raise UserError(f"cannot write to {output}: {reason}; choose another folder with --output") from None
     checked: dict[str, int] = {}
     for run in runs:
         RunFolder(output / run.run_id).check_writable()
@@ -52,6 +55,15 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
         if data not in checked:
             checked[data] = len(load_splits(run.config.data).train)  # downloads here, not in every job
         steps_per_epoch(checked[data], run.config.batch_size)
+
+
+def check_path(output: Path) -> None:
+    """UserError for a folder in whose path Slurm and submitit would read a pattern, and lose the jobs' logs."""
+    if wrong := next((sign for sign in "%\\" if sign in str(output.absolute())), None):
+        raise UserError(
+            f"--output {output}: Slurm takes {wrong} in the path {output.absolute()} for a pattern, as %j, and writes "
+            f"the log elsewhere; choose a folder without {wrong} for jobs"
+        )
 
 
 def _existing(output: Path) -> Path:
@@ -151,6 +163,7 @@ def _show(what: str) -> list[dict[str, str]]:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        with outside(*GPUS):
+            return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         raise UserError(f"--cluster slurm: {command[0]} has not answered for {TIMEOUT_SECONDS} s") from None

@@ -21,6 +21,7 @@ from negbench.launch.jobs.snapshot import copy_request, take_snapshot
 from negbench.records.jobs import write_note
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN
+from negbench.runtime.variables import GPUS, outside
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
 
@@ -70,7 +71,7 @@ class Submission:
             )
             executor.update_parameters(**self.parameters(folder))
             try:
-                with executor.batch():
+                with outside(*GPUS), executor.batch():
                     submitted = [executor.submit(job) for job in jobs]
             except submitit.core.utils.FailedJobError as error:
                 shutil.rmtree(folder)

@@ -4,7 +4,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from negbench.launch.jobs import preflight
@@ -12,12 +13,17 @@ from negbench.launch.jobs.logs import JOB_POLL_SECONDS, follow_log, log_of, wait
 from negbench.launch.jobs.snapshot import take_snapshot
 from negbench.launch.jobs.submission import Submission
 from negbench.launch.processes import check_gpus
-from negbench.records.jobs import is_active, jobs_if_asked, jobs_of, read_note, release_held
-from negbench.records.run_folder import RunFolder
+from negbench.records.jobs import is_active, jobs_of, read_note, release_held, released, watched_jobs
+from negbench.records.locks import exclusive
+from negbench.records.run_folder import RunFolder, is_locked
 from negbench.records.status import status_of
-from negbench.runtime.errors import UserError
+from negbench.runtime.errors import InUseError, UserError
+from negbench.runtime.variables import GPUS, outside
+from negbench.runtime.words import command
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.resolve import Resolved
+
+SUBMISSION_LOCK = ".submission.lock"  # in the folder of runs, while jobs for them are submitted
 
 
 def submit_runs(submission: Submission, *, dry_run: bool = False, wait: bool = False, fresh: bool = False) -> None:
@@ -25,6 +31,7 @@ def submit_runs(submission: Submission, *, dry_run: bool = False, wait: bool = F
     cluster, output = submission.cluster, submission.output
     resolved = [run for run, _ in submission.runs]
     first = output / resolved[0].run_id
+    preflight.check_path(output)
     if dry_run:
         print(submission.script(submission.new_folder()), end="")
         return
@@ -39,18 +46,19 @@ def submit_runs(submission: Submission, *, dry_run: bool = False, wait: bool = F
     else:
         check_gpus(cluster)
     preflight.check_runs(resolved, cluster, output)
-    _refuse_active(resolved, output)
     if cluster.launcher == "slurm":
         preflight.check_script(submission.script(submission.new_folder()))
-    if fresh:
-        folder = RunFolder(first)
-        folder.open(fresh=True)
-        folder.close()
-    job_ids = submission.submit(submission.new_folder())
+    with _taking_turns(output):
+        _refuse_active(resolved, output)
+        if fresh:
+            folder = RunFolder(first)
+            folder.open(fresh=True)
+            folder.close()
+        job_ids = submission.submit(submission.new_folder())
     kind = "Slurm job" if cluster.launcher == "slurm" else "background job"
     for run, job_id in zip(resolved, job_ids, strict=True):
         print(f"{kind} {job_id}: {output / run.run_id}")
-    print(f"watch: negbench status --output {output} --watch; negbench logs {first} -f")
+    print(f"watch: {command('status', '--output', output, '--watch')}; {command('logs', first, '-f')}")
     if wait:
         _wait(first)
 
@@ -60,18 +68,30 @@ def submit_command(
 ) -> None:
     """Submit `negbench ARGUMENTS` as a Slurm job of one process that starts when all jobs in `after` have ended."""
     submission = Submission([], cluster, output, "cpu", study)
-    folder = submission.new_folder()
-    script = submission.follow_up(folder, arguments, after)
+    preflight.check_path(output)
     if dry_run:
-        print(script, end="")
+        print(submission.follow_up(submission.new_folder(), arguments, after), end="")
         return
-    take_snapshot(folder / "code")
-    path = folder / "submission.sh"
-    path.write_text(script)
-    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    with _taking_turns(output), outside(*GPUS):
+        folder = submission.new_folder()
+        take_snapshot(folder / "code")
+        path = folder / "submission.sh"
+        path.write_text(submission.follow_up(folder, arguments, after))
+        done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the sweep is submitted, but not {shlex.join(arguments)!r} after it: {done.stderr.strip()}")
     print(f"Slurm job {done.stdout.strip()}: negbench {shlex.join(arguments)}, when they have ended")
+
+
+@contextmanager
+def _taking_turns(output: Path) -> Iterator[None]:
+    """Hold the lock under which jobs for runs in `output` are looked for, submitted and noted."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
+    with exclusive(output / SUBMISSION_LOCK, f"submits jobs for {output}"):
+        yield
 
 
 def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
@@ -79,11 +99,16 @@ def _refuse_active(runs: Sequence[Resolved], output: Path) -> None:
     notes = {output / run.run_id: read_note(output / run.run_id) for run in runs}
     known = jobs_of(notes.values())
     if held := release_held(notes.values(), known):
-        raise UserError(f"Slurm held job {', '.join(held)} after a failed launch; it is released and waits again")
+        raise UserError(released(held))
     for path, note in notes.items():
         if is_active(note, known):
             raise UserError(
-                f"{path} already has job {note['job_id']}; `negbench cancel` ends it, `negbench logs -f` shows it"
+                f"{path} already has job {note['job_id']}; `{command('cancel', path)}` ends it, "
+                f"`{command('logs', path, '-f')}` shows it"
+            )
+        if is_locked(path):
+            raise InUseError(
+                f"{path} is in use by a process that runs it; wait for it, or end it with `{command('cancel', path)}`"
             )
 
 
@@ -92,7 +117,7 @@ def _wait(path: Path) -> None:
     try:
         follow_log(path, log_of(path))
     except KeyboardInterrupt:
-        print(f"\nthe job continues; `negbench logs {path} -f` follows it, `negbench cancel {path}` ends it")
+        print(f"\nthe job continues; `{command('logs', path, '-f')}` follows it, `{command('cancel', path)}` ends it")
         sys.exit(130)
     if not (path / "done").exists():
         print(f"{path} is not finished; the same command resumes")
@@ -102,13 +127,13 @@ def _wait(path: Path) -> None:
 def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
     """Print each run's state when it changes, until none waits or runs; return whether all are done.
 
-    Exits with 130 after Ctrl-C.
+    Jobs that Slurm holds after a failed launch are released. Exits with 130 after Ctrl-C.
     """
     paths = [output / run.run_id for run in runs]
     printed: dict[str, str] = {}
     try:
         while True:
-            known = jobs_if_asked(map(read_note, paths))
+            known = watched_jobs([read_note(path) for path in paths], lambda text: print(text, flush=True))
             states = {path.name: status_of(path, known).state for path in paths}
             for name, state in states.items():
                 if printed.get(name) != state:
@@ -118,7 +143,7 @@ def wait_for_all(runs: Sequence[Resolved], output: Path) -> bool:
                 break
             time.sleep(JOB_POLL_SECONDS)
     except KeyboardInterrupt:
-        hint = f"`negbench status --output {output} --watch` shows them, `negbench cancel` ends them"
+        hint = f"`{command('status', '--output', output, '--watch')}` shows them, `negbench cancel` ends them"
         print(f"\nthe jobs continue; {hint}")
         sys.exit(130)
     if set(states.values()) != {"done"}:

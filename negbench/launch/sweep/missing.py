@@ -1,10 +1,11 @@
 """Which runs of a sweep are missing."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from negbench.records.jobs import is_active, jobs_of, read_note, release_held
+from negbench.records.jobs import is_active, jobs_of, read_note, release_held, released
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.settings.grid import Planned
@@ -17,7 +18,8 @@ def missing(runs: Sequence[Planned], output: Path, retry_failed: bool) -> tuple[
     """
     notes = [read_note(output / run.resolved.run_id) for run in runs]
     known = jobs_of(notes)
-    release_held(notes, known)
+    if held := release_held(notes, known):
+        print(released(held), file=sys.stderr)
     states = [status_of(output / run.resolved.run_id, known).state for run in runs]
     left_alone = {"done", "pending", "running", "stalled"} | (set() if retry_failed else {"failed"})
     chosen = [run for run, state in zip(runs, states, strict=True) if state not in left_alone]
