@@ -74,6 +74,7 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
             told = True
         time.sleep(POLL_SECONDS)
     try:
+        os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield
     finally:
@@ -83,7 +84,12 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
 
 def _taken(path: Path) -> int | None:
     """Return a descriptor of the file that holds its lock; None if another process has it, or has just removed it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's, who may not be done
+        if not path.exists():
+            raise
+        return None
     try:
         if take(descriptor, path.parent) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor

@@ -71,8 +71,8 @@ class Place:
 
 
 def was_launched() -> bool:
-    """Whether torchrun, srun or a job has started this process, so that it is one rank and starts no others."""
-    return bool(find_place().told_by)
+    """Whether torchrun, srun or a job has started several processes, so that this one starts no others."""
+    return find_place().world_size > 1
 
 
 def find_place() -> Place:

@@ -122,7 +122,7 @@ def test_what_slurm_holds_is_released_by_a_call_that_waits(
         if next(waits, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit.time, "sleep", wait)
+    monkeypatch.setattr("time.sleep", wait)
     first = next(path for path in output.glob("*-s*") if read_note(path)["job_id"] == "1_0")
     commands = {
         "sweep --wait": lambda: sweep(output, "--wait"),
