@@ -203,8 +203,9 @@ def test_a_rank_that_waits_says_for_whom_and_why_and_how_to_run_alone(
     seen: list[Any] = []
 
     def rendezvous(url: str, timeout: Any) -> Any:
-        (timer,) = (thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
-        timer.join()
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
         seen.append(signal.getsignal(signal.SIGINT))
         raise ConnectionError
 
