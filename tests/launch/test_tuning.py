@@ -113,7 +113,7 @@ def test_mistakes_in_a_space_are_one_sentence(text: str, sentence: str, tmp_path
         (["--within", "9m", "--cluster", "local"], "--within is for runs here"),
         (["--wait"], "--wait belongs to jobs"),
         (["--methods", "moco,moco"], "--methods names moco twice"),
-        (["--methods", ","], "--methods ,: name methods, with commas between them"),
+        (["--methods", ","], "--methods ',' names none"),
     ],
 )
 def test_mistakes_in_a_call_are_one_sentence(options: list[str], sentence: str, tmp_path: Path) -> None:
