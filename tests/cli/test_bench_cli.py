@@ -115,8 +115,8 @@ def test_ctrl_c_before_any_group_is_done_keeps_nothing(tmp_path: Path, monkeypat
     [
         (["--methods", "mocco"], "unknown method 'mocco', did you mean 'moco'?"),
         (["--methods", "moco,byol,moco"], "--methods names moco twice"),
-        (["--methods", ","], "--methods ,: name methods, with commas between them"),
-        (["--methods", ""], "--methods : name methods"),
+        (["--methods", ","], "--methods ',' names none"),
+        (["--methods", ""], "--methods '' names none"),
         (["--num-negatives", "4096:256"], "--num-negatives 4096:256: give one number N, or LOW:HIGH"),
         (["--num-negatives", "0"], "--num-negatives 0: give one number N"),
         (["--num-negatives", "1:2:3"], "--num-negatives 1:2:3: give one number N"),
