@@ -39,7 +39,7 @@ def write_view_grid(config: RunConfig[Any], num_images: int, path: Path) -> None
         a_row = max(1, _VIEWS_A_ROW // len(sizes))
         save_image(make_grid(grids, nrow=a_row, padding=4, pad_value=1), path, format="png")
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _shown(view_N3SS: Tensor, kind: ViewConfig, size: int, scale: int) -> Tensor:
