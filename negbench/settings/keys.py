@@ -64,7 +64,7 @@ def to_yaml(config: SharedConfig) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return keys and values of a file. UserError if it cannot be read or holds anything else."""
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
+        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # PyYAML raises more than YAMLError, as KeyError for `!!bool x`

@@ -59,7 +59,7 @@ class PluginFile:
     @property
     def docstring(self) -> str:
         """Read without importing the file."""
-        return ast.get_docstring(ast.parse(self.path.read_text())) or ""
+        return ast.get_docstring(ast.parse(self.path.read_bytes())) or ""
 
 
 def package_folder(package: str) -> Path:
@@ -188,7 +188,7 @@ def _read_facts(kind: Kind, name: str, path: Path) -> PluginFacts | None:
     if kind.facts is None:
         return None
     constant = kind.facts.__name__.upper()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == constant:
             assert isinstance(node.value, ast.Call), f"{constant} is no call"
             return kind.facts(name=name, **{str(k.arg): ast.literal_eval(k.value) for k in node.value.keywords})

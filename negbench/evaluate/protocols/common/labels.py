@@ -48,7 +48,7 @@ def listed(images: ResidentSet | FolderSet, file: Path) -> Tensor:
         positions[parts[-1]].append(position)
         positions["/".join(parts[-2:])].append(position)
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--labels-file {file} cannot be read: {error}") from None
     chosen: dict[int, str] = {}
