@@ -125,9 +125,9 @@ def test_wrong_layouts_are_explained(root: Path) -> None:
     (root / "train" / "cat").rename(root / "val" / "cat")
     with pytest.raises(ValueError, match=r"val/cat is a class that .*train has not"):
         load_folder(run_config(root).data)
+    (root / "val" / "cat").rmdir()
     (root / "val").rename(root / "elsewhere")
-    with pytest.raises(ValueError, match="has no folders val/CLASS or test/CLASS"):
-        load_folder(run_config(root).data)
+    assert len(load_folder(run_config(root).data)[1]) == 0
 
 
 def test_splits_of_a_folder(root: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from negbench.data.datasets.imagefolder import load_folder
 from negbench.data.files import listing
-from negbench.data.files.listing import Listing, Strings, list_classes
+from negbench.data.files.listing import Listing, list_classes
+from negbench.data.files.strings import Strings
 from negbench.data.load import load_splits
 from negbench.data.sets import FolderSet
 from negbench.settings.schema import DataConfig
@@ -166,7 +167,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("no listing"),
     "pickle": lambda path: path.write_bytes(pickle.dumps({"format": 1})),
     "array": lambda path: np.zeros(3).tofile(path),
-    "lacks arrays": lambda path: np.savez(path, format=np.array(1)),
+    "lacks arrays": lambda path: np.savez(path, format=np.array(listing._FORMAT)),
     "other format": other_format,
     "other folder": other_folder,
 }

@@ -1,5 +1,7 @@
 """Packs: the same images in the same order and the same runs as the folder, and every damage is named."""
 
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -178,8 +180,10 @@ def test_images_that_were_bad_already_are_packed_as_they_are(root: Path) -> None
     make_pack(root, root.parent / "pack", SHARD_BYTES, untold)
     verify_pack(root.parent / "pack", untold)
     images = load_folder(config(root.parent / "pack"))[0]
-    for position in (0, 1):
-        with pytest.raises(BadImageError, match=rf"train/ant/{position}\.jpg in .*cannot identify image"):
+    for position, kind in enumerate((r"it is empty \(0 bytes\)", "it is a text that begins 'no image'")):
+        with pytest.raises(
+            BadImageError, match=rf"train/ant/{position}\.jpg in {root.parent}/pack/train/\d+\.pack: {kind}$"
+        ):
             images.decode(position)
 
 
@@ -199,6 +203,94 @@ def rewrite(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
     return damage
 
 
+NAMES = ("../secret", "train/../../secret", "/etc/hostname", "train/00001.pack", "train/index.npz", "train/\n.pack")
+
+
+def rename(name: str) -> Callable[[Path], None]:
+    """A manifest whose first shard is called so, of the right size."""
+    return rewrite(lambda splits: splits["train"]["shards"][0].update(name=name))
+
+
+def digits(key: str) -> Callable[[Path], None]:
+    """A manifest with a number of 5,000 digits as the first value of a key."""
+
+    def damage(packed: Path) -> None:
+        path = packed / "manifest.json"
+        text, times = re.subn(rf"\"{key}\": \d+", f'"{key}": {"7" * 5000}', path.read_text(), count=1)
+        assert times == 1
+        path.write_text(text)
+
+    return damage
+
+
+def link_out(packed: Path) -> None:
+    shard = packed / "train" / "00000.pack"
+    shard.rename(packed.parent / "elsewhere")
+    shard.symlink_to(packed.parent / "elsewhere")
+
+
+def folder_for_file(packed: Path) -> None:
+    (packed / "val" / "index.npz").unlink()
+    (packed / "val" / "index.npz").mkdir()
+
+
+def replace_index(content: bytes) -> Callable[[Path], None]:
+    """A pack whose manifest agrees with another index of the training images."""
+
+    def damage(packed: Path) -> None:
+        (packed / "train" / "index.npz").write_bytes(content)
+        entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        rewrite(lambda splits: splits["train"]["index"].update(entry))(packed)
+
+    return damage
+
+
+def forge(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A change to the arrays of an index, with which the manifest agrees."""
+
+    def damage(packed: Path) -> None:
+        with np.load(packed / "train" / "index.npz") as arrays:
+            content = dict(arrays)
+        change(content)
+        file = io.BytesIO()
+        np.savez(file, **content)
+        replace_index(file.getvalue())(packed)
+
+    return damage
+
+
+def put(name: str, value: int, position: int = 3) -> Callable[[dict[str, Any]], object]:
+    return lambda arrays: arrays[name].__setitem__(position, value)
+
+
+def bomb() -> bytes:
+    """An index of few bytes that unpacks to many."""
+    file = io.BytesIO()
+    np.savez_compressed(file, class_text=np.zeros(1 << 20, np.uint8))
+    return file.getvalue()
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "length beyond the shard": (put("length_N", 1 << 40), "outside of the shards"),
+    "length of almost all": (put("length_N", 5000), "overlap, or leave gaps"),
+    "negative length": (put("length_N", -1), "length_N has numbers out of"),
+    "start beyond the shard": (put("start_N", 1 << 40), "overlap, or leave gaps"),
+    "negative start": (put("start_N", -7), "start_N has numbers out of"),
+    "overlap": (put("start_N", 0, 1), "overlap, or leave gaps"),
+    "shard that is not": (put("shard_N", 999), "outside of the shards"),
+    "negative shard": (put("shard_N", -1), "shard_N has numbers out of"),
+    "folder that is not": (put("image_folder", 99), "image_folder has numbers out of"),
+    "class that is not": (put("folder_class", 9, 1), "folder_class has numbers out of"),
+    "image of no class": (put("image_folder", 0), "has no folder, or no class"),
+    "text cut": (lambda arrays: arrays.update(name_text=arrays["name_text"][:-1]), "name_ends has numbers out of"),
+    "ends in disorder": (put("name_ends", 0), "do not fit name_text"),
+    "fewer places": (lambda arrays: arrays.update(checksum_N=arrays["checksum_N"][:-1]), "not each image has a place"),
+    "another type": (lambda arrays: arrays.update(start_N=arrays["start_N"].astype(float)), "start_N is no row of"),
+    "array missing": (lambda arrays: arrays.pop("length_N"), "length_N"),
+    "pickle": (lambda arrays: arrays.update(start_N=np.array([{}])), "allow_pickle=False"),
+}
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard cut": (lambda packed: cut(packed / "train/00001.pack"), r"train/00001.pack has [\d,]+ bytes and not"),
     "shard missing": (lambda packed: (packed / "val/00000.pack").unlink(), "val/00000.pack is missing: copy it again"),
@@ -214,6 +306,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "images miscounted": (rewrite(lambda s: s["val"].update(images=9)), "manifest.json is damaged, it does not fit"),
     "manifest cut": (lambda packed: os.truncate(packed / "manifest.json", 90), "manifest.json is missing or damaged"),
+    **{f"name {name}": (rename(name), "manifest.json is missing or damaged") for name in NAMES},
+    "digits in a size": (digits("bytes"), "manifest.json is missing or damaged"),
+    "digits in a count": (digits("images"), "manifest.json is missing or damaged"),
+    "digits in the version": (digits("version"), "manifest.json is missing or damaged"),
+    "link to a file outside": (link_out, "00000.pack is no file that lies in the pack, but leads to"),
+    "folder for a file": (folder_for_file, "index.npz is no file that lies in the pack"),
+    **{
+        f"index, {what}": (forge(change), f"index.npz is no index .*{reason}")
+        for what, (change, reason) in FORGERIES.items()
+    },
+    "index is no archive": (replace_index(b"no archive"), "index.npz is no index"),
+    "index is a bomb": (replace_index(bomb()), r"index.npz is no index .*an array is larger than the file"),
 }
 
 

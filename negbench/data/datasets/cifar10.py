@@ -20,9 +20,11 @@ from torchvision.datasets.utils import check_integrity
 
 from negbench.data.files.cache import UNREADABLE, write_arrays
 from negbench.data.files.decode import BadImageError, decode
+from negbench.data.files.layout import refuse_file
 from negbench.data.files.listing import list_images
 from negbench.data.sets import Loaded, ResidentSet
 from negbench.runtime.errors import UserError
+from negbench.runtime.kind_of_file import what_is
 from negbench.settings.facts import DataSet
 from negbench.settings.schema import DataConfig
 
@@ -46,6 +48,7 @@ def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:
     is not created, since it may be mistyped. UserError if there is neither data nor a way to get it.
     """
     root = Path(config.root or _HOME / "cifar10").expanduser()
+    refuse_file(root, f"give the folder that {CIFAR10.filename} lies in")
     if config.root and config.download and not root.is_dir():
         raise UserError(f"there is no folder data.root {root}; make it, and CIFAR-10 is fetched there")
     with _locked(root, make=config.download):
@@ -57,14 +60,17 @@ def load_cifar10(config: DataConfig) -> tuple[ResidentSet, ResidentSet, int]:
 
 
 def _from_archive(root: Path, train: bool, download: bool) -> ResidentSet:
-    has_archive = check_integrity(str(root / CIFAR10.filename), CIFAR10.tgz_md5)  # unpacking it needs no network
+    archive = root / CIFAR10.filename
+    has_archive = check_integrity(str(archive), CIFAR10.tgz_md5)  # unpacking it needs no network
     try:
         dataset = CIFAR10(str(root), train=train, download=download or has_archive)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if archive.is_file() and not has_archive:
+            reason = f"{CIFAR10.filename} there is {what_is(archive) or 'damaged'} and has another md5"
         raise UserError(
             f"CIFAR-10 is not usable in {root} and was not {'fetched' if download else 'to be fetched'} ({reason}): "
-            f"put {CIFAR10.filename} (md5 {CIFAR10.tgz_md5}) there, as {root / CIFAR10.filename}"
+            f"put {CIFAR10.filename} (md5 {CIFAR10.tgz_md5}) there, as {archive}"
         ) from error
     images_N3HW = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return _ordered(images_N3HW, torch.tensor(dataset.targets, dtype=torch.int64))

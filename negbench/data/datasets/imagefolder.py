@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from negbench.data.files.layout import numbers_of
 from negbench.data.files.pack import open_files
 from negbench.data.sets import Files, FolderSet, Loaded
 from negbench.runtime.errors import UserError
@@ -21,7 +22,8 @@ def load(config: DataConfig) -> Loaded:
 def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ...]]:
     """Return training set, test set and class names (sorted) of the image folder `data.root`. Nothing is decoded yet.
 
-    UserError if the layout is not the one above.
+    The test set is empty if there are no images to test; without classes all labels are 0. UserError if the layout is
+    another one.
     """
     assert config.root is not None
     train, test = open_files(Path(config.root).expanduser())
@@ -30,7 +32,9 @@ def load_folder(config: DataConfig) -> tuple[FolderSet, FolderSet, tuple[str, ..
 
 def labelled(files: Files, classes: tuple[str, ...], config: DataConfig) -> FolderSet:
     """Return all of `files`, labelled by the numbers of `classes`. UserError for a class that is none of them."""
-    number_of = {name: number for number, name in enumerate(classes)}
-    if unknown := sorted(set(files.classes) - set(classes)):
-        raise UserError(f"{files.path(0)} and others are of class {unknown[0]}, which the training images have not")
-    return FolderSet.all_of(files, torch.tensor([number_of[name] for name in files.classes])[files.class_N], config)
+    numbers: list[int] = []
+    for name, number in zip(files.classes, numbers_of(files.classes, classes), strict=True):
+        if number is None:
+            raise UserError(f"{files.path(0)} and others are of class {name}, which the training images have not")
+        numbers.append(number)
+    return FolderSet.all_of(files, torch.tensor(numbers, dtype=torch.int64)[files.class_N], config)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,44 +24,27 @@ from torch import Tensor
 
 from negbench.data.files.cache import UNREADABLE, write_arrays
 from negbench.data.files.decode import decode
+from negbench.data.files.left_out import kind_of, passed_over
+from negbench.data.files.strings import Arrays, Strings, numbers_from, tensor_of
 from negbench.runtime.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-Arrays = dict[str, Any]  # of numpy
-_FORMAT = 1  # of a cached listing
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+_FORMAT = 2  # of a cached listing
 _KEPT = 16  # cached listings, the newest
 _SETTLED_NS = 2_000_000_000  # a folder may change again unnoticed if it changed less than this before its listing
-
-
-@dataclass(frozen=True)
-class Strings:
-    """Strings in two tensors: their bytes one after another (uint8), and where each ends (int64 [N])."""
-
-    text: Tensor
-    ends_N: Tensor
-
-    @classmethod
-    def of(cls, strings: Iterable[str]) -> "Strings":
-        text, ends = bytearray(), array("q")
-        for string in strings:
-            text += os.fsencode(string)
-            ends.append(len(text))
-        return cls(_tensor(text, np.uint8), _tensor(ends, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.ends_N)
-
-    def __getitem__(self, position: int) -> str:
-        start = int(self.ends_N[position - 1]) if position else 0
-        return os.fsdecode(self.text[start : int(self.ends_N[position])].numpy().tobytes())
 
 
 @dataclass(frozen=True)
 class Listing:
     """The images of `root`/CLASS and below, by class (sorted) and then sorted by code point.
 
-    Hidden files, files in hidden folders, and other extensions are no images. `folders` are below `root`, `class_F`
-    (int64, -1 for `root` itself) is the class that a folder belongs to, `folder_N` (int32) the folder of an image.
+    Without classes they are those of `root` and below, sorted by path. Hidden files, files in hidden folders, and other
+    extensions are no images. `folders` are below `root`, `class_F` (int64, -1 for none) is the class that a folder
+    belongs to, `folder_N` (int32) the folder of an image. `left_out` are phrases for what was passed over; None in a
+    pack of an earlier version.
     """
 
     root: str
@@ -69,6 +53,7 @@ class Listing:
     class_F: Tensor
     folder_N: Tensor
     names: Strings
+    left_out: tuple[str, ...] | None = ()
 
     @classmethod
     def of(cls, paths: Iterable[str]) -> "Listing":
@@ -76,6 +61,13 @@ class Listing:
         names = Strings.of(paths)
         number_N = torch.zeros(len(names), dtype=torch.int32)
         return cls("", ("",), Strings.of([""]), torch.zeros(1, dtype=torch.int64), number_N, names)
+
+    @classmethod
+    def empty(cls, root: str) -> "Listing":
+        """Return a listing of no images and no classes."""
+        nothing = Strings.of([])
+        class_F = torch.full((1,), -1, dtype=torch.int64)
+        return cls(root, (), Strings.of([""]), class_F, torch.zeros(0, dtype=torch.int32), nothing)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -109,68 +101,46 @@ class Listing:
 
     def to_arrays(self) -> Arrays:
         """Return all but `root`."""
-        classes = Strings.of(self.classes)
-        tensors = {
-            "class_text": classes.text,
-            "class_ends": classes.ends_N,
-            "folder_text": self.folders.text,
-            "folder_ends": self.folders.ends_N,
-            "folder_class": self.class_F,
-            "image_folder": self.folder_N,
-            "name_text": self.names.text,
-            "name_ends": self.names.ends_N,
-        }
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
+        strings = {"class": Strings.of(self.classes), "folder": self.folders, "name": self.names}
+        if self.left_out is not None:
+            strings["left_out"] = Strings.of(self.left_out)
+        arrays: Arrays = {}
+        for kind, values in strings.items():
+            arrays |= values.to_arrays(kind)
+        return arrays | {"folder_class": self.class_F.numpy(), "image_folder": self.folder_N.numpy()}
 
     @classmethod
     def from_arrays(cls, root: str, arrays: Any) -> "Listing":
-        """Return the listing. KeyError if an array is missing."""
-        tensors = {name: torch.from_numpy(arrays[name]) for name in cls.of([]).to_arrays()}
-        classes, folders, names = (
-            Strings(tensors[f"{kind}_text"], tensors[f"{kind}_ends"]) for kind in ("class", "folder", "name")
-        )
-        class_names = tuple(classes[number] for number in range(len(classes)))
-        return cls(root, class_names, folders, tensors["folder_class"], tensors["image_folder"], names)
+        """Return the listing. KeyError if an array is missing, ValueError if they do not fit each other."""
+        classes, folders, names = (Strings.from_arrays(kind, arrays) for kind in ("class", "folder", "name"))
+        left_out = Strings.from_arrays("left_out", arrays).all if "left_out_text" in arrays else None
+        class_F = numbers_from(arrays, "folder_class", torch.int64, -1, max(0, len(classes) - 1))
+        folder_N = numbers_from(arrays, "image_folder", torch.int32, 0, len(folders) - 1)
+        if len(class_F) != len(folders) or len(folder_N) != len(names) or (class_F[folder_N] < 0).any():
+            raise ValueError("an image has no folder, or no class")
+        return cls(root, classes.all, folders, class_F, folder_N, names, left_out)
 
 
-def list_folder(root: Path) -> tuple[Listing, Listing]:
-    """Return the files for training and for testing. UserError for another layout than train/ and val/ or test/."""
-    train_folder = root / "train"
-    test_folder = root / "val" if (root / "val").is_dir() else root / "test"
-    for folder, wanted in ((train_folder, "train/CLASS"), (test_folder, "val/CLASS or test/CLASS")):
-        if not folder.is_dir():
-            raise UserError(f"data.root {root} has no folders {wanted} with images")
-    train, test = list_classes(train_folder), list_classes(test_folder)
-    unknown = sorted(set(test.classes) - set(train.classes))
-    if unknown:
-        raise UserError(
-            f"{test_folder / unknown[0]} is a class that {train_folder} has not; both need the same classes"
-        )
-    kinds = ", ".join(EXTENSIONS)
-    empty = (train.class_N.bincount(minlength=len(train.classes)) == 0).nonzero()
-    if len(empty):
-        raise UserError(f"{train_folder / train.classes[int(empty[0])]} holds no image ({kinds})")
-    for files in (train, test):
-        if not len(files):
-            raise UserError(f"{files.root} holds no images ({kinds}) in folders of classes")
-    return train, test
-
-
-def list_classes(root: Path) -> Listing:
+def list_classes(root: Path, flat: bool = False) -> Listing:
     """Return the images of the folder `root`, from the cache if no folder in it has changed since.
 
-    Every rank lists for itself, and those of a node mostly read from its memory. OSError if a folder cannot be read,
-    UserError for a link to a folder above itself.
+    `flat`: images of no class, in `root` and below. Every rank lists for itself, and those of a node mostly read from
+    its memory. OSError if a folder cannot be read, UserError for a link to a folder above itself.
     """
     resolved = os.path.realpath(root)
-    cache = _cache(resolved)
+    cache = _cache(resolved, flat)
     cached = _read_cache(cache, str(root), resolved) if cache else None
     if cached is not None:
         return cached
-    scan = _Scan(str(root))
+    scan = _Scan(str(root), flat)
     if cache and scan.settled:
         _write_cache(cache, scan.listing, resolved, scan.stamps_F2)
     return scan.listing
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether images lie in `folder` itself."""
+    return bool(_read_folder(str(folder)).images)
 
 
 def list_images(folder: Path) -> list[str]:
@@ -186,6 +156,7 @@ class _Folder:
     status: os.stat_result  # from before it was read
     images: list[str]
     folders: list[str]
+    others: Counter[str]  # other files, by kind
     dangling: bool  # whether it holds a link to nothing, where a folder may be later
 
 
@@ -204,6 +175,7 @@ def _read_folder(path: str) -> _Folder:
     status = os.stat(path)
     images: list[str] = []
     folders: list[str] = []
+    others: Counter[str] = Counter()
     dangling = False
     with os.scandir(path) as entries:
         for entry in entries:
@@ -212,36 +184,44 @@ def _read_folder(path: str) -> _Folder:
                 folders += [] if hidden else [entry.name]
             elif is_image and not hidden and (entry.is_file() or entry.is_symlink()):
                 images.append(entry.name)
+            elif not hidden and not is_image and entry.is_file():
+                others[kind_of(entry.name)] += 1
             else:
                 dangling |= entry.is_symlink() and not os.path.exists(entry.path)
-    return _Folder(path, status, images, sorted(folders), dangling)
+    return _Folder(path, status, images, sorted(folders), others, dangling)
 
 
 class _Scan:
     """A new listing, and the times of its folders by which a later change shows."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, flat: bool) -> None:
         self.started_ns = time.time_ns()
         self.settled = True  # whether a later change would show
         self.paths: list[str] = []
         self.classes: list[int] = []
         self.stamps: list[tuple[int, int]] = []
         self.folder_N = array("i")
-        top = _read_folder(root)
-        self.add(top, -1, "")
-        class_names = tuple(name for name in top.folders if not name.startswith("."))
-        names = Strings.of(name for label in range(len(class_names)) for name in self.names(root, class_names, label))
-        class_F, folder_N = _tensor(array("q", self.classes), np.int64), _tensor(self.folder_N, np.int32)
-        self.listing = Listing(root, class_names, Strings.of(self.paths), class_F, folder_N, names)
+        self.others: Counter[str] = Counter()
+        classes: list[str] = []
+        outside = 0
+        if not flat:
+            top = _read_folder(root)
+            self.add(top, -1, "")
+            classes, outside = top.folders, len(top.images)
+        places = [root] if flat else [os.path.join(root, name) for name in classes]
+        names = Strings.of(name for label, place in enumerate(places) for name in self.names(root, place, label))
+        class_F, folder_N = tensor_of(array("q", self.classes), np.int64), tensor_of(self.folder_N, np.int32)
+        left_out = passed_over(self.others, outside)
+        self.listing = Listing(root, tuple(classes), Strings.of(self.paths), class_F, folder_N, names, left_out)
         self.stamps_F2 = np.array(self.stamps, np.int64)
 
-    def names(self, root: str, class_names: tuple[str, ...], label: int) -> Iterator[str]:
-        """Yield the names of a class's images in order, and add their folders."""
+    def names(self, root: str, place: str, label: int) -> Iterator[str]:
+        """Yield the names of the images in `place` and below in order, and add their folders."""
         found: list[tuple[str, int]] = []
-        for folder in _walk(os.path.join(root, class_names[label]), ()):
-            below = os.path.relpath(folder.path, root)
+        for folder in _walk(place, ()):
+            below = "" if folder.path == root else os.path.relpath(folder.path, root)
             number = len(self.paths)
-            found += [(f"{below}/{name}", number) for name in folder.images]
+            found += [(os.path.join(below, name), number) for name in folder.images]
             self.add(folder, label, below)
         for path, number in sorted(found):
             self.folder_N.append(number)
@@ -250,6 +230,7 @@ class _Scan:
     def add(self, folder: _Folder, label: int, below: str) -> None:
         stamp = _stamp(folder.status)
         self.settled &= not folder.dangling and max(stamp) < self.started_ns - _SETTLED_NS
+        self.others += folder.others
         self.paths.append(below)
         self.classes.append(label)
         self.stamps.append(stamp)
@@ -260,11 +241,11 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_ctime_ns
 
 
-def _cache(resolved: str) -> Path | None:
+def _cache(resolved: str, flat: bool) -> Path | None:
     """Return the path of a folder's cached listing; None without a home folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.blake2b(os.fsencode(resolved), digest_size=16).hexdigest()
-    return Path(home, "negbench", "listings", f"{digest}.npz") if os.path.isabs(home) else None
+    return Path(home, "negbench", "listings", digest + "-flat" * flat + ".npz") if os.path.isabs(home) else None
 
 
 def _read_cache(cache: Path, root: str, resolved: str) -> Listing | None:
@@ -291,7 +272,3 @@ def _write_cache(cache: Path, listing: Listing, resolved: str, stamps_F2: npt.ND
         by_age = sorted(cache.parent.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in by_age[_KEPT:]:
             old.unlink(missing_ok=True)
-
-
-def _tensor(buffer: "bytearray | array[int]", dtype: Any) -> Tensor:
-    return torch.from_numpy(np.frombuffer(buffer, dtype))

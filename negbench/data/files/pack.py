@@ -8,9 +8,11 @@
 Shape legend: N images of a split.
 """
 
+import codecs
 import hashlib
 import io
 import os
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +21,14 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
+from negbench.data.files.cache import UNREADABLE
 from negbench.data.files.decode import BadImageError, decode_bytes
-from negbench.data.files.listing import Arrays, Listing, list_folder
+from negbench.data.files.layout import PARTS, list_folder
+from negbench.data.files.listing import Listing
+from negbench.data.files.strings import Arrays, numbers_from
 from negbench.data.sets import Files
 from negbench.runtime.errors import UserError
 
@@ -48,8 +53,24 @@ class Extents:
 
     @classmethod
     def from_arrays(cls, arrays: Any) -> "Extents":
-        """Return the extents. KeyError if an array is missing."""
-        return cls(**{name: torch.from_numpy(arrays[name]) for name in cls.__dataclass_fields__})
+        """Return the extents. KeyError if an array is missing, ValueError if it has another form."""
+        most = torch.iinfo(torch.int64).max
+        shard_N = numbers_from(arrays, "shard_N", torch.int32, 0, torch.iinfo(torch.int32).max)
+        rest = (numbers_from(arrays, name, torch.int64, 0, most) for name in ("start_N", "length_N", "checksum_N"))
+        return cls(shard_N, *rest)
+
+    def check(self, num_images: int, sizes: Sequence[int]) -> None:
+        """Raise ValueError unless the images lie one after another in shards of these sizes and fill them."""
+        shard_N, length_N = self.shard_N.long(), self.length_N
+        if {len(column) for column in vars(self).values()} != {num_images}:
+            raise ValueError("not each image has a place")
+        if num_images and (int(shard_N.max()) >= len(sizes) or int(length_N.max()) > max(sizes)):
+            raise ValueError("an image lies outside of the shards")
+        filled = torch.zeros(len(sizes), dtype=torch.int64).index_add(0, shard_N, length_N)
+        before_N = (filled.cumsum(0) - filled)[shard_N]  # bytes in the shards before an image's
+        right_N = self.start_N == length_N.cumsum(0) - length_N - before_N
+        if (shard_N.diff() < 0).any() or not right_N.all() or filled.tolist() != list(sizes):
+            raise ValueError("images overlap, or leave gaps")
 
 
 class Pack:
@@ -58,6 +79,10 @@ class Pack:
     def __init__(self, listing: Listing, extents: Extents, shards: Sequence[Path]) -> None:
         self.listing, self.extents, self.shards = listing, extents, shards
         self._open: dict[int, BinaryIO] = {}
+
+    @property
+    def root(self) -> str:
+        return self.listing.root
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,13 +105,17 @@ class Pack:
     def names_in_bytes(self) -> tuple[bytes, ...]:
         return self.listing.names_in_bytes()
 
+    @property
+    def left_out(self) -> tuple[str, ...] | None:
+        return self.listing.left_out
+
     def decode(self, position: int) -> Tensor:
         """Return the image at `position` as uint8 RGB [3, H, W]. Raises BadImageError."""
         path = self.path(position)
         try:
             data = self.read(position)
         except OSError as error:
-            raise BadImageError(f"cannot decode the image {path}: {error}") from error
+            raise BadImageError(f"cannot decode the image {path}: {error.strerror or error}") from error
         if not self.is_whole(position, data):
             raise BadImageError(f"cannot decode the image {path}: these are not the bytes that were packed")
         return decode_bytes(data, path)
@@ -111,32 +140,36 @@ class Pack:
 
 class PackedFile(BaseModel):
     name: str
-    bytes: int
+    bytes: int = Field(ge=0, lt=2**63)
     sha256: str
 
 
 class PackedSplit(BaseModel):
     classes: list[str]
-    images: int
+    images: int = Field(ge=0, lt=2**63)
     index: PackedFile
     shards: list[PackedFile]
 
 
 class Manifest(BaseModel):
     format: Literal["negbench pack"] = FORMAT
-    version: int = VERSION
+    version: int = Field(VERSION, ge=0, lt=2**31)
     splits: dict[str, PackedSplit]
 
     @model_validator(mode="after")
-    def _two_splits(self) -> "Manifest":
-        if set(self.splits) not in ({"train", "val"}, {"train", "test"}):
-            raise UserError(f"splits must be train, and val or test, not {', '.join(self.splits)}")
+    def _two_splits_of_their_own_files(self) -> "Manifest":
+        if set(self.splits) not in [{"train", name} for name in PARTS]:
+            raise UserError(f"splits must be train and one of {', '.join(PARTS)}, not {', '.join(self.splits)}")
+        for name, split in self.splits.items():
+            shards = (shard_name(number) for number in range(len(split.shards)))
+            if [file.name for file in (split.index, *split.shards)] != [f"{name}/{file}" for file in (INDEX, *shards)]:
+                raise UserError(f"the files of {name} must be {name}/{INDEX}, {name}/{shard_name(0)} and so on")
         return self
 
     @property
     def names(self) -> tuple[str, str]:
         """Return the names of the splits for training and for testing."""
-        return "train", "val" if "val" in self.splits else "test"
+        return "train", next(name for name in self.splits if name != "train")
 
 
 def is_pack(root: Path) -> bool:
@@ -159,7 +192,7 @@ def read_manifest(root: Path) -> Manifest:
     if not is_pack(root):
         raise UserError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except (OSError, ValueError):
         raise UserError(f"{path} is missing or damaged: {AGAIN}") from None
     if manifest.version != VERSION:
@@ -180,22 +213,37 @@ def open_pack(root: Path) -> tuple[Pack, Pack]:
 
 
 def open_split(root: Path, name: str, split: PackedSplit) -> Pack:
-    """Return a split. UserError if a file is missing, has another size than was written, or is a damaged index."""
+    """Return a split. UserError if a file is missing, not its own, of another size, or a damaged index."""
     for file in (*split.shards, split.index):
-        _check_size(root / file.name, file.bytes)
+        _check_file(root, file)
     path = root / split.index.name
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != split.index.sha256:
         raise UserError(f"{path} is damaged: {AGAIN}")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        listing, extents = Listing.from_arrays(name, arrays), Extents.from_arrays(arrays)
+    try:
+        listing, extents = _read_index(name, content)
+        extents.check(len(listing), [shard.bytes for shard in split.shards])
+    except (*UNREADABLE, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} is no index that negbench data pack wrote ({reason}): {AGAIN}") from None
     if (listing.classes, len(listing)) != (tuple(split.classes), split.images):
         raise UserError(f"{root / MANIFEST} is damaged, it does not fit {path}: {AGAIN}")
     return Pack(listing, extents, [root / shard.name for shard in split.shards])
 
 
-def _check_size(path: Path, size: int) -> None:
+def _read_index(name: str, content: bytes) -> tuple[Listing, Extents]:
+    with zipfile.ZipFile(io.BytesIO(content)) as entries:
+        if any(entry.file_size > len(content) for entry in entries.infolist()):
+            raise ValueError("an array is larger than the file")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Listing.from_arrays(name, arrays), Extents.from_arrays(arrays)
+
+
+def _check_file(root: Path, file: PackedFile) -> None:
+    path = root / file.name
     if not path.exists():
         raise UserError(f"{path} is missing: {AGAIN}")
-    if (found := path.stat().st_size) != size:
-        raise UserError(f"{path} has {found:,} bytes and not the {size:,} that were written: {AGAIN}")
+    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is no file that lies in the pack, but leads to {path.resolve()}: {AGAIN}")
+    if (found := path.stat().st_size) != file.bytes:
+        raise UserError(f"{path} has {found:,} bytes and not the {file.bytes:,} that were written: {AGAIN}")

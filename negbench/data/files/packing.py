@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from negbench.data.files.listing import Listing, list_folder
+from negbench.data.files.layout import list_folder, sentence_of_left_out
+from negbench.data.files.listing import Listing
 from negbench.data.files.pack import (
     AGAIN,
     INDEX,
@@ -36,11 +37,12 @@ _READERS = 16  # files under way at once: on a network file system a small one i
 _AT_ONCE = 64  # images in memory
 
 
-def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Progress]) -> None:
+def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Progress]) -> list[str]:
     """Pack the image folder `root` into the new folder `out`, in shards of at most `shard_bytes` (or of one file).
 
     It is written as OUT.partial and renamed when all of it is on disk; an exception removes it.
-    `begin` is told the number of images. Raises UserError where it cannot be done, and for a file that cannot be read.
+    `begin` is told the number of images. Return sentences on what the pack lacks. UserError where it cannot be done,
+    and for a file that cannot be read.
     """
     out = out.resolve()
     if is_pack(root):
@@ -72,6 +74,9 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Pr
         if isinstance(error, OSError):
             raise UserError(f"cannot write {partial}: {error.strerror or error}; nothing is kept") from None
         raise
+    left_out = sentence_of_left_out(*listings)
+    none = [] if len(listings[1]) else [f"{root} has no images to test; runs on the pack need evaluation.test=false"]
+    return [*([left_out] if left_out else []), *none]
 
 
 def verify_pack(root: Path, begin: Callable[[int], Progress]) -> None:
@@ -125,8 +130,7 @@ def _damage(pack: Pack, number: int, sha256: str, progress: Progress) -> str | N
 
 def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, progress: Progress) -> None:
     splits = {}
-    for listing in listings:
-        name = Path(listing.root).name
+    for name, listing in (("train", listings[0]), (Path(listings[1].root).name, listings[1])):
         (folder / name).mkdir()
         shards, extents = _write_shards(listing, folder, name, shard_bytes, progress)
         arrays = io.BytesIO()
@@ -157,7 +161,8 @@ def _write_shards(
         progress(len(chunk), sum(map(len, chunk)))
     finished.append(shard.finish())
     shard_N = torch.tensor(numbers, dtype=torch.int32)
-    return finished, Extents(shard_N, *(torch.tensor(column) for column in (starts, lengths, checksums)))
+    places = (torch.tensor(column, dtype=torch.int64) for column in (starts, lengths, checksums))
+    return finished, Extents(shard_N, *places)
 
 
 def _read(listing: Listing) -> Iterator[list[bytes]]:
