@@ -78,6 +78,9 @@ def evaluate(
             else:
                 source = file_source(path, config, of_study, output or Path("results"))
             evaluations = final.evaluate(source, protocols, where, requests, progress, note)
+        for name in protocols:
+            if "left_out" in evaluations[name]["trained"]:
+                note(f"{name}: {evaluations[name]['trained']['left_out']}")
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))

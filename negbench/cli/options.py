@@ -34,7 +34,7 @@ Within = Annotated[
 ]
 
 DEVICES = ("auto", "cpu", "cuda")
-OF_PLACE = ("data.root", "data.workers")  # settings of a run that say where and how its data is read
+OF_PLACE = ("data.root", "data.workers", "data.fingerprint")  # settings of a run of where and how its data is read
 _PANEL = "Where it runs"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from negbench.data.evaluable import check_evaluable, notes_of
 from negbench.data.fingerprint import describe
 from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
@@ -29,22 +30,33 @@ class RunData:
     splits: Splits
     skipped: set[str] = field(default_factory=set)  # undecodable files met so far
     record: DataRecord | None = None  # of rank 0
+    notes: list[str] = field(default_factory=list)  # what the user should know of the data, on rank 0
 
 
-def load_data(config: SharedConfig, device: torch.device) -> RunData:
+def load_data(config: SharedConfig, device: torch.device, trains: bool = False) -> RunData:
     """Return the data of a run on `device`, whose arithmetic is set up for it.
 
-    Every mistake of the user is a UserError.
+    `trains`: the run's evaluations must be possible. Every mistake of the user is a UserError.
     """
     dtype = autocast_dtype(config.precision, device)
     set_backends(config.precision, config.deterministic, device)
     check_compiler(config.execution, device)
     loaded = load_whole(config.data)
-    record = describe(loaded) if rank() == 0 else None
+    if trains:
+        check_evaluable(loaded, config)
+    record = describe(loaded, config.data.fingerprint == "full") if rank() == 0 else None
     splits = divide(loaded, config.data)
     if splits.validation is None and config.evaluation.test and config.evaluation.linear:
         split_for_probe(splits.train.labels_N)
-    return RunData(config, device, dtype, splits.to(device), record=record)
+    notes = notes_of(loaded, config) if rank() == 0 else []
+    return RunData(config, device, dtype, splits.to(device), record=record, notes=notes)
+
+
+def load_for_run(config: SharedConfig) -> Splits:
+    """Return the parts of a run's data as `load_splits` does. UserError if it cannot be evaluated as it asks for."""
+    loaded = load_whole(config.data)
+    check_evaluable(loaded, config)
+    return divide(loaded, config.data)
 
 
 def load_splits(config: DataConfig) -> Splits:

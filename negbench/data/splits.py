@@ -20,9 +20,11 @@ def split_validation(labels_N: Tensor, share: float, name: str) -> tuple[Tensor,
     wanted_C = torch.minimum((share * counts_C.double()).round().long(), (counts_C - 1).clamp(min=0))
     held_out_N = _turns(labels_N, stream("validation", name)) < wanted_C[labels_N]
     if share > 0 and not held_out_N.any():
+        largest = int(counts_C.max())
+        enough = f"raise it to {1 / largest:.2g} or more, or " if largest > 1 else ""
         raise UserError(
             f"data.validation {share} holds out none of {len(labels_N)} images in {_num_classes(labels_N)} classes; "
-            "raise it, or set it to 0 for no validation set"
+            f"{enough}hold none out by --set data.validation=0 --set evaluation.linear=false"
         )
     return (~held_out_N).nonzero().squeeze(1), held_out_N.nonzero().squeeze(1)
 
@@ -32,9 +34,11 @@ def split_for_probe(labels_N: Tensor) -> tuple[Tensor, Tensor]:
     try:
         return split_validation(labels_N, 0.1, "linear probe")
     except UserError:
+        largest = int(labels_N.bincount().max())
+        enough = f" or --set data.validation={1 / largest:.2g}" if largest > 1 else ""
         raise UserError(
-            f"{len(labels_N)} training images are too few to hold some out for the linear probe's learning rate; "
-            "set evaluation.linear=false, or data.validation"
+            f"{len(labels_N)} training images in {_num_classes(labels_N)} classes are too few to hold some out for the "
+            f"linear probe's learning rate; add --set evaluation.linear=false{enough}"
         ) from None
 
 

@@ -98,6 +98,15 @@ def evaluate(
     for text in source.notes:
         note(text)
     data = load_data(config, device)
+    for text in data.notes:
+        note(text)
+    own = [name for name in protocols if not PROTOCOLS[name].data]
+    if own and not len(data.splits.test):
+        where = config.data.root or config.data.name
+        raise UserError(
+            f"protocol {own[0]} needs images to test, and {where} has none; add them in folders val/CLASS, or test on "
+            "other images by --protocol transfer --data DIR"
+        )
     if source.step is not None:
         check_data(folder, data.record)
     encoder = prepare(encoder, config, device)

@@ -52,6 +52,8 @@ def smoke(resolved: Resolved, output: Path, device: torch.device, loggers: Seque
 
 def _evaluate_as_at_the_end(resolved: Resolved, device: torch.device) -> None:
     """Evaluate new weights by the run's protocols, on at most `IMAGES` images of each part."""
+    if not protocols_of(resolved.config):
+        return
     setup = set_up(resolved, device)
     splits = setup.splits
     validation = _few(splits.validation) if splits.validation is not None else None

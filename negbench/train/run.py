@@ -54,6 +54,8 @@ def execute(
     _by_rank_0(folder.check_writable)
     setup = set_up(resolved, device)
     _by_rank_0(lambda: loggers.build(resolved.config.loggers))
+    for text in setup.notes:
+        loggers.note(text)
     trainer = None
     try:
         with recorded(folder, lambda: summarize(setup, folder, trainer, {})) if rank() == 0 else nullcontext():

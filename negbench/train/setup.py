@@ -27,6 +27,6 @@ def set_up(resolved: Resolved, device: torch.device) -> Setup:
     """Return data and method on the device. Every mistake of the user is a UserError."""
     for name in protocols_of(resolved.config):
         import_protocol(name)  # so that a broken one is not found out after training
-    data = load_data(resolved.config, device)
+    data = load_data(resolved.config, device, trains=True)
     method = build_method(resolved, len(data.splits.train), device, data.dtype)
     return Setup(**vars(data) | {"config": resolved.config}, resolved=resolved, method=method)

@@ -126,6 +126,24 @@ def test_with_val_and_test_the_choice_is_on_val_and_the_test_on_test(finished: R
     assert (made["held_out_images"], made["tested_images"]) == ("the folder val", "the folder test")
 
 
+def test_a_run_without_labels_is_evaluated_on_images_that_have_some(tmp_path: Path) -> None:
+    root = layouts.image_folder(tmp_path / "images", classes=2, train=8)
+    other = layouts.image_folder(tmp_path / "others", classes=2, train=8)
+    shutil.move(root / "val", tmp_path / "val")
+    folder = ("data.name=imagefolder", f"data.root={root}", "data.num_images=null", "data.workers=0", "batch_size=8")
+    resolved = runs.short("moco", *folder, "evaluation.test=false", "data.validation=0", "epochs=1")
+    runs.start(resolved, tmp_path / "out")
+    run = runs.folder(resolved, tmp_path / "out")
+    code, _, stderr = invoke("evaluate", str(run.path), "--protocol", "knn", "--device", "cpu")
+    assert code == 2 and f"protocol knn needs images to test, and {root} has none; add them" in stderr
+    (other / "val" / "n00000001" / "a.heic").touch()
+    options = ("--data", str(other), "--set", "num_strengths=2", "--device", "cpu")
+    code, _, stderr = invoke("evaluate", str(run.path), "--protocol", "transfer", *options)
+    assert code == 0 and "transfer: left out: beside 8 images to test, 1 .heic file" in stderr
+    shutil.move(tmp_path / "val", root / "val")
+    assert invoke("evaluate", str(run.path), "--protocol", "knn", "--device", "cpu")[0] == 0
+
+
 def test_what_was_done_before_a_mistake_is_kept(finished: RunFolder, data: dict[str, Path]) -> None:
     options = ("--protocol", "places205", "--protocol", "transfer", "--data", str(data["places205"]))
     for path in finished.evaluations.glob("places205-*.json"):

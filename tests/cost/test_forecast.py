@@ -22,7 +22,7 @@ from negbench.runtime.distributed import all_gather, all_reduce_sum, world_size
 from negbench.settings.keys import flatten
 from negbench.settings.plugins import list_studies
 from negbench.settings.resolve import Resolved, resolve
-from negbench.settings.schema import DataConfig
+from negbench.settings.schema import DataConfig, SharedConfig
 from tests.helpers import benches, runs
 from tests.helpers.ranks import on_ranks
 
@@ -133,7 +133,7 @@ def test_gradients_and_checkpoint_are_as_large_as_their_tensors() -> None:
 
 
 def extent(given: int | None = None, **settings: Any) -> tuple[int, int, int, int]:
-    found = extent_of(DataConfig(**settings), given)
+    found = extent_of(SharedConfig(data=DataConfig(**settings)), given)
     return found.train, found.validation, found.test, found.num_classes
 
 
@@ -155,7 +155,7 @@ def test_images_of_a_folder_are_listed_and_some_are_decoded(tmp_path: Path) -> N
     config = runs.short(
         "moco", "data.name=imagefolder", f"data.root={tmp_path}", "data.num_images=12", "data.validation=0.25"
     ).config
-    found = extent_of(config.data, None)
+    found = extent_of(config, None)
     assert (found.train, found.validation, found.test, found.num_classes) == (12, 4, 6, 2)
     decoding = measure_decoding(config, found.files)
     assert decoding.images_per_second_per_core > 0 and "12 files of" in decoding.source

@@ -42,7 +42,7 @@ def time_evaluations(backbone: nn.Module, config: RunConfig[Any], device: torch.
     dim, settings = encode().features_NF.shape[1], config.evaluation
     encoding = _seconds(device, encode)
 
-    bank, queries = min(BANK, extent.train), min(QUERIES, extent.test)
+    bank, queries = min(BANK, extent.train), min(QUERIES, max(1, extent.test))
     rows = max(bank, queries, PROBE_STEPS * settings.linear_batch_size)
     random_ND = torch.randn(rows, dim, generator=stream("forecast", "features")).to(device)
     labels_N = (torch.arange(rows) % extent.num_classes).to(device)

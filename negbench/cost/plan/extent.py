@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negbench.data.load import load_splits
+from negbench.data.load import load_for_run
 from negbench.data.sets import FolderSet
 from negbench.data.splits import balanced_subset, split_validation
 from negbench.runtime.errors import UserError
 from negbench.settings.facts import DataSet
 from negbench.settings.plugins import DATASET, find_plugin
-from negbench.settings.schema import DataConfig
+from negbench.settings.schema import DataConfig, SharedConfig
 
 IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES = 1_281_167, 50_000, 1000
 IMAGES_A_CLASS = 100  # where neither images nor classes are known
@@ -35,8 +35,9 @@ class Extent:
         return self.train + self.validation + self.test
 
 
-def extent_of(config: DataConfig, num_images: int | None) -> Extent:
-    """Return the images after `data.validation` and `data.num_images`. UserError as `load_splits` raises it."""
+def extent_of(run: SharedConfig, num_images: int | None) -> Extent:
+    """Return the images after `data.validation` and `data.num_images`. UserError as `load_for_run` raises it."""
+    config = run.data
     facts: DataSet = find_plugin(DATASET, config.name).facts
     known = config.root is not None or not facts.root
     if num_images is not None and known:
@@ -48,9 +49,9 @@ def extent_of(config: DataConfig, num_images: int | None) -> Extent:
         labels_N, source = torch.arange(facts.train) % facts.num_classes, f"all of {facts.title or config.name}"
         return Extent(*_divided(labels_N, config), facts.test, facts.num_classes, source, known_bytes=facts.num_bytes)
     if known:
-        splits = load_splits(config)
+        splits = load_for_run(run)
         held_out = 0 if splits.validation is None else len(splits.validation)
-        sizes = len(splits.train), held_out, len(splits.test), len(splits.classes)
+        sizes = len(splits.train), held_out, len(splits.test), max(1, len(splits.classes))
         if isinstance(splits.train, FolderSet):
             return Extent(*sizes, f"listed in {config.root}", splits.train, decoded_in_training=True)
         return Extent(*sizes, f"all of {config.name}", known_bytes=0)
@@ -66,7 +67,7 @@ def extent_of(config: DataConfig, num_images: int | None) -> Extent:
 
 
 def _divided(labels_N: Tensor, config: DataConfig) -> tuple[int, int]:
-    """Return how many images `load_splits` trains on and holds out, of a set with these labels."""
+    """Return how many images `load_for_run` trains on and holds out, of a set with these labels."""
     kept_N, held_out_N = split_validation(labels_N, config.validation, config.name)
     if config.num_images is not None:
         kept_N = balanced_subset(labels_N[kept_N], config.num_images, config.name)

@@ -47,7 +47,7 @@ def forecast(
     check_batch(config, processes)
     steps = steps_of_record(bench, resolved, processes) if bench else None
     progress("counting images")
-    extent = extent_of(config.data, num_images)
+    extent = extent_of(config, num_images)
     steps_per_epoch(extent.train, config.batch_size)
     decoding = None
     if extent.decoded_in_training:

@@ -12,7 +12,7 @@ import torch
 
 from negbench.data.sets import FolderSet
 from negbench.data.splits import split_validation
-from negbench.evaluate.protocols.common.datasets import digest_of, image_folder
+from negbench.evaluate.protocols.common.datasets import digest_of, image_folder, left_out_of
 from negbench.evaluate.protocols.common.scikit import Array, arrays, without_convergence_warnings
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Subject
@@ -72,6 +72,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
         "test": len(test_labels_N),
         "num_classes": len(splits.classes),
         "data_digest": digest_of(splits),
+        **left_out_of(splits),
     }
 
 

@@ -38,7 +38,7 @@ class Node:
 
 def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -> None:
     """UserError if a run's output takes no files or locks, its data is missing, or its batch cannot be shared."""
-    from negbench.data.load import load_splits
+    from negbench.data.load import load_for_run
     from negbench.settings.steps import check_batch, steps_per_epoch
 
     try:  # for root, permissions alone say nothing
@@ -51,10 +51,11 @@ def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -
     for run in runs:
         RunFolder(output / run.run_id).check_writable()
         check_batch(run.config, cluster.world_size)
-        data = run.config.data.model_dump_json()
+        config = run.config
+        data = f"{config.data.model_dump_json()} {config.evaluation.test} {config.evaluate_every_epochs}"
         if data not in checked:
-            checked[data] = len(load_splits(run.config.data).train)  # downloads here, not in every job
-        steps_per_epoch(checked[data], run.config.batch_size)
+            checked[data] = len(load_for_run(config).train)  # downloads here, not in every job
+        steps_per_epoch(checked[data], config.batch_size)
 
 
 def check_path(output: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from negbench.data.datasets.imagefolder import labelled, load_folder
+from negbench.data.files.layout import sentence_of_left_out
 from negbench.data.files.listing import Listing, list_classes
 from negbench.data.sets import FolderSet, Splits
 from negbench.evaluate.request import digest
@@ -28,6 +29,9 @@ def image_folder(root: Path, config: SharedConfig) -> Splits:
     wanted = config.data.model_copy(update={"name": "imagefolder", "root": str(root)})
     try:
         train, test, classes = load_folder(wanted)
+        if not len(test):
+            needed = "val/CLASS or test/CLASS" if classes else "train/CLASS"
+            raise UserError(f"data.root {root} has no folders {needed} with images")
         if (root / "val").is_dir() and (root / "test").is_dir():
             return Splits(train, test, labelled(list_classes(root / "test"), classes, wanted), classes)
     except OSError as error:
@@ -98,6 +102,14 @@ def listed_images(names: list[str], labels: Sequence[int], config: SharedConfig,
     return replace(FolderSet.all_of(Listing.of(names), labels_N, config.data), whole=whole)
 
 
+def left_out_of(splits: Splits) -> dict[str, str]:
+    """Return what a record says of the files that an image folder holds beside its images, if there are any."""
+    train, test = splits.train, splits.test
+    assert isinstance(train, FolderSet) and isinstance(test, FolderSet)
+    sentence = sentence_of_left_out(train.files, test.files)
+    return {"left_out": sentence} if sentence else {}
+
+
 def digest_of(splits: Splits) -> str:
     """Return a digest of a data set, wherever it lies: of labels, names below the files' common folder, and sizes."""
     train, test = splits.train, splits.test
@@ -121,7 +133,7 @@ def _voc07_list(file: Path, root: Path) -> dict[str, int]:
 
 def _lines(file: Path, root: Path) -> list[str]:
     try:
-        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"--data {root} has no {file.relative_to(root)}") from None
     except (OSError, UnicodeDecodeError) as error:
