@@ -2,12 +2,14 @@
 
 Images in memory count pixel by pixel, in any order: CIFAR-10's archive and its PNG files are equal. Of files count the
 names, class by class, and the bytes of 256 that a fixed seed draws, so that a million take no longer than 256: that
-another image was put in the place of one of a million, under its name, goes unseen unless `full` reads all.
+another image was put in the place of one of a million, under its name, goes unseen unless `full` reads all. Sizes do
+not count: a folder knows them by a look at each file alone, and a change of a file that is read shows anyway.
 
 Shape legend: N images of a set.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ _BYTES = 16  # of a digest
 
 
 def describe(loaded: Loaded, full: bool = False) -> DataRecord:
-    """Return the record of a data set as `load_whole` returns it. `full` reads every file."""
+    """Return the record of a data set as `load_whole` returns it. `full` reads every file too."""
     train, test, classes, _ = loaded
     return DataRecord(classes=classes, train=_part(train, full), test=_part(test, full))
 
@@ -37,14 +39,24 @@ def _of_pixels(images: ResidentSet) -> PartRecord:
         hashlib.blake2b(image.tobytes(), digest_size=_BYTES, salt=np.int64(label).tobytes()).digest()
         for image, label in zip(pixels, labels, strict=True)
     )
-    return PartRecord(images=len(images), names=None, contents=_digest(shape, *digests), num_compared=len(images))
+    contents = _digest(shape, *digests)
+    return PartRecord(images=len(images), names=None, contents=contents, num_compared=len(images), left_out=())
 
 
 def _of_files(files: Files, full: bool) -> PartRecord:
-    count = len(files) if full else min(NUM_COMPARED, len(files))
-    chosen = torch.randperm(len(files), generator=stream("fingerprint"))[:count].sort().values.tolist()
-    contents = _digest(*(_content(files, position) for position in chosen))
-    return PartRecord(images=len(files), names=_digest(*files.names_in_bytes()), contents=contents, num_compared=count)
+    chosen = torch.randperm(len(files), generator=stream("fingerprint"))[:NUM_COMPARED].sort().values.tolist()
+    return PartRecord(
+        images=len(files),
+        names=_digest(*files.names_in_bytes()),
+        contents=_contents(files, chosen),
+        num_compared=len(chosen),
+        all_contents=_contents(files, range(len(files))) if full else None,
+        left_out=files.left_out,
+    )
+
+
+def _contents(files: Files, positions: Iterable[int]) -> str:
+    return _digest(*(_content(files, position) for position in positions))
 
 
 def _content(files: Files, position: int) -> bytes:

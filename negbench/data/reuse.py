@@ -33,7 +33,7 @@ class Reuse:
         key = config.model_dump_json()
         if key not in self._seen:
             try:
-                self._seen[key] = describe(load_whole(config))
+                self._seen[key] = describe(load_whole(config), config.fingerprint == "full")
             except UserError as error:
                 self._seen[key] = None
                 self.note(f"finished runs are not compared with the data that they were made on: {error}")

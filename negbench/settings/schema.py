@@ -23,6 +23,9 @@ class DataConfig(SettingsGroup):
     num_images: int | None = setting(None, "use only this many training images, class-balanced (default: all)", ge=2)
     validation: float = setting(0.1, "share of the training set held out for curves and tuning", ge=0, lt=1)
     on_bad_image: Literal["error", "skip"] = setting("error", "what an undecodable file does")
+    fingerprint: Literal["sample", "full"] = setting(
+        "sample", "what data.json compares of image folders: 256 files a part, or all of them too", scientific=False
+    )
     download: bool = setting(True, "fetch CIFAR-10 when it is not in data.root", scientific=False)
     workers: int = setting(
         4, "decoding processes a rank, at most one a core, image folders only", scientific=False, ge=0

@@ -98,7 +98,8 @@ def test_every_change_of_a_small_folder_is_seen_and_named(change: Any, sentence:
 def test_of_many_files_some_are_read_and_full_reads_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "NUM_COMPARED", 5)
     few, all_ = record(root), record(root, full=True)
-    assert (few.train.num_compared, all_.train.num_compared) == (5, 40)
+    assert few.train.num_compared == 5 and few.train.all_contents is None
+    assert all_.difference(few) is None and few.difference(all_) is None
     swapped = 0
     for path in sorted(root.glob("train/*/*.png")):
         content = path.read_bytes()
@@ -212,3 +213,52 @@ def test_evaluate_takes_the_place_of_a_runs_data(root: Path, tmp_path: Path) -> 
     assert CliRunner().invoke(app, evaluated).exit_code == 0
     other = CliRunner().invoke(app, [*evaluated, "--set", "data.image_size=16"])
     assert other.exit_code == 2 and "--set data.image_size=16 belongs to a FILE" in other.stderr
+
+
+def test_one_of_a_hundred_images_that_was_replaced_is_seen(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", train=50, val=1)
+    before = record(root)
+    for number in (0, 31, 49):
+        path = root / "train" / "b" / f"{number:02}.png"
+        content = path.read_bytes()
+        save(path, 99)
+        assert path.stat().st_size == len(content)
+        assert "its images to train have another content (100 were compared)" in (record(root).difference(before) or "")
+        path.write_bytes(content)
+    assert record(root) == before
+
+
+def test_all_files_are_compared_where_both_records_know_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "NUM_COMPARED", 1)
+    before, sampled = record(root, full=True), record(root)
+    for path in sorted((root / "train" / "a").iterdir()):
+        save(path, 99)
+    assert (record(root).train.contents == sampled.train.contents) == (record(root).difference(sampled) is None)
+    assert "its images to train have another content" in (record(root, full=True).difference(before) or "")
+
+
+def test_the_fingerprint_of_all_files_is_no_part_of_the_run_id(root: Path, tmp_path: Path) -> None:
+    full = of_folder(root, "data.fingerprint=full")
+    assert full.run_id == of_folder(root).run_id
+    runs.start(of_folder(root), tmp_path / "out")
+    notes = runs.Notes()
+    runs.start(full, tmp_path / "out", notes)
+    assert any("is finished" in text for text in notes.texts)
+    runs.start(full, tmp_path / "out", fresh=True)
+    made = json.loads(runs.folder(full, tmp_path / "out").data.read_text())
+    shown = CliRunner().invoke(app, ["data", "fingerprint", str(root), "--full"])
+    assert shown.exit_code == 0 and json.loads(shown.stdout) == made and made["train"]["all_contents"]
+    sampled = json.loads(CliRunner().invoke(app, ["data", "fingerprint", str(root)]).stdout)
+    assert sampled["train"] == made["train"] | {"all_contents": None}
+    wrong = CliRunner().invoke(app, ["data", "fingerprint", str(root / "train")])
+    assert wrong.exit_code == 2 and "has no folders train/CLASS with images; it has a and b" in wrong.stderr
+
+
+def test_a_record_of_an_earlier_version_does_not_know_what_was_left_out(root: Path) -> None:
+    now = record(root)
+    earlier = now.model_dump(mode="json")
+    for part in ("train", "test"):
+        for key in ("all_contents", "left_out"):
+            del earlier[part][key]
+    before = DataRecord.model_validate(earlier)
+    assert before.train.left_out is None and now.difference(before) is None and before.difference(now) is None
