@@ -95,7 +95,10 @@ def _check_classes(train: Listing, test: Listing) -> None:
             )
     for name, number in zip(test.classes, numbers_of(test.classes, train.classes), strict=True):
         if number is None:
-            raise UserError(f"{Path(test.root, name)} is a class that {train.root} has not; both need the same classes")
+            raise UserError(
+                f"{Path(test.root, name)} is a class that {train.root} has not; both need the same classes (or, to "
+                f"train without a test, --set evaluation.test=false and no folder {Path(test.root).name})"
+            )
     empty = (train.class_N.bincount(minlength=len(train.classes)) == 0).nonzero()
     if len(empty):
         raise UserError(f"{Path(train.root, train.classes[int(empty[0])])} holds no image {_others(train)}")
