@@ -65,7 +65,7 @@ def rerun(
     output: Annotated[Path, typer.Option(help="Folder of what is unpacked and made again.")] = Path("rerun"),
     seed: Annotated[int | None, typer.Option(help="Another seed: figures are compared, rows are not.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="data.root, data.workers.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=f"{', '.join(OF_PLACE)}.")
     ] = None,
     evaluate_only: Annotated[
         bool, typer.Option("--evaluate-only", help="Evaluate the recorded encoders, train nothing.")
@@ -88,7 +88,7 @@ def rerun(
         for key in place:
             if key not in OF_PLACE:
                 raise UserError(
-                    f"--set {key}: a run is repeated with its settings; only {' and '.join(OF_PLACE)} may be set"
+                    f"--set {key}: a run is repeated with its settings; only {', '.join(OF_PLACE)} may be set"
                 )
         if evaluate_only and seed is not None:
             raise UserError("--seed belongs to training, and --evaluate-only trains nothing")

@@ -146,7 +146,7 @@ def test_the_place_of_the_data_may_change_and_nothing_else(tmp_path: Path) -> No
     code, output = negbench(*again, "--set", f"data.root={moved}")
     assert code == 2 and "was made on other data: it has 69 images to train instead of 70" in output
     code, output = negbench(*again, "--set", "epochs=1")
-    assert code == 2 and "only data.root and data.workers may be set" in output
+    assert code == 2 and "its settings; only data.root, data.workers, data.fingerprint may be set" in output
 
 
 def test_code_that_a_bundle_brings_runs_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
