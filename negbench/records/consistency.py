@@ -89,17 +89,25 @@ def misfits(records: Records) -> list[str]:
 
 def _of_done(records: Records) -> list[str]:
     folder, summary, rows = records.folder, records.summary, records.rows
-    found = []
-    for path in (folder.config, folder.summary, folder.environment, folder.metrics):
-        if not path.exists():
-            found.append(f"{path.name} is missing")
+    needed = {
+        folder.config: records.settings,
+        folder.summary: summary,
+        folder.environment: records.environment,
+        folder.metrics: rows,
+    }
+    damaged = {reason.partition(": ")[0] for reason in records.damage}
+    found = [
+        f"{path.name} is missing or empty"
+        for path, content in needed.items()
+        if not content and path.name not in damaged
+    ]
     if summary.get("status", "done") != "done":
         found.append(f"the run is marked done, and summary.json says {summary['status']}")
     if summary and (damage := damage_of(summary)):
         found.append(damage)
-    epochs, last = records.settings.get("epochs"), rows[-1]["epoch"] if rows else 0
-    if epochs and last != epochs and not _names(records.damage, "metrics.jsonl"):
-        found.append(f"metrics.jsonl ends at epoch {last} of {epochs}")
+    epochs = records.settings.get("epochs")
+    if epochs and rows and rows[-1]["epoch"] != epochs:
+        found.append(f"metrics.jsonl ends at epoch {rows[-1]['epoch']} of {epochs}")
     of_rows = figures_of(rows) | {"steps": rows[-1]["step"]} if rows else {}
     of_evaluations = top1_figures({k: v for k, v in records.evaluations.items() if v and "step" not in v})
     for source, figures in (("metrics.jsonl", of_rows), ("evaluations/", of_evaluations)):
@@ -142,7 +150,3 @@ def _run_id_of(records: Records) -> str | None:
 def _code_digest(file: PluginFile, source: bytes) -> str:
     """Return the digest of a method's code, once for all runs of the same `source`."""
     return code_digest(file)
-
-
-def _names(damage: list[str], name: str) -> bool:
-    return any(reason.startswith(f"{name}: ") for reason in damage)

@@ -103,7 +103,8 @@ def test_the_records_of_a_whole_run_fit_each_other(tmp_path: Path) -> None:
         (lambda run: replace(run.config, "epochs: 4", "epochs: 9"), "metrics.jsonl ends at epoch 4 of 9"),
         (lambda run: run.data.write_text('{"classes": []}'), "data.json: train: Field required"),
         (lambda run: (run.evaluations / "knn.json").write_text("[1]"), "knn.json: it holds no object, but list"),
-        (lambda run: run.environment.unlink(), "environment.json is missing"),
+        (lambda run: run.summary.write_text("{}"), "summary.json is missing or empty"),
+        (lambda run: run.environment.unlink(), "environment.json is missing or empty"),
     ],
 )
 def test_what_does_not_fit_is_damaged_and_says_so(

@@ -43,8 +43,8 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
         "mocos1": ("damaged", "summary.json: EOF while parsing an object at line 1 column 1"),
         "mocos2": ("damaged", "config.yaml: while parsing a flow node " + place),
         "mocos3": ("other version", "its records are of schema 99, this negbench reads 2"),
-        "mocos4": ("damaged", "environment.json is missing"),
-        "mocos5": ("damaged", "metrics.jsonl is missing"),
+        "mocos4": ("damaged", "environment.json is missing or empty"),
+        "mocos5": ("damaged", "metrics.jsonl is missing or empty"),
         "mocos6": ("interrupted", "SIGINT"),
         "mocos7": ("dead", "its process ended without a record; the same command resumes"),
         "mocos8": ("done", ""),
@@ -53,7 +53,7 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
         "mocos11": ("damaged", "summary.json: knn_top1: Input should be a finite number"),
         "mocos12": ("damaged", "metrics.jsonl ends at epoch 3 of 4"),
         "mocos13": ("damaged", "metrics.jsonl: line 10: knn_top1: Input should be a finite number"),
-        "mocos14": ("damaged", "metrics.jsonl ends at epoch 0 of 4"),
+        "mocos14": ("damaged", "metrics.jsonl is missing or empty"),
     }
     report = reports.build(output)
     assert len(report.unused) == 14
