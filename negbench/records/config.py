@@ -45,7 +45,7 @@ def read_settings(path: Path) -> Flat:
     except ValidationError as error:
         raise DamagedError(path, reason_of(error)) from None
     except Exception as error:  # PyYAML raises more than YAMLError, as KeyError for `!!bool x`
-        raise DamagedError(path, " ".join(str(error).split()) or type(error).__name__) from None
+        raise DamagedError(path, f"it is no YAML of settings: {' '.join(str(error).split())}") from None
     return settings
 
 

@@ -38,7 +38,7 @@ class Records:
     settings: Flat
     summary: dict[str, Any]
     environment: dict[str, Any]
-    rows: list[dict[str, Any]]  # of metrics.jsonl, without those of training steps
+    rows: list[dict[str, Any]]  # of metrics.jsonl
     evaluations: dict[str, dict[str, Any]]  # by protocol
     damage: list[str] = field(default_factory=list)
 
@@ -47,13 +47,13 @@ class Records:
         return str(self.summary.get("run_id") or self.folder.path.name)
 
 
-def read_records(path: Path) -> Records:
-    """Read a run's folder."""
+def read_records(path: Path, with_steps: bool = False) -> Records:
+    """Read a run's folder, on request with the rows of training steps."""
     folder, damage = RunFolder(path), list[str]()
     settings = readable(damage, read_settings, folder.config) or {}
     summary = readable(damage, read_form, folder.summary, SUMMARY) or {}
     environment = readable(damage, read_form, folder.environment, ENVIRONMENT) or {}
-    rows = readable(damage, read_rows, folder.metrics, with_steps=False) if folder.metrics.exists() else None
+    rows = readable(damage, read_rows, folder.metrics, with_steps) if folder.metrics.exists() else None
     evaluations = {
         name: readable(damage, read_form, folder.evaluations / f"{name}.json", EVALUATION) or {}
         for name, protocol in PROTOCOLS.items()
@@ -68,7 +68,7 @@ def problems(path: Path) -> list[str]:
 
     Records that are not there yet, as in a run that is not done, are no problem.
     """
-    records = read_records(path)
+    records = read_records(path, with_steps=True)
     found = misfits(records)
     if records.run_id != path.absolute().name:
         found.append(f"the folder's name is not the run's id, {records.run_id}")

@@ -54,7 +54,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedError(path, str(error)) from None
     if not isinstance(content, dict):
-        raise DamagedError(path, f"it holds no object, but {type(content).__name__}")
+        raise DamagedError(path, f"it holds {json.dumps(content)[:20]}, and no object")
     return content
 
 

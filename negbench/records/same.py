@@ -1,5 +1,6 @@
 """Whether a run on disk is what is asked for: made on the same data, and by the same code."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,23 @@ ANEW = (
     "give the data as it was, or name this data by --set data.version=NAME, or choose another --output, or make the "
     "run anew with --fresh"
 )
+Note = Callable[[str], None]
 
 
-def check_data(folder: RunFolder, now: DataRecord | None, remedy: str = ANEW) -> None:
-    """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared."""
-    content = _compared(folder.data, DATA)
+def check_data(folder: RunFolder, now: DataRecord | None, remedy: str = ANEW, note: Note | None = None) -> None:
+    """Raise UserError if the run in `folder` has other data on record than `now`; what is not known is not compared.
+
+    A record that cannot be read is an UserError too, or a `note`.
+    """
+    content = _compared(folder.data, DATA, note)
     before = DATA.validate_python(content) if content else None
     if before and now and (difference := now.difference(before)):
         raise UserError(f"{folder.path} was made on other data: {difference}; {remedy}")
 
 
-def check_code(folder: RunFolder, method: PluginFile) -> None:
-    """Raise UserError if the run in `folder` was made by another code of its method; an unknown one is not compared."""
-    before = _compared(folder.environment, ENVIRONMENT).get("method_code")
+def check_code(folder: RunFolder, method: PluginFile, note: Note | None = None) -> None:
+    """Raise UserError if the run in `folder` was made by another code of its method; as `check_data`."""
+    before = _compared(folder.environment, ENVIRONMENT, note).get("method_code")
     if before and before != code_digest(method):
         raise UserError(
             f"{folder.path} was made by another code than {method.path} has now; make it anew with --fresh, choose "
@@ -37,11 +42,14 @@ def check_code(folder: RunFolder, method: PluginFile) -> None:
         )
 
 
-def _compared(path: Path, form: TypeAdapter[Any]) -> dict[str, Any]:
-    """Return the record in a file, empty if there is none. UserError, with a way out, if it cannot be read."""
+def _compared(path: Path, form: TypeAdapter[Any], note: Note | None) -> dict[str, Any]:
+    """Return the record in a file, empty if there is none."""
     try:
         return read_form(path, form)
     except DamagedError as error:
-        raise UserError(
-            f"{error}; delete the file to use the run without comparing it, or make the run anew with --fresh"
-        ) from None
+        if note is None:
+            raise UserError(
+                f"{error}; delete the file to use the run without comparing it, or make the run anew with --fresh"
+            ) from None
+        note(f"{error}; it is written anew, and the run not compared with it")
+        return {}

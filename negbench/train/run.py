@@ -59,7 +59,7 @@ def execute(
     trainer = None
     try:
         with recorded(folder, lambda: summarize(setup, folder, trainer, {})) if rank() == 0 else nullcontext():
-            if _by_rank_0(lambda: _open(folder, setup, fresh)):
+            if _by_rank_0(lambda: _open(folder, setup, fresh, loggers.note)):
                 return _report_finished(folder, loggers)
             trainer = _trainer(setup, folder, loggers)
             trainer.stopping.stop_after = stop_after
@@ -98,12 +98,12 @@ def _report_finished(folder: RunFolder, loggers: Loggers) -> dict[str, Any]:
     return summary
 
 
-def _open(folder: RunFolder, setup: Setup, fresh: bool) -> bool:
+def _open(folder: RunFolder, setup: Setup, fresh: bool, note: Callable[[str], None]) -> bool:
     """Take the folder and write what is known at the start. True if another process has finished the run meanwhile."""
     folder.open(fresh)
     if checkpoint.find(folder.checkpoints):
-        check_code(folder, setup.resolved.method_file)
-        check_data(folder, setup.record)
+        check_code(folder, setup.resolved.method_file, note)
+        check_data(folder, setup.record, note=note)
     if folder.is_done():
         return True
     if setup.record is not None:

@@ -102,7 +102,7 @@ def test_the_records_of_a_whole_run_fit_each_other(tmp_path: Path) -> None:
         (lambda run: replace(run.config, "seed: 0", "seed: 7"), "config.yaml is of the run golden-moco-s7-"),
         (lambda run: replace(run.config, "epochs: 4", "epochs: 9"), "metrics.jsonl ends at epoch 4 of 9"),
         (lambda run: run.data.write_text('{"classes": []}'), "data.json: train: Field required"),
-        (lambda run: (run.evaluations / "knn.json").write_text("[1]"), "knn.json: it holds no object, but list"),
+        (lambda run: (run.evaluations / "knn.json").write_text("[1]"), "knn.json: it holds [1], and no object"),
         (lambda run: run.summary.write_text("{}"), "summary.json is missing or empty"),
         (lambda run: run.environment.unlink(), "environment.json is missing or empty"),
     ],
@@ -115,6 +115,13 @@ def test_what_does_not_fit_is_damaged_and_says_so(
     (told,) = [told for told in load([run.path]) if not told.is_used]
     assert told.state == "damaged" and told.reason.startswith(said)
     assert told.reason in problems(run.path)
+
+
+def test_rows_of_training_steps_are_read_on_request(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    rows = run.metrics.read_text().splitlines(keepends=True)
+    run.metrics.write_text("".join([rows[0], rows[4], *rows[1:4], *rows[5:]]))
+    assert problems(run.path) == ["metrics.jsonl: its steps go back"]
 
 
 def test_an_evaluation_after_the_end_is_not_compared(tmp_path: Path) -> None:

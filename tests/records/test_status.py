@@ -88,7 +88,7 @@ def test_what_a_row_shows(make: Make) -> None:
             "damaged",
             "environment.json: it holds no object",
         ),
-        ({"job": "null", "environment": {}}, None, "damaged", "job.json: it holds no object"),
+        ({"job": "null", "environment": {}}, None, "damaged", "job.json: it holds null, and no object"),
         ({"job": "null", "done": ""}, None, "done", ""),
         ({}, None, "new", ""),
     ],

@@ -41,7 +41,7 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
     assert states == {
         "mocos0": ("damaged", "metrics.jsonl: line 8 is cut or damaged"),
         "mocos1": ("damaged", "summary.json: EOF while parsing an object at line 1 column 1"),
-        "mocos2": ("damaged", "config.yaml: while parsing a flow node " + place),
+        "mocos2": ("damaged", "config.yaml: it is no YAML of settings: while parsing a flow node " + place),
         "mocos3": ("other version", "its records are of schema 99, this negbench reads 2"),
         "mocos4": ("damaged", "environment.json is missing or empty"),
         "mocos5": ("damaged", "metrics.jsonl is missing or empty"),

@@ -242,9 +242,12 @@ def test_what_a_run_was_made_of_is_compared_or_refused(tmp_path: Path) -> None:
     check_code(folder, method)
     check_data(folder, None)
     for path, check in (
-        (folder.environment, lambda: check_code(folder, method)),
-        (folder.data, lambda: check_data(folder, None)),
+        (folder.environment, lambda note: check_code(folder, method, note)),
+        (folder.data, lambda note: check_data(folder, None, note=note)),
     ):
         path.write_text('{"classes": 5, "method_code": 5}')
         with pytest.raises(UserError, match=f"{path} is damaged: .*; delete the file to use the run without comparing"):
-            check()
+            check(None)
+        notes: list[str] = []
+        check(notes.append)
+        assert [note.partition("; ")[2] for note in notes] == ["it is written anew, and the run not compared with it"]
