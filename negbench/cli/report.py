@@ -15,7 +15,7 @@ RESULTS = Path("results")
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run folders, folders of runs, or studies in results/. Default: results."),
+        typer.Argument(help="Run folders, folders with runs at any depth, or studies in results/. Default: results."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write. Default: `report` beside the runs.")] = None,
     baseline: Annotated[
@@ -38,13 +38,18 @@ def report(
                 raise UserError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
         paths, benches = find(runs or [], RESULTS), BENCHES.find(runs or [], RESULTS)
         tunings = TUNINGS.find(runs or [], RESULTS)
-        folder = output or _beside(paths, [*benches, *tunings], runs or []) / "report"
+        folder = output or _beside(paths, [*benches, *tunings], [Path(name) for name in runs or []]) / "report"
         write.check_output(folder)
         show_and_write(paths, benches, folder, baseline, target or [], tables_only, tunings)
 
 
-def _beside(paths: list[Path], others: list[Path], arguments: list[str]) -> Path:
-    """Where a report goes by default: beside the runs, and into the folder of a bench or tuning that alone is named."""
-    if others and others == [Path(argument) for argument in arguments]:
+def _beside(paths: list[Path], others: list[Path], named: list[Path]) -> Path:
+    """Where a report goes by default: into the folder whose runs are named, beside a run that is named itself.
+
+    Benches and tunings that alone are named hold it in the first of them.
+    """
+    if others and others == named:
         return others[0]
-    return [*paths, *others][0].parent
+    first = [*paths, *others][0]
+    searched = [] if first in named else [folder for folder in (*named, RESULTS) if first.is_relative_to(folder)]
+    return searched[0] if searched else first.parent

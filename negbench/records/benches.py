@@ -8,12 +8,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from negbench.records.files import storage_error, write_json
+from negbench.records.find import BENCH
 from negbench.records.forms import Amount, Plain, Positive, Quantity, Record, RecordedFolders, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 
 BENCH_SCHEMA_VERSION = 1
-BENCHES = RecordedFolders("bench.json")
+BENCHES = RecordedFolders(BENCH)
 
 
 class BenchFolder:

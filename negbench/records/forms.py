@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypeAliasType
 
 from negbench.records.files import DamagedError, read_json, read_object
+from negbench.records.find import search
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,8 +74,8 @@ class RecordedFolders:
         return (path / self.record).exists()
 
     def inside(self, folder: Path) -> list[Path]:
-        """Return those in `folder`, by name."""
-        return sorted(path for path in folder.iterdir() if self.has(path)) if folder.is_dir() else []
+        """Return those in `folder`, at any depth, by name."""
+        return sorted(path for path, names in search(folder) if self.record in names) if folder.is_dir() else []
 
     def studies(self, folder: Path) -> dict[Path, str]:
         """Return the studies of those in `folder`; empty if a record cannot be read."""

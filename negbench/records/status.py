@@ -7,6 +7,7 @@ from typing import Any
 
 from negbench.records import earlier
 from negbench.records.config import read_settings
+from negbench.records.find import OF_RUNS, search
 from negbench.records.forms import read_form, readable
 from negbench.records.jobs import Job, JobNote, is_active, read_note, waits_here
 from negbench.records.metrics import Row, parse
@@ -55,16 +56,17 @@ def is_run(path: Path) -> bool:
 
     The folder of an imported encoder holds `encoder.json`.
     """
-    return not (path / "encoder.json").exists() and any(
-        (path / name).exists() for name in ("config.yaml", "job.json", "run.log", "summary.json")
-    )
+    return not (path / "encoder.json").exists() and any((path / name).exists() for name in OF_RUNS)
 
 
 def find_runs(output: Path) -> list[Path]:
-    """Return the run folders in `output`, by name. UserError if it is not a folder."""
+    """Return the run folders in `output`, at any depth, by name. UserError if it is not a folder.
+
+    The trials of a tuning in it are not among them, nor are published records (`find.PUBLISHED`).
+    """
     if not output.is_dir():
         raise UserError(f"there is no folder {output}; --output names the parent folder of runs")
-    return sorted(path for path in output.iterdir() if is_run(path))
+    return sorted(path for path, names in search(output) if not names.isdisjoint(OF_RUNS) and is_run(path))
 
 
 def status_of(path: Path, known: dict[str, Job] | None) -> RunStatus:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from negbench.records.find import TUNING
 from negbench.records.forms import Fraction, Name, Plain, Positive, RecordedFolders, Whole, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
@@ -15,7 +16,7 @@ from negbench.settings.keys import Flat
 from negbench.settings.space import Space
 
 TUNING_SCHEMA_VERSION = 1
-TUNINGS = RecordedFolders("tuning.json")
+TUNINGS = RecordedFolders(TUNING)
 SCORE = "knn_top1_validation"  # of summary.json: kNN (k = 20) on the held-out images at the last step
 
 
