@@ -68,6 +68,17 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}%"
 
 
+def inert(text: str) -> str:
+    """Return a text for a CSV file, of which no spreadsheet makes a formula: one that it would begins with `'`."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` for the known word closest to `word`, or "" if none is close.
 

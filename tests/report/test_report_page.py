@@ -84,6 +84,21 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "\\toprule" in latex and "\\bottomrule" in latex
 
 
+def test_a_spreadsheet_makes_no_formulas_of_csv_files(tmp_path: Path) -> None:
+    study, output = records.study(tmp_path), tmp_path / "results"
+    records.write(output, study, "moco", 0, 0.5, summary={"=1+1": '=HYPERLINK("x")', "label": "@SUM(1)", "low": -2})
+    records.write(output, study, "moco", 1, 0, state="failed", error="=cmd|' /C calc'!A0")
+    page = report_files.write(reports.build(output), tmp_path / "report", lambda text: None)
+    lines = pd.read_csv(page.parent / "runs.csv")
+    assert lines["'=1+1"][0] == '\'=HYPERLINK("x")' and lines["label"][0] == "'@SUM(1)"
+    assert lines["reason"][1] == "'=cmd|' /C calc'!A0"
+    assert lines["low"][0] == -2
+    texts = {"text": ["-x", "+1", "−1", "\t=1", "a=b", None, 1], "number": [-1.5, 2, 3, 4, 5, 6, float("nan")]}
+    tables.write_csv(pd.DataFrame(texts), tmp_path / "t.csv")
+    shown = (tmp_path / "t.csv").read_text().splitlines()
+    assert shown == ["text,number", "'-x,-1.5", "+1,2.0", "−1,3.0", "'\t=1,4.0", "a=b,5.0", ",6.0", "1,"]
+
+
 def test_the_pareto_front() -> None:
     points = [(1.0, 0.5), (2.0, 0.4), (3.0, 0.7), (3.0, 0.6), (4.0, 0.7), (5.0, 0.9)]
     assert pareto_front(points) == [(1.0, 0.5), (3.0, 0.7), (5.0, 0.9)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from negbench.report.tables.base import Table
+from negbench.runtime import words
 
 WIDE = 6  # columns from which on a table spans both columns of a page
 _MARKDOWN = re.compile(r"([\\`*<>|\[\]])")
@@ -22,9 +23,19 @@ _SYMBOLS = {"−": "$-$", "±": r"$\pm$", "∞": r"$\infty$", "–": "--"}  # th
 
 def write_table(table: Table, folder: Path) -> None:
     """Write `SLUG.csv`, the numbers, and `SLUG.md` and `SLUG.tex`, what a reader sees."""
-    table.data.to_csv(folder / f"{table.slug}.csv", index=False)
+    write_csv(table.data, folder / f"{table.slug}.csv")
     (folder / f"{table.slug}.md").write_text(to_markdown(table), encoding="utf-8")
     (folder / f"{table.slug}.tex").write_text(to_latex(table), encoding="utf-8")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as CSV, of whose texts no spreadsheet makes formulas."""
+    safe = frame.copy()
+    for name in frame:
+        values = [words.inert(value) if isinstance(value, str) else value for value in frame[name]]
+        if any(isinstance(value, str) for value in values):
+            safe[name] = pd.Series(values, frame.index, dtype=object)
+    safe.rename(columns=words.inert).to_csv(path, index=False)
 
 
 def to_markdown(table: Table) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import negbench
-from negbench.report.page.tables import write_table
+from negbench.report.page.tables import write_csv, write_table
 from negbench.report.read.runs import Run
 from negbench.report.sections import RecordSection, Report
 from negbench.runtime.errors import UserError
@@ -33,7 +33,7 @@ def write(
             folder.mkdir(parents=True)
         for table in report.tables:
             write_table(table, partial / "tables")
-        _run_table(report.runs).to_csv(partial / "runs.csv", index=False)
+        write_csv(_run_table(report.runs), partial / "runs.csv")
         (partial / MANIFEST).write_text(json.dumps(_facts(report), indent=1) + "\n")
         from negbench.report.page.page import write_page
 
