@@ -20,7 +20,8 @@ from negbench.records.same import check_code, check_data
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import to_yaml
+from negbench.settings.cautions import cautions_of
+from negbench.settings.keys import flatten, to_yaml
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch
 from negbench.train.loggers.base import LoggedRun, Logger, Loggers
@@ -63,6 +64,7 @@ def execute(
                 return _report_finished(folder, loggers)
             trainer = _trainer(setup, folder, loggers)
             trainer.stopping.stop_after = stop_after
+            _by_rank_0(lambda: _caution(setup, trainer))
             return _train_and_evaluate(setup, trainer)
     finally:
         loggers.close()
@@ -132,6 +134,14 @@ def _trainer(setup: Setup, folder: RunFolder, loggers: Loggers) -> Trainer:
     else:
         _load(trainer, newest)
     return trainer
+
+
+def _caution(setup: Setup, trainer: Trainer) -> None:
+    """Note what is odd about the run's settings, or about how it is resumed."""
+    epochs = [row for row in trainer.folder.read_metrics() if row["kind"] == "epoch"]
+    paces = {row["step"] / row["epoch"] for row in epochs} | {trainer.steps_per_epoch}
+    for clause in cautions_of(flatten(setup.config), len(setup.splits.train), paces):
+        trainer.loggers.note(f"caution: {clause}")
 
 
 def _load(trainer: Trainer, path: Path) -> None:
