@@ -39,10 +39,11 @@ NOT_MADE = (*INPUT_FOLDERS, "home", "log")  # in a revision's results, and not t
 RENAMED: dict[str, str] = {}  # "summary.json:OLD_KEY": "NEW_KEY", at any depth of that file; a column of a table alike
 ADDED = {  # keys that NEW alone may have, at any depth of the file
     "summary.json": frozenset(("ending", "changed")),
-    "environment.json": frozenset(("changed", "changes", "method_code", "results_version")),
+    "environment.json": frozenset(("changed", "changes", "method_code", "results_version", "decoders")),
     "job.json": frozenset(("changed",)),
     "encoder.json": frozenset(("version", "negbench_version")),
-    **dict.fromkeys(("config.yaml", "bench.json", "report.json"), frozenset(("loggers", "version", "data.version"))),
+    "bench.json": frozenset(("loggers", "version", "data.version", "decoders")),
+    **dict.fromkeys(("config.yaml", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
 ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version", "run_id", "metrics_sha256"))
 ADDED_FILES = re.compile(r"(.*/)?(data\.json|manifest\.json|changes.*\.patch|code/.*\.py)")

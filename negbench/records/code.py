@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from negbench import RESULTS_VERSION
 from negbench.records.files import write_atomically
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.changes import PATCH, changes
@@ -16,7 +17,8 @@ def write_code(folder: RunFolder, method: PluginFile) -> dict[str, Any]:
         target = folder.method if method.module is None and path == method.path else folder.code / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, path.read_bytes())
-    return {"method_code": code_digest(method), "changes": _write_patch(folder)}
+    known = {"method_code": code_digest(method), "results_version": RESULTS_VERSION}
+    return known | {"changes": _write_patch(folder)}
 
 
 def _write_patch(folder: RunFolder) -> str | None:

@@ -57,6 +57,7 @@ class Environment(Record):
     negbench_version: str | None = None
     git_revision: str | None = None
     method_code: str | None = None
+    results_version: Amount | None = None
     reproduce: list[str] | None = None
     changed: dict[str, Plain] | None = None
     attempts: list[dict[str, Plain]] = Field(default=[])

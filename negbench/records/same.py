@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from negbench import RESULTS_VERSION
 from negbench.records.data import DATA, DataRecord
 from negbench.records.files import DamagedError
 from negbench.records.forms import read_form
@@ -33,8 +34,18 @@ def check_data(folder: RunFolder, now: DataRecord | None, remedy: str = ANEW, no
 
 
 def check_code(folder: RunFolder, method: PluginFile, note: Note | None = None) -> None:
-    """Raise UserError if the run in `folder` was made by another code of its method; as `check_data`."""
-    before = _compared(folder.environment, ENVIRONMENT, note).get("method_code")
+    """Raise UserError if the run in `folder` was made by other code of its method, or under another RESULTS_VERSION.
+
+    As `check_data` otherwise.
+    """
+    environment = _compared(folder.environment, ENVIRONMENT, note)
+    version, before = environment.get("results_version"), environment.get("method_code")
+    if version is not None and version != RESULTS_VERSION:
+        raise UserError(
+            f"{folder.path} was made by a negbench of results version {version}, and this one has {RESULTS_VERSION}: "
+            "their results cannot be compared (CHANGELOG.md); make it anew with --fresh, choose another --output, or "
+            "use the version of negbench that made it"
+        )
     if before and before != code_digest(method):
         raise UserError(
             f"{folder.path} was made by another code than {method.path} has now; make it anew with --fresh, choose "

@@ -26,6 +26,7 @@ def describe(device: torch.device, world_size: int, precision: torch.dtype | Non
         "python_version": platform.python_version(),
         "torch_version": torch.__version__,
         "torchvision_version": version("torchvision"),
+        "decoders": f"simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}",
         "cuda_version": torch.version.cuda if device.type == "cuda" else None,
         "cudnn_version": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "nccl_version": ".".join(map(str, torch.cuda.nccl.version())) if device.type == "cuda" else None,

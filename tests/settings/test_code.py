@@ -1,10 +1,12 @@
 """Which changes of a method's code count, and that no run is reused after one."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from negbench import RESULTS_VERSION
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
 from negbench.settings.code import code_digest, code_files
@@ -136,3 +138,31 @@ def test_the_files_of_a_method_have_the_places_that_python_imports_them_from(fol
         name: folder / name for name in ("mine.py", "helper.py", "deeper.py", "pack/__init__.py", "pack/deep.py")
     }
     assert list(code_files(find_method("adco"))) == ["methods/adco.py"]
+
+
+def test_the_results_version_is_the_number_of_entries_that_change_results() -> None:
+    entries = (Path(__file__).parents[2] / "CHANGELOG.md").read_text().partition("\n## ")[2]
+    assert entries.count("**results**") == RESULTS_VERSION
+
+
+def test_no_run_of_another_results_version_is_resumed_or_reused(tmp_path: Path) -> None:
+    resolved = runs.short("simclr", "evaluation.linear=false")
+    run = runs.folder(resolved, tmp_path)
+
+    def claim(version: int | None) -> None:
+        known = json.loads(run.environment.read_text()) | {"results_version": version}
+        run.environment.write_text(json.dumps(known))
+
+    with pytest.raises(Interrupted):
+        runs.start(resolved, tmp_path, runs.StopAt(2))
+    assert json.loads(run.environment.read_text())["results_version"] == RESULTS_VERSION
+    other = rf"was made by a negbench of results version 1, and this one has {RESULTS_VERSION}: their results cannot"
+    claim(1)
+    with pytest.raises(UserError, match=other):
+        runs.start(resolved, tmp_path)
+    claim(None)  # of an earlier version, which is not compared
+    summary = runs.start(resolved, tmp_path)
+    claim(1)
+    with pytest.raises(UserError, match=other):
+        runs.start(resolved, tmp_path)
+    assert run.read_summary() == summary
