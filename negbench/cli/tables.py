@@ -67,7 +67,7 @@ def _show(made: "Report", console: "Console") -> None:
         for table in other.tables:
             print_table(console, table)
     if made.unused:
-        console.print(f"{len(made.unused)} of {len(made.runs)} runs are without a result:", markup=False)
+        console.print(f"{len(made.unused)} of {len(made.runs)} runs are not used:", markup=False)
         for run in made.unused:
             reason = f": {run.reason}" if run.reason else ""
             console.print(f"  {run.name} ({run.state}{reason})", markup=False)

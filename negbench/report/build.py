@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from negbench.records.tunings import Tuning
 from negbench.report.read.benches import Bench
+from negbench.report.read.circumstances import settled
 from negbench.report.read.comparisons import Comparison, compare, slug_of
 from negbench.report.read.runs import Run
 from negbench.report.sections import BenchSection, Report, Section, TuningSection
@@ -30,10 +31,13 @@ def build(
     tunings: Sequence[Tuning] = (),
 ) -> Report:
     """Return a report, whose figures are drawn when it is written. UserError if there is no row `baseline`."""
+    runs = settled(runs)
     comparisons = compare(runs)
     chosen = _baseline(comparisons, benches, baseline)
     sections = [
-        Section(c, findings(c, chosen), cautions(c, chosen), _tables(c, chosen, targets), diagnostic_tables(c))
+        Section(
+            c, findings(c, chosen), cautions(c, chosen, comparisons), _tables(c, chosen, targets), diagnostic_tables(c)
+        )
         for c in comparisons
     ]
     swept: dict[str, list[Ablation]] = {}

@@ -64,13 +64,11 @@ def test_damaged_and_unfinished_runs_are_listed_with_the_reason(tmp_path: Path) 
     )  # one had no settings to place it by
 
 
-def test_the_same_run_twice_counts_once(golden: Path, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_no_missing_seed(tmp_path: Path) -> None:
     study = records.study(tmp_path)
-    for name in ("a", "b"):
-        records.write(tmp_path / name, study, "moco", 0, 0.8)
-    paths = [*find([str(tmp_path / "a")], tmp_path), *find([str(tmp_path / "b")], tmp_path)]
-    loaded = load(paths)
-    assert [run.state for run in loaded] == ["done", "damaged"]
-    assert loaded[1].reason == f"the same run as {paths[0]}, which stands for both"
-    (paths[0] / "metrics.jsonl").write_text('{"kind"')
-    assert [run.state for run in load(paths)] == ["damaged", "done"]  # the whole one
+    damaged, whole = (records.write(tmp_path / name, study, "moco", 0, 0.8).path for name in ("a", "b"))
+    (damaged / "metrics.jsonl").write_text('{"kind"')
+    report = reports.build(tmp_path)
+    assert [run.state for run in report.runs] == ["damaged", "done"]
+    assert report.runs[0].reason.endswith(f"; the same run as {whole}, which is counted")
+    assert report.sections[0].comparison.rows[0].seeds == "1"

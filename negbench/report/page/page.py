@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ENVIRONMENT = (
     *("device", "device_type", "world_size", "precision", "cpu", "num_threads", "load_average", "power_limit_watts"),
     *("python_version", "torch_version", "torchvision_version", "cuda_version", "cudnn_version", "nccl_version"),
-    *("driver_version", "negbench_version", "git_revision", "data_filesystem", "time"),
+    *("driver_version", "negbench_version", "git_revision", "results_version", "method_code"),
+    *("decoders", "data_filesystem", "time"),
 )
 
 

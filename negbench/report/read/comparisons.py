@@ -2,24 +2,29 @@
 
 A row is what its seeds share: study, method, and every setting that can change a result. A comparison is the rows that
 are equal in everything that is not the method's own: in the controlled track all but `method.*` and `optimizer.lr`; in
-the recipe track data, batch, precision and evaluation. What a row differs in is its label, what a comparison differs in
-its title.
+the recipe track data, batch, precision and evaluation. In both tracks its runs are of equal data and of one
+RESULTS_VERSION. What a row differs in is its label, what a comparison differs in its title.
 """
 
 import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from negbench.records import earlier
 from negbench.records.summary import changed_in
+from negbench.report.read.circumstances import FOLDER, MACHINE, Labels, assumed, data_labels, fact
 from negbench.report.read.runs import Run
 from negbench.settings.keys import Flat, is_own, leaves, plain
 from negbench.settings.schema import RunConfig
 
 RECIPE_KEYS = ("data.", "evaluation.", "batch_size")
+RECORDED = ("data", "results_version")  # no settings, but what must be equal in a comparison where it is known
+USED = ("precision", "processes")  # as above, and among the settings of every row
+CODE = "code"
+OF_ROWS = (CODE, FOLDER, *MACHINE)  # no settings, but what may tell rows of a comparison apart
 _OPERATIONAL = {
     key for key, field in leaves(RunConfig) if field.json_schema_extra and not field.json_schema_extra["scientific"]
 }
@@ -34,13 +39,18 @@ class Row:
 
     method: str
     label: str
-    settings: Flat  # that can change a result, the seed aside, with the precision and the number of processes
+    settings: Flat  # that can change a result, the seed aside, and what is none and tells rows apart
     runs: tuple[Run, ...]
     unused: tuple[Run, ...] = ()
+    recorded: Flat = field(default_factory=dict)  # what is known of its data, results version and method's code
 
     @property
     def key(self) -> str:
         return (self.runs or self.unused)[0].digest
+
+    def may_meet(self, other: "Row") -> bool:
+        """Return whether the rows may be compared: not if they are of other code of one method."""
+        return self.method != other.method or self.recorded.get(CODE) == other.recorded.get(CODE)
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """Return a figure of `summary.json` by seed, if it is known."""
@@ -68,6 +78,7 @@ class Comparison:
     settings: Flat  # that all rows share
     rows: tuple[Row, ...]
     hardware: str = ""  # where it is of one kind
+    group: str = ""  # the same for comparisons that differ in `RECORDED` and `USED` alone
 
     @property
     def runs(self) -> list[Run]:
@@ -102,7 +113,8 @@ class Comparison:
 
         Empty for a row of the baseline itself. Results play no part in the choice.
         """
-        candidates = [other for other in self.rows if baseline in (other.label, other.method)]
+        named = [other for other in self.rows if baseline in (other.label, other.method)]
+        candidates = [other for other in named if row.may_meet(other)]
         if any(other.label == row.label for other in candidates):
             return []
         shared = {other.label: sum(row.settings.get(k) == v for k, v in other.settings.items()) for other in candidates}
@@ -125,14 +137,11 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
             place = place_of.get(row, place)
         place_of.setdefault(row, place)
         rows.setdefault(place, []).append(run)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[list[Run]]] = {}
     for members in rows.values():
-        made = _row(members)
-        settings = _DEFAULTS | made.settings
-        shared = {key: value for key, value in settings.items() if not _may_differ(key, members[0].track)}
-        group = json.dumps([members[0].study, members[0].track, shared], sort_keys=True)
-        groups.setdefault(group, []).append(made)
-    return _named(list(groups.values()))
+        groups.setdefault(_group_of(members[0], _settings(members)), []).append(members)
+    labels = data_labels(placed)
+    return _named([part for group in groups.values() for part in _parts(group, labels)])
 
 
 def differing(settings: Sequence[Flat]) -> list[str]:
@@ -152,20 +161,68 @@ def _circumstances(run: Run) -> Flat:
     return {"precision": precision, "processes": run.environment.get("world_size") or 1}
 
 
-def _row(runs: Sequence[Run]) -> Row:
+def _parts(group: Sequence[Sequence[Run]], labels: Labels) -> Iterator[list[Row]]:
+    """Yield the rows of each part of a group that is of equal data and of one RESULTS_VERSION."""
+    runs = [run for members in group for run in members]
+    known = {
+        "data": assumed(runs, lambda run: labels.get(run.data)),
+        "results_version": assumed(runs, lambda run: fact(run, "results_version")),
+    }
+    differ = [name for name in RECORDED if len(set(known[name].values())) > 1]
+    recorded = {run: {name: known[name][run] for name in RECORDED} for run in runs}
+    for part in _split(group, lambda run: [recorded[run][name] for name in differ]):
+        made = [row for rows in _split(part, lambda run: run.method) for row in _rows(rows, recorded, differ)]
+        machine = [key for key in MACHINE if any(key in row.settings for row in made)]
+        yield [dataclasses.replace(row, settings=_machine(row, machine) | row.settings) for row in made]
+
+
+def _machine(row: Row, keys: Sequence[str]) -> Flat:
+    """Return what all runs of a row have, so that its baseline is one of the same machine."""
+    values = {key: {fact(run, key) for run in (*row.runs, *row.unused)} for key in keys}
+    return {key: known.pop() for key, known in values.items() if len(known) == 1}
+
+
+def _rows(rows: Sequence[Sequence[Run]], recorded: Mapping[Run, Flat], shown: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of one method, each of one code."""
+    codes = assumed([run for members in rows for run in members], lambda run: fact(run, "method_code"))
+    shown = [*shown, CODE] if len(set(codes.values())) > 1 else shown
+    for members in (row for some in _split(rows, lambda run: [codes[run], run.apart]) for row in some):
+        first = members[0]
+        known = recorded[first] | {CODE: codes[first][:8]}
+        settings = _settings(members) | {name: known[name] for name in shown} | first.apart
+        used = sorted((run for run in members if run.is_used), key=lambda run: run.seed)
+        unused = sorted((run for run in members if not run.is_used), key=lambda run: run.seed)
+        yield Row(first.method, first.method, settings, tuple(used), tuple(unused), known)
+
+
+def _split(rows: Iterable[Sequence[Run]], key: Callable[[Run], object]) -> list[list[list[Run]]]:
+    """Return the rows in parts of equal `key`; one whose runs differ in it is in several, divided."""
+    parts: dict[str, dict[int, list[Run]]] = {}
+    for number, members in enumerate(rows):
+        for run in members:
+            parts.setdefault(repr(key(run)), {}).setdefault(number, []).append(run)
+    return [list(part.values()) for part in parts.values()]
+
+
+def _settings(runs: Sequence[Run]) -> Flat:
+    """Return what can change a result and is equal in all runs of a row, the seed aside."""
     flats = [run.settings for run in runs]
     left_out = {*_OPERATIONAL, *differing(flats), "seed", "study", "track"}
-    settings = {key: value for key, value in flats[0].items() if key not in left_out} | _circumstances(runs[0])
-    used = sorted((run for run in runs if run.is_used), key=lambda run: run.seed)
-    unused = sorted((run for run in runs if not run.is_used), key=lambda run: run.seed)
-    return Row(runs[0].method, runs[0].method, settings, tuple(used), tuple(unused))
+    return {key: value for key, value in flats[0].items() if key not in left_out} | _circumstances(runs[0])
+
+
+def _group_of(run: Run, settings: Flat) -> str:
+    shared = {key: value for key, value in (_DEFAULTS | settings).items() if not _may_differ(key, run.track)}
+    return json.dumps([run.study, run.track, shared], sort_keys=True)
 
 
 def _may_differ(key: str, track: str) -> bool:
     """Whether rows of one comparison may differ in `key`."""
+    if key in OF_ROWS:
+        return True
     if track == "controlled":
         return is_own(key)
-    return not key.startswith(RECIPE_KEYS) and key not in ("precision", "processes")
+    return not key.startswith(RECIPE_KEYS) and key not in (*RECORDED, *USED)
 
 
 def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
@@ -182,7 +239,10 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
             parts = [study, *(["recipe track"] if track == "recipe" or both_tracks else []), told(settings, keys)]
             title = ", ".join(part for part in parts if part)
             slug = _unique(slug_of(title), [comparison.slug for comparison in comparisons])
-            comparisons.append(Comparison(study, track, title, slug, settings, tuple(_labelled(group))))
+            first = (group[0].runs or group[0].unused)[0]
+            compared = {key: value for key, value in group[0].settings.items() if key not in (*RECORDED, *USED)}
+            rows, alike = tuple(_labelled(group)), _group_of(first, compared)
+            comparisons.append(Comparison(study, track, title, slug, settings, rows, group=alike))
     return comparisons
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from negbench.records.benches import BENCHES
 from negbench.records.config import read_settings
 from negbench.records.consistency import misfits, read_records
+from negbench.records.data import DataRecord, read_data_record
 from negbench.records.files import read_json
 from negbench.records.forms import readable
 from negbench.records.jobs import Job, jobs_if_asked, read_note
@@ -28,9 +29,9 @@ USED = "done"  # the state of the runs that tables and figures are made of
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One run folder. `state` is `status_of`'s, or "out of memory", "damaged" or "other version"."""
+    """One run folder. `state` is `status_of`'s, or "out of memory", "damaged", "other version" or "copy"."""
 
     path: Path
     state: str
@@ -43,9 +44,12 @@ class Run:
     settings: Flat = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    data: DataRecord | None = None
+    apart: dict[str, str] = field(default_factory=dict)  # what tells it from copies, see `circumstances`
     curve: dict[str, Floats] = field(default_factory=dict)  # of the evaluations, by the names of `CURVE`
     diagnostics: Sequence[dict[str, Any]] = ()  # the records of that kind, in order
     epoch_seconds: Floats = field(default_factory=lambda: np.array([]))
+    steps_per_epoch: tuple[float, ...] = ()  # every value that it had: several if a resume stretched its schedule
 
     @property
     def name(self) -> str:
@@ -102,19 +106,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     """Return every run, in the order of `paths`. Never raises for what is in a folder."""
     notes = {path: read_note(path) for path in paths if not (path / "done").exists()}
     jobs = jobs_if_asked(notes.values())
-    runs = [_load(path, jobs) for path in paths]
-    chosen: dict[str, Path] = {}
-    for run in sorted(runs, key=lambda run: (not run.is_used, run.name != _identity(run))):
-        chosen.setdefault(_identity(run), run.path)
-    return [run if (first := chosen[_identity(run)]) == run.path else _repeated(run, first) for run in runs]
-
-
-def _repeated(run: Run, first: Path) -> Run:
-    return Run(run.path, "damaged", f"the same run as {first}, which stands for both")
-
-
-def _identity(run: Run) -> str:
-    return str(run.summary.get("run_id") or run.path.absolute())
+    return [_load(path, jobs) for path in paths]
 
 
 def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
@@ -132,6 +124,7 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
         "settings": settings,
         "summary": summary,
         "environment": environment,
+        "data": read_data_record(path / "data.json"),
     }
     version = read_json(path / "summary.json").get("schema_version")  # another one may have another form
     if isinstance(version, int) and version != SCHEMA_VERSION:
@@ -143,9 +136,12 @@ def _load(path: Path, jobs: dict[str, Job] | None) -> Run:
         return Run(path, "damaged", "neither its name nor its summary holds a run id", **known)
     evaluations = [row for row in records.rows if row["kind"] == "evaluation"]
     diagnostics = [row for row in records.rows if row["kind"] == "diagnostics"]
-    epoch_seconds = np.array([row["epoch_seconds"] for row in records.rows if row["kind"] == "epoch"], float)
+    epochs = [row for row in records.rows if row["kind"] == "epoch"]
+    epoch_seconds = np.array([row["epoch_seconds"] for row in epochs], float)
+    paces = sorted({row["step"] / row["epoch"] for row in epochs if row["epoch"]})
     curve = {name: np.array([row[name] for row in evaluations], float) for name in CURVE} if evaluations else {}
-    return Run(path, USED, "", **known, curve=curve, diagnostics=diagnostics, epoch_seconds=epoch_seconds)
+    known |= {"curve": curve, "diagnostics": diagnostics, "epoch_seconds": epoch_seconds}
+    return Run(path, USED, "", **known, steps_per_epoch=tuple(paces))
 
 
 def _unfinished(path: Path, status: RunStatus) -> Run:
@@ -166,6 +162,7 @@ def _unfinished(path: Path, status: RunStatus) -> Run:
         settings=settings,
         summary=summary,
         environment=folder.read_environment(),
+        data=read_data_record(folder.data),
     )
 
 

@@ -1,24 +1,31 @@
 """What a reader must know before trusting a comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from negbench.records.crowding import FOR_RUNS, is_crowded
 from negbench.report.read.comparisons import Comparison, Row, differing
 from negbench.report.read.runs import Run
+from negbench.report.sentences.circumstances import of_circumstances
 from negbench.report.tables.diagnostics import has_collapsed
 from negbench.runtime import words
+from negbench.settings.cautions import cautions_of, num_training_images
 from negbench.settings.keys import is_of_method
 
 FEWEST_SEEDS = 3
 FEWEST_EPOCHS = 3
 NAMED = 6  # runs or rows in a sentence
+REPLACED = "encoder_replaced"  # of summary.json
 
 
-def cautions(comparison: Comparison, baseline: str) -> list[str]:
-    """Return a sentence for each thing to know; none if all is as it should be."""
+def cautions(comparison: Comparison, baseline: str, others: Sequence[Comparison] = ()) -> list[str]:
+    """Return a sentence for each thing to know; none if all is as it should be.
+
+    `others` are all comparisons of the report.
+    """
     runs = comparison.runs
     found = [*comparison.notes, *_of_baseline(comparison, baseline), *_of_seeds(comparison)]
-    found += [*_of_equality(comparison), *_of_versions(runs)]
+    found += [*_of_equality(comparison), *of_circumstances(comparison, baseline, others), *_of_versions(runs)]
+    found += [*_of_encoders(comparison), *_of_settings(comparison)]
     if runs and not any(run.curve for run in runs):
         found.append("No run has a curve on held-out images, so there is no time to a target.")
     if hardware := sorted({run.hardware for run in runs})[1:]:
@@ -117,6 +124,34 @@ def _of_versions(runs: Sequence[Run]) -> list[str]:
         told = "ran code with uncommitted changes, so no revision tells what ran"
         found.append(f"{words.count(len(changed), 'run')} {told}.")
     return found
+
+
+def _of_encoders(comparison: Comparison) -> list[str]:
+    """Name the rows whose methods trained another encoder than the study's."""
+    found = []
+    replaced = [row for row in comparison.rows if any(run.summary.get(REPLACED) for run in row.runs)]
+    kept = _parameters(run for row in comparison.rows if row not in replaced for run in row.runs)
+    for row in replaced:
+        own = _parameters(row.runs)
+        against = f" ({own} trainable parameters, where other rows have {kept})" if own and kept else ""
+        found.append(f"The encoder of {row.label} is not the study's, since its method made another{against}.")
+    return found
+
+
+def _parameters(runs: Iterable[Run]) -> str:
+    sizes = {int(size) for run in runs if (size := run.summary.get("parameters")) is not None}
+    return " or ".join(f"{size:,}" for size in sorted(sizes))
+
+
+def _of_settings(comparison: Comparison) -> list[str]:
+    """Name the rows with settings that are odd, though allowed."""
+    found: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for run in row.runs:
+            num_images = num_training_images(run.settings, run.summary["num_images"], run.summary["num_classes"])
+            for clause in cautions_of(run.settings, num_images, run.steps_per_epoch):
+                found.setdefault(clause, []).append(row.label)
+    return [f"{words.some(list(dict.fromkeys(rows)), NAMED)}: {clause}." for clause, rows in found.items()]
 
 
 def _seeds(row: Row) -> set[int]:

@@ -116,11 +116,13 @@ def _without_negatives(comparison: Comparison, metric: str) -> str:
     known = {row.label: count for row in comparison.rows if (count := _num_negatives(row)) is not None}
     without = [row for row in comparison.rows if known.get(row.label) == 0]
     others = [row for row in comparison.rows if known.get(row.label, 0) > 0]
-    pairs = [(row, alone) for alone in without for row in others]
+    pairs = [(row, alone) for alone in without for row in others if row.may_meet(alone)]
     leads = _corrected([paired_difference(a.by_seed(metric), b.by_seed(metric)) for a, b in pairs], pairs)
     sentences = []
-    for alone in without if others else []:
+    for alone in without:
         against = [lead for lead, (_, second) in zip(leads, pairs, strict=True) if second is alone]
+        if not against:
+            continue
         better = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre > 0]
         worse = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre < 0]
         who = f"{alone.label}, which has none"
@@ -169,12 +171,12 @@ def _ranking(rows: Sequence[Row], figures: Mapping[str, Mapping[int, float]], st
     start = f"{start} ({words.count(means[best.label].n, 'seed')}{missing})"
     if len(known) == 1:
         return f"{start}; it is the only row, so there is nothing to compare it with."
-    pairs = [(b, a) for a, b in itertools.combinations(known, 2)]
+    pairs = [(b, a) for a, b in itertools.combinations(known, 2) if a.may_meet(b)]
     leads = _corrected([paired_difference(figures[a.label], figures[b.label]) for b, a in pairs], pairs)
-    leads = leads[: len(known) - 1]  # those of the best
+    leads = [lead for lead, (_, ahead) in zip(leads, pairs, strict=True) if ahead is best]
     paired = [lead for lead in leads if lead.difference.n]
     if not paired:
-        return f"{start}. No other row shares a seed with it, so no difference can be paired."
+        return f"{start}. No other row that may be compared with it shares a seed, so no difference can be paired."
     shown = [f"{text.points(lead.difference)} over {lead.other.label}" for lead in paired[:SHOWN]]
     more = f" and {words.count(len(leads) - len(shown), 'more row')} (see the table)" if len(leads) > len(shown) else ""
     sentence = f"{start}: {', '.join(shown)}{more} (points, paired by seed)."

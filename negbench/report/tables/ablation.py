@@ -8,11 +8,25 @@ from typing import Any
 import pandas as pd
 
 from negbench.report import text
-from negbench.report.read.comparisons import Comparison, Row, differing, is_told, own_values, slug_of, told
+from negbench.report.read.circumstances import UNKNOWN
+from negbench.report.read.comparisons import (
+    CODE,
+    OF_ROWS,
+    RECORDED,
+    Comparison,
+    Row,
+    differing,
+    is_told,
+    own_values,
+    slug_of,
+    told,
+)
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.accuracy import METRICS, is_beyond_chance
 from negbench.report.tables.base import Cell, Table, interval_columns, seeds
 from negbench.runtime import words
+
+_OTHER_DATA = ("data.name", "data.version", "data.image_size")  # settings whose values are of other data each
 
 
 @dataclass(frozen=True)
@@ -58,10 +72,13 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
     for (study, track, method), rows in by_method.items():
         groups, own = _changing_together(rows), own_values(rows)
         keys = [group[0] for group in groups]
-        for key in (group[0] for group in groups if _is_one_setting(group)):
+        for key in (group[0] for group in groups if _is_one_setting(group) and group[0] not in (*RECORDED, *OF_ROWS)):
+            made_of = [name for name in (*RECORDED, CODE) if name != "data" or key not in _OTHER_DATA]
+            made_of = [name for name in made_of if len({row.recorded[name] for row in rows} - {UNKNOWN}) > 1]
             slices: dict[str, list[Row]] = {}
             for row in rows:
-                slices.setdefault(told(row.settings, [other for other in keys if other != key]), []).append(row)
+                others = told(row.settings, [other for other in keys if other != key])
+                slices.setdefault(others + told(row.recorded, made_of), []).append(row)
             for members in slices.values():
                 others = told(members[0].settings, [k for k in keys if k != key and is_told(members[0], k, own)])
                 metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from negbench.report import text
+from negbench.report.read.circumstances import confounded
 from negbench.report.read.comparisons import Comparison, own_values, told
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
@@ -65,6 +66,8 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
             other = comparison.baseline_of(row, baseline)
             assert other is not None
             which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
+            mixed = words.listed(list(confounded(row.runs, other.runs)))
+            which += f", confounded with {mixed}" if mixed else ""
             line.append(Cell(text.points(difference) + which, difference.centre, is_beyond_chance(difference, p_holm)))
             csv_rows[-1] |= {"baseline": other.label} | interval_columns(difference, "difference")
             csv_rows[-1] |= {"p": difference.p, "p_holm": p_holm}

@@ -77,8 +77,13 @@ def cost(comparison: Comparison, baseline: str) -> Table:
 
 
 def default_target(comparison: Comparison, baseline: str) -> float | None:
-    """Return the median over seeds of the baseline's final held-out accuracy. None without a baseline or curves."""
+    """Return the median over seeds of the baseline's final held-out accuracy.
+
+    None without a baseline or curves, and where runs of the baseline are of different code.
+    """
     rows = [row for row in comparison.rows if baseline in (row.label, row.method)]
+    if any(not row.may_meet(rows[0]) for row in rows):
+        return None
     final = [float(run.curve["knn_top1"][-1]) for row in rows for run in row.runs if run.curve]
     return median_interval(final).centre if final else None
 
