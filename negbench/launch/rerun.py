@@ -15,12 +15,11 @@ from negbench.launch.processes import launch
 from negbench.records.manifest import record_files
 from negbench.records.repeat import Repeated, compare
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_data
+from negbench.records.same import check_code, check_data
 from negbench.records.verify import newest_checkpoint
 from negbench.runtime.device import choose_device
 from negbench.runtime.errors import UserError
 from negbench.runtime.place import was_launched
-from negbench.settings.code import code_digest
 from negbench.settings.keys import Flat
 from negbench.settings.resolve import Resolved, restore
 
@@ -87,13 +86,9 @@ def restored(recorded: Path, seed: int | None, place: Flat, trust_code: bool) ->
             raise UserError(f"{folder.method} is code of the run, and would be executed; read it, and add --trust-code")
         sys.path.insert(0, str(folder.code.absolute()))
     resolved, environment = restore(recorded), folder.read_environment()
-    if environment.get("method_code") not in (None, code_digest(resolved.method_file)):
-        revision = environment.get("git_revision") or "unknown"
-        patch = f" with {environment['changes']}" if environment.get("changes") else ""
-        raise UserError(
-            f"{recorded} was made by another code than {resolved.method_file.path} has; install negbench at revision "
-            f"{revision}{patch}"
-        )
+    patch = f" with {environment['changes']}" if environment.get("changes") else ""
+    remedy = f"install negbench at revision {environment.get('git_revision') or 'unknown'}{patch}"
+    check_code(folder, resolved.method_file, remedy)
     config = resolved.config
     data = config.data.model_copy(update={key.partition(".")[2]: value for key, value in place.items()})
     config = config.model_copy(update={"data": data} | ({} if seed is None else {"seed": seed}))

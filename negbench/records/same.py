@@ -33,23 +33,23 @@ def check_data(folder: RunFolder, now: DataRecord | None, remedy: str = ANEW, no
         raise UserError(f"{folder.path} was made on other data: {difference}; {remedy}")
 
 
-def check_code(folder: RunFolder, method: PluginFile, note: Note | None = None) -> None:
+def check_code(folder: RunFolder, method: PluginFile, remedy: str = "", note: Note | None = None) -> None:
     """Raise UserError if the run in `folder` was made by other code of its method, or under another RESULTS_VERSION.
 
     As `check_data` otherwise.
     """
     environment = _compared(folder.environment, ENVIRONMENT, note)
     version, before = environment.get("results_version"), environment.get("method_code")
+    anew = "make it anew with --fresh, choose another --output, or"
     if version is not None and version != RESULTS_VERSION:
         raise UserError(
             f"{folder.path} was made by a negbench of results version {version}, and this one has {RESULTS_VERSION}: "
-            "their results cannot be compared (CHANGELOG.md); make it anew with --fresh, choose another --output, or "
-            "use the version of negbench that made it"
+            f"their results cannot be compared (CHANGELOG.md); {remedy or f'{anew} use the negbench that made it'}"
         )
     if before and before != code_digest(method):
         raise UserError(
-            f"{folder.path} was made by another code than {method.path} has now; make it anew with --fresh, choose "
-            "another --output, or give the changed method a name of its own"
+            f"{folder.path} was made by another code than {method.path} has now; "
+            f"{remedy or f'{anew} give the changed method a name of its own'}"
         )
 
 

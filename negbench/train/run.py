@@ -104,7 +104,7 @@ def _open(folder: RunFolder, setup: Setup, fresh: bool, note: Callable[[str], No
     """Take the folder and write what is known at the start. True if another process has finished the run meanwhile."""
     folder.open(fresh)
     if checkpoint.find(folder.checkpoints):
-        check_code(folder, setup.resolved.method_file, note)
+        check_code(folder, setup.resolved.method_file, note=note)
         check_data(folder, setup.record, note=note)
     if folder.is_done():
         return True
