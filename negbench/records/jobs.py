@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -91,7 +92,7 @@ def jobs() -> dict[str, Job]:
     format_ = ",".join(f"{field}:|" for field in _FIELDS)
     shown = _run("squeue", "--noheader", "--array", "--me", "--states=all", "--Format", format_)
     found: dict[str, Job] = {}
-    for line in shown.splitlines():
+    for line in filter(re.compile(r"\w+\|").match, shown.splitlines()):  # others name a cluster of SLURM_CLUSTERS
         job_id, state, reason, nodes, restarts, *_ = line.strip().split("|")
         found[job_id] = Job(job_id, state, "" if reason == "None" else reason, nodes, int(restarts or 0))
     return found

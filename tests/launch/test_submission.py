@@ -9,7 +9,7 @@ import pytest
 
 from negbench.launch.jobs import preflight, submit
 from negbench.records import locks
-from negbench.records.jobs import MOST_RESTARTS, read_note, watched_jobs
+from negbench.records.jobs import MOST_RESTARTS, Job, jobs, read_note, watched_jobs
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.words import command
 from tests.cli.test_cli import arguments, invoke
@@ -145,3 +145,8 @@ def test_a_node_that_fails_at_every_launch_is_not_tried_for_ever(slurm: FakeSlur
     assert watched_jobs([read_note(path)], told.append) and not told
     slurm.set_queue(("1", "PENDING", HELD, MOST_RESTARTS - 1))
     assert watched_jobs([read_note(path)], told.append) and len(told) == 1
+
+
+def test_a_queue_of_a_named_cluster_is_read(slurm: FakeSlurm) -> None:
+    (slurm.folder / "queue").write_text("CLUSTER: c2\n12_3|RUNNING|None|gpu[1-2]|1|\n\n")
+    assert jobs() == {"12_3": Job("12_3", "RUNNING", "", "gpu[1-2]", 1)}
