@@ -31,7 +31,8 @@ def main() -> None:
                 found[kind, damage.check(folder, path, content, looks[folder]) or "no run's file"] += 1
             except Exception as error:
                 found[kind, "FAULT"] += 1
-                print(f"--first {number} --n 1: {path.relative_to(output)}, {kind}: {type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+                print(f"--first {number} --n 1: {path.relative_to(output)}, {kind}: {why}")
     states = sorted({state for _, state in found})
     print(f"{'damage':8}" + "".join(f"{state:>16}" for state in states))
     for kind in damage.KINDS:

@@ -124,7 +124,7 @@ def top1_figures(evaluations: dict[str, dict[str, Any]]) -> dict[str, float | No
 
 def _at(place: tuple[str, ...], evaluations: Any) -> float | None:
     for key in place:
-        evaluations = evaluations.get(key, {})
+        evaluations = evaluations.get(key, {}) if isinstance(evaluations, dict) else {}
     return evaluations if evaluations != {} else None
 
 

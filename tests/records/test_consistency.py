@@ -102,6 +102,10 @@ def test_the_records_of_a_whole_run_fit_each_other(tmp_path: Path) -> None:
         (lambda run: replace(run.config, "seed: 0", "seed: 7"), "config.yaml is of the run golden-moco-s7-"),
         (lambda run: replace(run.config, "epochs: 4", "epochs: 9"), "metrics.jsonl ends at epoch 4 of 9"),
         (lambda run: run.data.write_text('{"classes": []}'), "data.json: train: Field required"),
+        (
+            lambda run: edit(run.evaluations / "knn.json", trained={"top1": 5}, untrained={"top1": {"20": 0.3}}),
+            "summary.json: knn_top1_untrained is 0.25, and by evaluations/ 0.3",
+        ),
         (lambda run: (run.evaluations / "knn.json").write_text("[1]"), "knn.json: it holds [1], and no object"),
         (lambda run: run.summary.write_text("{}"), "summary.json is missing or empty"),
         (lambda run: run.environment.unlink(), "environment.json is missing or empty"),

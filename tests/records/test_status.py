@@ -86,7 +86,7 @@ def test_what_a_row_shows(make: Make) -> None:
             {"summary": {"status": "failed"}, "environment": "[]"},
             None,
             "damaged",
-            "environment.json: it holds no object",
+            "environment.json: it holds [], and no object",
         ),
         ({"job": "null", "environment": {}}, None, "damaged", "job.json: it holds null, and no object"),
         ({"job": "null", "done": ""}, None, "done", ""),
