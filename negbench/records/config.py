@@ -52,6 +52,8 @@ def read_settings(path: Path) -> Flat:
 @cache
 def _parsed(text: str) -> Flat:
     """Parsed once for all seeds: YAML takes longer than all else in a run's folder."""
+    if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("it has aliases, of which few lines can make any number of values")
     settings = flatten_raw(_TREE.validate_python(yaml.load(text, _LOADER), strict=True))
     json.dumps(settings, ensure_ascii=False).encode()  # fails for halves of a character, which YAML can escape
     return settings
