@@ -17,6 +17,9 @@ from tests.helpers import records, reports
 
 A100, H100 = {"device": "A100"}, {"device": "H100"}
 FASTER = {"torch_version": "2.15", "git_revision": "fedcba9876543210"}
+LACKING = (
+    "Unknown, since not on record: data, method code and results version of {} runs; comparisons assume it to be equal."
+)
 
 
 def data(images: int = 100, classes: str = "ab", contents: str = "0") -> DataRecord:
@@ -100,7 +103,7 @@ def test_what_is_not_on_record_is_taken_for_equal_in_one_sentence(tmp_path: Path
         write(tmp_path / "results", "adco", seed, 0.7, **({} if seed else unknown))
     report = build(tmp_path / "results")
     assert rows(report) == [{"adco": [0.7, 0.7], "moco": [0.6, 0.6]}]
-    lacking = "Not on record, and taken for equal: data, method code and results version of 3 runs."
+    lacking = LACKING.format(3)
     assert [caution for caution in report.sections[0].cautions if "on record" in caution] == [lacking]
 
 
@@ -243,7 +246,7 @@ def test_published_records_without_fingerprints_stand_beside_a_rerun(tmp_path: P
             "moco (device=A100)": [0.6] * 2,
         }
     ]
-    assert "Not on record, and taken for equal: data, method code and results version of 4 runs." in said(report)
+    assert LACKING.format(4) in said(report)
 
 
 def test_what_goes_along_with_the_method_is_named_row_by_row(tmp_path: Path) -> None:

@@ -111,8 +111,13 @@ def _facts(run: Run, members: Sequence[Run], labels: Labels) -> Facts:
 
 
 def _once(copies: Sequence[Run], apart: Facts) -> dict[Run, Run]:
-    """Return the first of equal runs with what tells it apart, and the others without a row."""
-    first, *others = sorted(copies, key=lambda run: (not run.is_used, str(run.environment.get("time")), str(run.path)))
+    """Return one of equal runs, by choice one that its id names, with `apart`, and the others without a row."""
+
+    def place(run: Run) -> tuple[bool, bool, str, str]:
+        own_name = run.name == run.summary.get("run_id")
+        return not run.is_used, not own_name, str(run.environment.get("time")), str(run.path)
+
+    first, *others = sorted(copies, key=place)
     changed = {first: dataclasses.replace(first, apart=apart)}
     for run in others:
         reason = f"the same run as {first.path}, which is counted"

@@ -105,7 +105,7 @@ def _reference_of(comparison: Comparison, row: Row, baseline: str) -> Row | None
 
 
 def _of_records(runs: Sequence[Run]) -> Iterator[str]:
-    """Say in one sentence what records lack, and so is taken for equal."""
+    """Say in one sentence what records lack."""
     lacking = {"data": [run for run in runs if run.data is None]}
     lacking |= {title: [run for run in runs if fact(run, name) is None] for name, title in _ON_RECORD.items()}
     counts: dict[int, list[str]] = {}
@@ -113,4 +113,4 @@ def _of_records(runs: Sequence[Run]) -> Iterator[str]:
         counts.setdefault(len(some), []).append(title)
     told = [f"{words.listed(titles)} of {words.count(number, 'run')}" for number, titles in counts.items() if number]
     if told:
-        yield f"Not on record, and taken for equal: {words.listed(told)}."
+        yield f"Unknown, since not on record: {words.listed(told)}; comparisons assume it to be equal."
