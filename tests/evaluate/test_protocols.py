@@ -219,6 +219,7 @@ def test_it_goes_beside_the_held_out_curve_and_banks_all_training_images(tmp_pat
         runs.start(resolved, tmp_path)
         run = runs.folder(resolved, tmp_path)
         state, rows = runs.outcome(run)
+        assert state.pop("run_id") == run.path.name
         outcomes.append((state, [row for row in rows if row["kind"] != "knn-lightly"]))
     runs.assert_same(outcomes[0], outcomes[1])  # nothing else in the run knows of it
     steps = {kind: [row["step"] for row in rows if row["kind"] == kind] for kind in ("evaluation", "knn-lightly")}

@@ -287,7 +287,7 @@ def test_a_published_figure_that_is_no_number_is_damage(tmp_path: Path) -> None:
     study, output = records.study(tmp_path), tmp_path / "results"
     records.write(output, study, "moco", 0, 0.8, summary={"knn_moco_demo_top1": "high"})
     (run,) = load(find([], output))
-    assert (run.state, run.reason) == ("damaged", "summary.json: knn_moco_demo_top1 is high")
+    assert (run.state, run.reason) == ("damaged", "summary.json: knn_moco_demo_top1: Input should be a valid number")
 
 
 def test_records_of_earlier_versions_stand_beside_todays(tmp_path: Path) -> None:

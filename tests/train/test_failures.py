@@ -206,10 +206,10 @@ def test_an_earlier_incarnation_of_a_slurm_job_loses_the_run(tmp_path: Path, mon
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     new = RunFolder(tmp_path / "run")
     new.open()
-    new.append({"step": 1})
+    new.append({"kind": "train", "step": 1})
     assert new.attempt == old.attempt + 1 and not old.is_ours()
     with pytest.raises(RuntimeError, match="was taken over by attempt 2"):
-        old.append({"step": 2})
+        old.append({"kind": "train", "step": 2})
     assert [row["step"] for row in new.read_metrics()] == [1]
     monkeypatch.setenv("SLURM_JOB_ID", "13")
     with pytest.raises(ValueError, match="in use by process"):

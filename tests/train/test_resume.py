@@ -242,7 +242,7 @@ def test_what_a_run_was_made_of_is_compared_or_refused(tmp_path: Path) -> None:
     check_code(folder, method)
     check_data(folder, None)
     for path, check in (
-        (folder.environment, lambda note: check_code(folder, method, note)),
+        (folder.environment, lambda note: check_code(folder, method, note=note)),
         (folder.data, lambda note: check_data(folder, None, note=note)),
     ):
         path.write_text('{"classes": 5, "method_code": 5}')
