@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process, names_in
 from negbench.cli.tables import show_and_write
 
@@ -32,32 +31,31 @@ def bench(
     output: Annotated[Path, typer.Option(help="Parent folder of the bench's folder.")] = Path("results"),
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
-    with mistakes_of_the_user():
-        check_single_process("bench", "measures one process on one device")
-        check_choice("--device", device, DEVICES)
-        from negbench.cli.progress import bench_progress, interruptible
-        from negbench.cost.bench import groups, run
-        from negbench.records.benches import BenchFolder
-        from negbench.runtime.device import choose_device
-        from negbench.settings.plugins import list_methods
+    check_single_process("bench", "measures one process on one device")
+    check_choice("--device", device, DEVICES)
+    from negbench.cli.progress import bench_progress, interruptible
+    from negbench.cost.bench import groups, run
+    from negbench.records.benches import BenchFolder
+    from negbench.runtime.device import choose_device
+    from negbench.settings.plugins import list_methods
 
-        where = choose_device(device)
-        chosen = groups.make_plan(
-            list(list_methods()) if methods is None else names_in("--methods", methods),
-            config,
-            [*(settings or []), *([f"model.name={model}"] if model else [])],
-            groups.parse_sizes("--num-negatives", num_negatives, groups.NUM_NEGATIVES_FACTOR),
-            groups.parse_sizes("--batch-size", batch_size, groups.BATCH_SIZE_FACTOR),
-            groups.LARGEST_NUM_NEGATIVES[where.type],
-        )
-        folder = BenchFolder(output, chosen.config.study, where.type)
+    where = choose_device(device)
+    chosen = groups.make_plan(
+        list(list_methods()) if methods is None else names_in("--methods", methods),
+        config,
+        [*(settings or []), *([f"model.name={model}"] if model else [])],
+        groups.parse_sizes("--num-negatives", num_negatives, groups.NUM_NEGATIVES_FACTOR),
+        groups.parse_sizes("--batch-size", batch_size, groups.BATCH_SIZE_FACTOR),
+        groups.LARGEST_NUM_NEGATIVES[where.type],
+    )
+    folder = BenchFolder(output, chosen.config.study, where.type)
 
-        def kept() -> str:
-            if not folder.num_groups:
-                return "no group was done, so nothing is kept"
-            return f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
+    def kept() -> str:
+        if not folder.num_groups:
+            return "no group was done, so nothing is kept"
+        return f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
 
-        titles = [group.title for group in chosen.groups]
-        with interruptible(kept), bench_progress(titles) as progress:
-            run.execute(chosen, where, rounds, folder, progress, trace)
-        show_and_write([], [folder.path], folder.path / "report")
+    titles = [group.title for group in chosen.groups]
+    with interruptible(kept), bench_progress(titles) as progress:
+        run.execute(chosen, where, rounds, folder, progress, trace)
+    show_and_write([], [folder.path], folder.path / "report")

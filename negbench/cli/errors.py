@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
 from negbench.runtime.errors import UserError
+
+UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 
 
 @contextmanager
@@ -13,7 +16,7 @@ def mistakes_of_the_user() -> Iterator[None]:
     """Turn an exception into a message and the exit code of `ending_of`: UserError is the user's mistake."""
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, UsageError):
         raise
     except Exception as error:
         from negbench.runtime.failure import ending_of

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import DEVICES, OF_PLACE, Device, check_choice, with_late_help
 from negbench.runtime.errors import UserError
 
@@ -47,40 +46,39 @@ def evaluate(
 
     Writes evaluations/PROTOCOL.json.
     """
-    with mistakes_of_the_user():
-        from negbench.settings.facts import STANDARD
-        from negbench.settings.protocols import find_protocol, of_every_epoch
+    from negbench.settings.facts import STANDARD
+    from negbench.settings.protocols import find_protocol, of_every_epoch
 
-        protocols = list(dict.fromkeys(protocol or STANDARD))
-        for name in protocols:
-            find_protocol(name)
-        check_choice("--device", device, DEVICES)
-        from negbench.evaluate.request import make_requests
+    protocols = list(dict.fromkeys(protocol or STANDARD))
+    for name in protocols:
+        find_protocol(name)
+    check_choice("--device", device, DEVICES)
+    from negbench.evaluate.request import make_requests
 
-        of_study = [text for text in settings or [] if _is_of_study(text, protocols)]
-        of_protocol = [text for text in settings or [] if not _is_of_study(text, protocols)]
-        requests = make_requests(protocols, of_protocol, data, labels_file)
-        of_file = [text for text in of_study if text.partition("=")[0] not in OF_PLACE]
-        if path.is_dir() and (config or of_file or output):
-            option = "--config" if config else f"--set {of_file[0]}" if of_file else "--output"
-            raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
-        from negbench.cli.progress import evaluation_progress, interruptible, note
-        from negbench.evaluate import final
-        from negbench.evaluate.source import file_source, run_source
-        from negbench.records.summary import top1_figures
-        from negbench.runtime.device import choose_device
+    of_study = [text for text in settings or [] if _is_of_study(text, protocols)]
+    of_protocol = [text for text in settings or [] if not _is_of_study(text, protocols)]
+    requests = make_requests(protocols, of_protocol, data, labels_file)
+    of_file = [text for text in of_study if text.partition("=")[0] not in OF_PLACE]
+    if path.is_dir() and (config or of_file or output):
+        option = "--config" if config else f"--set {of_file[0]}" if of_file else "--output"
+        raise UserError(f"{option} belongs to a FILE; the run {path} has settings and a folder of its own")
+    from negbench.cli.progress import evaluation_progress, interruptible, note
+    from negbench.evaluate import final
+    from negbench.evaluate.source import file_source, run_source
+    from negbench.records.summary import top1_figures
+    from negbench.runtime.device import choose_device
 
-        where = choose_device(device)
-        kept = "protocols that were done are written, and all other records are as they were"
-        with interruptible(lambda: kept), evaluation_progress() as progress:
-            if path.is_dir():
-                source = run_source(path, note, of_study)
-            else:
-                source = file_source(path, config, of_study, output or Path("results"))
-            evaluations = final.evaluate(source, protocols, where, requests, progress, note)
-        for name in protocols:
-            if "left_out" in evaluations[name]["trained"]:
-                note(f"{name}: {evaluations[name]['trained']['left_out']}")
+    where = choose_device(device)
+    kept = "protocols that were done are written, and all other records are as they were"
+    with interruptible(lambda: kept), evaluation_progress() as progress:
+        if path.is_dir():
+            source = run_source(path, note, of_study)
+        else:
+            source = file_source(path, config, of_study, output or Path("results"))
+        evaluations = final.evaluate(source, protocols, where, requests, progress, note)
+    for name in protocols:
+        if "left_out" in evaluations[name]["trained"]:
+            note(f"{name}: {evaluations[name]['trained']['left_out']}")
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))

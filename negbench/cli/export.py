@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.options import check_choice, with_late_help
 
 
@@ -25,13 +24,12 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a run's newest encoder, its backbone, for other libraries (docs/encoders.md)."""
-    with mistakes_of_the_user():
-        from negbench.models.files.formats import FORMATS
+    from negbench.models.files.formats import FORMATS
 
-        check_choice("--format", format, tuple(FORMATS))
-        from negbench.cli.progress import note
-        from negbench.models.files.export import export as write
+    check_choice("--format", format, tuple(FORMATS))
+    from negbench.cli.progress import note
+    from negbench.models.files.export import export as write
 
-        written = write(path, format, output, force, note)
+    written = write(path, format, output, force, note)
     print(f"# written to {written.path}, with its facts in {written.path}.json; to load it:")
     print("\n".join(written.lines))

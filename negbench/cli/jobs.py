@@ -38,20 +38,19 @@ def status(
     """Show the state of every run."""
     from rich.live import Live
 
-    with mistakes_of_the_user():
-        statuses = _look(output, study)
-        if as_json:
-            print(json.dumps([asdict(run) for run in statuses], indent=1))
-            return
-        console = wide_console()
-        if not watch:
-            console.print(table(statuses) if statuses else f"no runs in {output}")
-            return
-        say = partial(console.print, markup=False, soft_wrap=True)
-        with Live(table(statuses), console=console, auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                live.update(table(_look(output, study, say)), refresh=True)
+    statuses = _look(output, study)
+    if as_json:
+        print(json.dumps([asdict(run) for run in statuses], indent=1))
+        return
+    console = wide_console()
+    if not watch:
+        console.print(table(statuses) if statuses else f"no runs in {output}")
+        return
+    say = partial(console.print, markup=False, soft_wrap=True)
+    with Live(table(statuses), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            live.update(table(_look(output, study, say)), refresh=True)
 
 
 def logs(
@@ -61,17 +60,16 @@ def logs(
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
 ) -> None:
     """Print the log of a run's job, or of its process in a sweep."""
-    with mistakes_of_the_user():
-        from negbench.launch.jobs.logs import follow_log, log_of
+    from negbench.launch.jobs.logs import follow_log, log_of
 
-        path = log_of(run, rank)
-        if follow:
-            follow_log(run, path, lines)
-        elif path.exists():
-            with open(path, errors="replace") as file:
-                sys.stdout.writelines(file if lines is None else deque(file, lines))
-        else:
-            raise UserError(f"{path} is not there yet: the job has not started; --follow waits for it")
+    path = log_of(run, rank)
+    if follow:
+        follow_log(run, path, lines)
+    elif path.exists():
+        with open(path, errors="replace") as file:
+            sys.stdout.writelines(file if lines is None else deque(file, lines))
+    else:
+        raise UserError(f"{path} is not there yet: the job has not started; --follow waits for it")
 
 
 def cancel(runs: Annotated[list[Path], typer.Argument(help="Run folders.")]) -> None:

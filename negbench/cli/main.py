@@ -4,10 +4,12 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import negbench
 from negbench.cli.bench import bench
 from negbench.cli.data import data
+from negbench.cli.errors import UsageError, mistakes_of_the_user
 from negbench.cli.evaluate import EvaluateCommand, evaluate
 from negbench.cli.export import ExportCommand, export
 from negbench.cli.jobs import cancel, logs, status
@@ -20,15 +22,21 @@ from negbench.cli.sweep import sweep
 from negbench.cli.tune import tune
 from negbench.runtime.words import did_you_mean
 
+
+class Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        with mistakes_of_the_user():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Where should the negatives of contrastive learning come from, what does each source buy, and at what cost?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-UsageError: Any = typer.BadParameter.__base__  # typer gives it no name of its own
 
 
 def version(show: bool) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negbench.cli import options
-from negbench.cli.errors import mistakes_of_the_user
 
 if TYPE_CHECKING:
     from negbench.settings.cluster import ClusterConfig
@@ -35,33 +34,32 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Forecast the time, memory, data and disk of a run from a few steps here; starts no run and needs no data."""
-    with mistakes_of_the_user():
-        from negbench.settings.resolve import resolve
+    from negbench.settings.resolve import resolve
 
-        options.check_single_process("plan", "measures one process on one device")
-        options.check_choice("--device", device, options.DEVICES)
-        resolved = resolve(method, config, settings or [])
-        shape = _shape(resolved, cluster)
-        from negbench.cli.progress import interruptible, plan_progress
-        from negbench.cost.plan.forecast import forecast
-        from negbench.cost.plan.table import show
-        from negbench.runtime.device import choose_device
+    options.check_single_process("plan", "measures one process on one device")
+    options.check_choice("--device", device, options.DEVICES)
+    resolved = resolve(method, config, settings or [])
+    shape = _shape(resolved, cluster)
+    from negbench.cli.progress import interruptible, plan_progress
+    from negbench.cost.plan.forecast import forecast
+    from negbench.cost.plan.table import show
+    from negbench.runtime.device import choose_device
 
-        with interruptible(lambda: "a plan keeps nothing"), plan_progress() as progress:
-            facts = forecast(
-                resolved,
-                shape,
-                choose_device(device),
-                num_images=num_images,
-                bench=bench,
-                interconnect_gb_per_second=interconnect,
-                seconds=seconds,
-                progress=progress,
-            )
-        if as_json:
-            print(json.dumps(facts, indent=1))
-        else:
-            show(facts)
+    with interruptible(lambda: "a plan keeps nothing"), plan_progress() as progress:
+        facts = forecast(
+            resolved,
+            shape,
+            choose_device(device),
+            num_images=num_images,
+            bench=bench,
+            interconnect_gb_per_second=interconnect,
+            seconds=seconds,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        show(facts)
 
 
 def _shape(resolved: "Resolved", given: dict[str, Any]) -> "ClusterConfig":

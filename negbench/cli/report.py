@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import show_and_write
 from negbench.runtime.errors import UserError
 
@@ -27,20 +26,19 @@ def report(
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Show the tables, write nothing.")] = False,
 ) -> None:
     """Compare runs: tables here, and with figures in a page for a browser."""
-    with mistakes_of_the_user():
-        from negbench.records.benches import BENCHES
-        from negbench.records.tunings import TUNINGS
-        from negbench.report.page import write
-        from negbench.report.read.runs import find
+    from negbench.records.benches import BENCHES
+    from negbench.records.tunings import TUNINGS
+    from negbench.report.page import write
+    from negbench.report.read.runs import find
 
-        for value in target or []:
-            if not 0 < value <= 1:
-                raise UserError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
-        paths, benches = find(runs or [], RESULTS), BENCHES.find(runs or [], RESULTS)
-        tunings = TUNINGS.find(runs or [], RESULTS)
-        folder = output or _beside(paths, [*benches, *tunings], [Path(name) for name in runs or []]) / "report"
-        write.check_output(folder)
-        show_and_write(paths, benches, folder, baseline, target or [], tables_only, tunings)
+    for value in target or []:
+        if not 0 < value <= 1:
+            raise UserError(f"--target {value:g}: an accuracy is a fraction above 0 and at most 1, as 0.8")
+    paths, benches = find(runs or [], RESULTS), BENCHES.find(runs or [], RESULTS)
+    tunings = TUNINGS.find(runs or [], RESULTS)
+    folder = output or _beside(paths, [*benches, *tunings], [Path(name) for name in runs or []]) / "report"
+    write.check_output(folder)
+    show_and_write(paths, benches, folder, baseline, target or [], tables_only, tunings)
 
 
 def _beside(paths: list[Path], others: list[Path], named: list[Path]) -> Path:

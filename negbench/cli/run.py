@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from negbench.cli import options
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.runtime.errors import UserError
 
 
@@ -28,31 +27,30 @@ def run(
     wait: options.Wait = False,
 ) -> None:
     """Train one method, evaluate it, and record it. The same command resumes, or reports a finished run."""
-    with mistakes_of_the_user():
-        from negbench.runtime.place import was_launched
-        from negbench.settings.resolve import resolve
+    from negbench.runtime.place import was_launched
+    from negbench.settings.resolve import resolve
 
-        resolved = resolve(method, config, settings or [], seed)
-        options.check_choice("--device", device, options.DEVICES)
-        where = options.cluster_of(resolved, cluster)
-        options.check_submits_alone(where)
-        if where.launcher != "none":
-            from negbench.launch.jobs.submission import Submission
-            from negbench.launch.jobs.submit import submit_runs
+    resolved = resolve(method, config, settings or [], seed)
+    options.check_choice("--device", device, options.DEVICES)
+    where = options.cluster_of(resolved, cluster)
+    options.check_submits_alone(where)
+    if where.launcher != "none":
+        from negbench.launch.jobs.submission import Submission
+        from negbench.launch.jobs.submit import submit_runs
 
-            if quiet or as_json:
-                option = "--json" if as_json else "--quiet"
-                raise UserError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
-            submission = Submission([(resolved, settings or [])], where, output, device, smoke=smoke)
-            submit_runs(submission, fresh=fresh, dry_run=dry_run, wait=wait)
-            return
-        if dry_run or wait:
-            raise UserError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
-        if where.num_processes > 1 and not was_launched():
-            from negbench.launch.processes import check_gpus, launch
+        if quiet or as_json:
+            option = "--json" if as_json else "--quiet"
+            raise UserError(f"{option} belongs to a run here; a job's result is in its folder's summary.json")
+        submission = Submission([(resolved, settings or [])], where, output, device, smoke=smoke)
+        submit_runs(submission, fresh=fresh, dry_run=dry_run, wait=wait)
+        return
+    if dry_run or wait:
+        raise UserError(f"{'--dry-run' if dry_run else '--wait'} belongs to a job; add --cluster slurm or local")
+    if where.num_processes > 1 and not was_launched():
+        from negbench.launch.processes import check_gpus, launch
 
-            check_gpus(where)
-            raise typer.Exit(launch(where.num_processes, sys.argv[1:]))
-        from negbench.launch.here import run_here
+        check_gpus(where)
+        raise typer.Exit(launch(where.num_processes, sys.argv[1:]))
+    from negbench.launch.here import run_here
 
-        run_here(resolved, output, device, fresh=fresh, smoke=smoke, quiet=quiet, as_json=as_json)
+    run_here(resolved, output, device, fresh=fresh, smoke=smoke, quiet=quiet, as_json=as_json)

@@ -8,7 +8,6 @@ import typer
 from rich.table import Table
 
 from negbench.cli import options
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import wide_console
 
 
@@ -17,11 +16,10 @@ def methods() -> None:
     from negbench.settings.plugins import list_methods
 
     table = _table("method", "where its negatives come from", "paper")
-    with mistakes_of_the_user():
-        for file in list_methods().values():
-            summary, _, rest = file.docstring.partition("\n\n")
-            _, _, source = summary.partition(": ")
-            table.add_row(file.name, " ".join(source.split()).rstrip("."), " ".join(rest.partition("\n\n")[0].split()))
+    for file in list_methods().values():
+        summary, _, rest = file.docstring.partition("\n\n")
+        _, _, source = summary.partition(": ")
+        table.add_row(file.name, " ".join(source.split()).rstrip("."), " ".join(rest.partition("\n\n")[0].split()))
     wide_console().print(table)
 
 
@@ -36,8 +34,7 @@ def show_config(
     from negbench.settings.keys import flatten, leaves
     from negbench.settings.resolve import resolve
 
-    with mistakes_of_the_user():
-        resolved = resolve(method, config, settings or [], seed)
+    resolved = resolve(method, config, settings or [], seed)
     fields = dict(leaves(type(resolved.config)))
     table = _table("key", "value", "set by", *(["meaning"] if describe else []))
     for key, value in flatten(resolved.config).items():
@@ -57,13 +54,12 @@ def views(
     output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("views.png"),
 ) -> None:
     """Draw the views that training sees."""
-    with mistakes_of_the_user():
-        from negbench.settings.resolve import resolve
+    from negbench.settings.resolve import resolve
 
-        resolved = resolve(method, config, settings or [], seed, otherwise="moco")
-        from negbench.data.picture import write_view_grid
+    resolved = resolve(method, config, settings or [], seed, otherwise="moco")
+    from negbench.data.picture import write_view_grid
 
-        write_view_grid(resolved.config, num_images, output)
+    write_view_grid(resolved.config, num_images, output)
     print(f"written to {output}: the views of {num_images} images, those of each side by side")
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from negbench.cli import options
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.runtime.errors import UserError
 
 
@@ -37,45 +36,44 @@ def sweep(
 ) -> None:
     """Make every run of methods x seeds x grid that is missing. Finished runs are left alone, others resumed."""
     began = time.monotonic()
-    with mistakes_of_the_user():
-        from negbench.launch.jobs.submit import submit_command, wait_for_all
-        from negbench.launch.sweep.make import make_missing
-        from negbench.launch.sweep.missing import active_jobs
-        from negbench.settings.grid import parse_seeds, plan
+    from negbench.launch.jobs.submit import submit_command, wait_for_all
+    from negbench.launch.sweep.make import make_missing
+    from negbench.launch.sweep.missing import active_jobs
+    from negbench.settings.grid import parse_seeds, plan
 
-        options.check_choice("--device", device, options.DEVICES)
-        group: Any = context.find_root().command
-        known = list(group.commands)
-        follow_up = shlex.split(then) if then else []
-        if follow_up and follow_up[0] not in known:
-            raise UserError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
-        runs = plan(options.names_in("--methods", methods), config, settings or [], grid or [], parse_seeds(seeds))
-        first = runs[0].resolved
-        where = options.cluster_of(first, cluster)
-        is_here = where.launcher == "none"
-        options.check_submits_alone(where)
-        options.check_single_process("sweep", "starts the processes of each run itself")
-        if follow_up and where.launcher == "local":
-            raise UserError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
-        options.check_wait(wait, where)
-        code = make_missing(
-            runs,
-            where,
-            output,
-            device,
-            retry_failed=retry_failed,
-            smoke=smoke,
-            max_parallel=max_parallel,
-            within=within,
-            began=began,
-            dry_run=dry_run,
-        )
-        if is_here:
-            if follow_up and not dry_run and code in (0, 1):
-                sys.stdout.flush()
-                subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
-            raise typer.Exit(code)
-        if follow_up:
-            submit_command(follow_up, where, output, first.config.study, active_jobs(runs, output), dry_run)
-        if wait and not dry_run:
-            raise typer.Exit(0 if wait_for_all([run.resolved for run in runs], output) else 1)
+    options.check_choice("--device", device, options.DEVICES)
+    group: Any = context.find_root().command
+    known = list(group.commands)
+    follow_up = shlex.split(then) if then else []
+    if follow_up and follow_up[0] not in known:
+        raise UserError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
+    runs = plan(options.names_in("--methods", methods), config, settings or [], grid or [], parse_seeds(seeds))
+    first = runs[0].resolved
+    where = options.cluster_of(first, cluster)
+    is_here = where.launcher == "none"
+    options.check_submits_alone(where)
+    options.check_single_process("sweep", "starts the processes of each run itself")
+    if follow_up and where.launcher == "local":
+        raise UserError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
+    options.check_wait(wait, where)
+    code = make_missing(
+        runs,
+        where,
+        output,
+        device,
+        retry_failed=retry_failed,
+        smoke=smoke,
+        max_parallel=max_parallel,
+        within=within,
+        began=began,
+        dry_run=dry_run,
+    )
+    if is_here:
+        if follow_up and not dry_run and code in (0, 1):
+            sys.stdout.flush()
+            subprocess.run([sys.executable, "-m", "negbench.cli", *follow_up])  # says itself what is wrong with it
+        raise typer.Exit(code)
+    if follow_up:
+        submit_command(follow_up, where, output, first.config.study, active_jobs(runs, output), dry_run)
+    if wait and not dry_run:
+        raise typer.Exit(0 if wait_for_all([run.resolved for run in runs], output) else 1)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negbench.cli import options
-from negbench.cli.errors import mistakes_of_the_user
 from negbench.cli.tables import print_cautions, print_table, wide_console
 from negbench.runtime.words import command
 
@@ -38,54 +37,53 @@ def tune(
     best settings. The same command makes what is missing.
     """
     began = time.monotonic()
-    with mistakes_of_the_user():
-        from negbench.launch.jobs.submit import wait_for_all
-        from negbench.launch.sweep import tuning as trial_runs
-        from negbench.launch.sweep.make import make_missing
-        from negbench.records.run_folder import RunFolder
-        from negbench.records.tunings import load
+    from negbench.launch.jobs.submit import wait_for_all
+    from negbench.launch.sweep import tuning as trial_runs
+    from negbench.launch.sweep.make import make_missing
+    from negbench.records.run_folder import RunFolder
+    from negbench.records.tunings import load
 
-        options.check_choice("--device", device, options.DEVICES)
-        names = options.names_in("--methods", methods)
-        planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
-        first = runs[0].resolved
-        where = options.cluster_of(first, cluster)
-        options.check_submits_alone(where)
-        options.check_single_process("tune", "starts the processes of each trial itself")
-        options.check_wait(wait, where)
-        folder = output / f"{planned.study}-tuning"
-        RunFolder(folder).check_writable()
-        trial_runs.joined(folder, planned)
-        code = make_missing(
-            runs,
-            where,
-            folder,
-            device,
-            retry_failed=retry_failed,
-            max_parallel=max_parallel,
-            within=within,
-            began=began,
-            dry_run=dry_run,
-            started=lambda: trial_runs.write_joined(folder, planned),
-        )
-        if dry_run or code >= 128:
-            raise typer.Exit(code)
-        if wait:
-            wait_for_all([run.resolved for run in runs], folder)
-        tuning = load(folder)
-        _show(tuning)
-        if not tuning.has_ended:
-            are_jobs = where.launcher != "none"
-            print(_waiting(tuning, set(names), trials, are_jobs))
-            raise typer.Exit(0 if are_jobs and not wait else code or 1)
-        if lost := [method.method for method in tuning.methods if not method.best]:
-            print(f"every trial of {', '.join(lost)} failed; `{command('logs', folder / 'RUN')}` shows why")
-            raise typer.Exit(1)
-        study = trial_runs.write_tuned_study(first.study_file, tuning)
-        others = [part for text in settings or [] if not text.startswith("epochs=") for part in ("--set", text)]
-        print(f"written: {study}")
-        next_sweep = command("sweep", "--methods", ",".join(names), "--seeds", "0:3", "--config", study, *others)
-        print(f"next: {next_sweep}")
+    options.check_choice("--device", device, options.DEVICES)
+    names = options.names_in("--methods", methods)
+    planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
+    first = runs[0].resolved
+    where = options.cluster_of(first, cluster)
+    options.check_submits_alone(where)
+    options.check_single_process("tune", "starts the processes of each trial itself")
+    options.check_wait(wait, where)
+    folder = output / f"{planned.study}-tuning"
+    RunFolder(folder).check_writable()
+    trial_runs.joined(folder, planned)
+    code = make_missing(
+        runs,
+        where,
+        folder,
+        device,
+        retry_failed=retry_failed,
+        max_parallel=max_parallel,
+        within=within,
+        began=began,
+        dry_run=dry_run,
+        started=lambda: trial_runs.write_joined(folder, planned),
+    )
+    if dry_run or code >= 128:
+        raise typer.Exit(code)
+    if wait:
+        wait_for_all([run.resolved for run in runs], folder)
+    tuning = load(folder)
+    _show(tuning)
+    if not tuning.has_ended:
+        are_jobs = where.launcher != "none"
+        print(_waiting(tuning, set(names), trials, are_jobs))
+        raise typer.Exit(0 if are_jobs and not wait else code or 1)
+    if lost := [method.method for method in tuning.methods if not method.best]:
+        print(f"every trial of {', '.join(lost)} failed; `{command('logs', folder / 'RUN')}` shows why")
+        raise typer.Exit(1)
+    study = trial_runs.write_tuned_study(first.study_file, tuning)
+    others = [part for text in settings or [] if not text.startswith("epochs=") for part in ("--set", text)]
+    print(f"written: {study}")
+    next_sweep = command("sweep", "--methods", ",".join(names), "--seeds", "0:3", "--config", study, *others)
+    print(f"next: {next_sweep}")
 
 
 def _waiting(tuning: "Tuning", names: set[str], trials: int, are_jobs: bool) -> str:
