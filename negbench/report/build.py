@@ -6,11 +6,12 @@ from negbench.records.tunings import Tuning
 from negbench.report.read.benches import Bench
 from negbench.report.read.circumstances import settled
 from negbench.report.read.comparisons import Comparison, compare, slug_of
+from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run
 from negbench.report.sections import BenchSection, Report, Section, TuningSection
 from negbench.report.sentences.cautions import cautions
 from negbench.report.sentences.findings import findings
-from negbench.report.tables.ablation import Ablation, ablation_table, ablations
+from negbench.report.tables.ablation import ablation_table, ablations
 from negbench.report.tables.accuracy import accuracy
 from negbench.report.tables.anchors import anchor_table
 from negbench.report.tables.base import Table
@@ -40,9 +41,7 @@ def build(
         )
         for c in comparisons
     ]
-    swept: dict[str, list[Ablation]] = {}
-    for ablation in ablations(comparisons):
-        swept.setdefault(ablation.title, []).append(ablation)
+    swept = grouped(ablations(comparisons), lambda ablation: ablation.title)
     tables = [(ablation_table(members), members) for members in swept.values()]
     return Report(chosen, sections, tables, runs, _bench_sections(benches, chosen), _tuning_sections(tunings))
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from negbench.records.data import DataRecord
+from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run
 from negbench.runtime.words import listed
 
@@ -70,10 +71,8 @@ def settled(runs: Sequence[Run]) -> list[Run]:
     once. Of copies that should be equal and have other figures, each keeps its folder in `apart`.
     """
     labels = data_labels(runs)
-    rows: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        if run.digest:
-            rows.setdefault((run.study, run.track, run.method, run.digest), []).append(run)
+    identified = [run for run in runs if run.digest]
+    rows = grouped(identified, lambda run: (run.study, run.track, run.method, run.digest))
     changed: dict[Run, Run] = {}
     for members in rows.values():
         if len({run.seed for run in members}) < len(members):
@@ -83,18 +82,18 @@ def settled(runs: Sequence[Run]) -> list[Run]:
 
 def _told_apart(members: Sequence[Run], labels: Labels) -> dict[Run, Run]:
     facts = {run: _facts(run, members, labels) for run in members}
-    copies = _by(members, lambda run: run.seed)
+    copies = grouped(members, lambda run: run.seed)
     keys = [
         key
         for key in (*MACHINE, *_ALWAYS_APART, "data")
-        if any(len({facts[run].get(key) for run in some} - {None}) > 1 for some in copies)
+        if any(len({facts[run].get(key) for run in some} - {None}) > 1 for some in copies.values())
     ]
     changed: dict[Run, Run] = {}
-    for part in _by(members, lambda run: [facts[run].get(key, UNKNOWN) for key in keys]):
+    for part in grouped(members, lambda run: tuple(facts[run].get(key, UNKNOWN) for key in keys)).values():
         apart = {key: facts[part[0]].get(key, UNKNOWN) for key in keys if key in MACHINE}
-        copies = _by(part, lambda run: run.seed)
-        if not any(map(_is_contested, copies)):
-            changed |= {run: after for some in copies for run, after in _once(some, apart).items()}
+        copies = grouped(part, lambda run: run.seed)
+        if not any(map(_is_contested, copies.values())):
+            changed |= {run: after for some in copies.values() for run, after in _once(some, apart).items()}
             continue
         for run, place in _places(part).items():
             changed[run] = dataclasses.replace(run, apart=apart | {FOLDER: place})
@@ -147,11 +146,3 @@ def _places(runs: Sequence[Run]) -> dict[Run, str]:
     }
     top = os.path.dirname(os.path.commonpath(places.values()))
     return {run: os.path.relpath(place, top) for run, place in places.items()}
-
-
-def _by(runs: Sequence[Run], key: Callable[[Run], object]) -> list[list[Run]]:
-    """Return the runs in groups of equal key."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(repr(key(run)), []).append(run)
-    return list(groups.values())

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from negbench.records import earlier
 from negbench.records.summary import changed_in
 from negbench.report.read.circumstances import FOLDER, MACHINE, Labels, assumed, data_labels, fact
+from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run
 from negbench.settings.keys import Flat, is_own, leaves, plain
 from negbench.settings.schema import RunConfig
@@ -45,8 +46,8 @@ class Row:
     recorded: Flat = field(default_factory=dict)  # what is known of its data, results version and method's code
 
     @property
-    def key(self) -> str:
-        return (self.runs or self.unused)[0].digest
+    def first(self) -> Run:
+        return (self.runs or self.unused)[0]
 
     def may_meet(self, other: "Row") -> bool:
         """Return whether the rows may be compared: not if they are of other code of one method."""
@@ -137,9 +138,7 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
             place = place_of.get(row, place)
         place_of.setdefault(row, place)
         rows.setdefault(place, []).append(run)
-    groups: dict[str, list[list[Run]]] = {}
-    for members in rows.values():
-        groups.setdefault(_group_of(members[0], _settings(members)), []).append(members)
+    groups = grouped(rows.values(), lambda members: _group_of(members[0], _settings(members)))
     labels = data_labels(placed)
     return _named([part for group in groups.values() for part in _parts(group, labels)])
 
@@ -227,10 +226,7 @@ def _may_differ(key: str, track: str) -> bool:
 
 def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
     comparisons: list[Comparison] = []
-    studies: dict[tuple[str, str], list[list[Row]]] = {}
-    for group in groups:
-        first = (group[0].runs or group[0].unused)[0]
-        studies.setdefault((first.study, first.track), []).append(group)
+    studies = grouped(groups, lambda group: (group[0].first.study, group[0].first.track))
     for (study, track), members in sorted(studies.items()):
         shared = [_shared([row.settings for row in group]) for group in members]
         keys = [key for key in differing(shared) if not _may_differ(key, track)]
@@ -239,9 +235,8 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
             parts = [study, *(["recipe track"] if track == "recipe" or both_tracks else []), told(settings, keys)]
             title = ", ".join(part for part in parts if part)
             slug = _unique(slug_of(title), [comparison.slug for comparison in comparisons])
-            first = (group[0].runs or group[0].unused)[0]
             compared = {key: value for key, value in group[0].settings.items() if key not in (*RECORDED, *USED)}
-            rows, alike = tuple(_labelled(group)), _group_of(first, compared)
+            rows, alike = tuple(_labelled(group)), _group_of(group[0].first, compared)
             comparisons.append(Comparison(study, track, title, slug, settings, rows, group=alike))
     return comparisons
 
@@ -249,12 +244,11 @@ def _named(groups: Sequence[list[Row]]) -> list[Comparison]:
 def _labelled(rows: Sequence[Row]) -> list[Row]:
     """Label each row by what it differs in from the others of its method, and sort by the best known figure."""
     labelled = []
-    for method in dict.fromkeys(row.method for row in rows):
-        peers = [row for row in rows if row.method == method]
+    for peers in grouped(rows, lambda row: row.method).values():
         own = own_values(peers)
         labels = [_label(row, differing([row.settings for row in peers]), own) for row in peers]
         if len(set(labels)) < len(labels):  # files of one name with different content
-            labels = [f"{label} [{row.key}]" for label, row in zip(labels, peers, strict=True)]
+            labels = [f"{label} [{row.first.digest}]" for label, row in zip(labels, peers, strict=True)]
         labelled += [dataclasses.replace(row, label=label) for label, row in zip(labels, peers, strict=True)]
     return sorted(labelled, key=lambda row: (-_figure(row), row.label))
 

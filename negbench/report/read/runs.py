@@ -20,6 +20,7 @@ from negbench.records.metrics import CURVE
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.status import RunStatus, find_runs, is_run, status_of
 from negbench.records.tunings import TUNINGS
+from negbench.report.read.grouping import grouped
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import Flat
 
@@ -90,9 +91,7 @@ def find(arguments: Sequence[str], default: Path) -> list[Path]:
         elif path.exists():
             raise UserError(f"{path} is a file; name run folders, folders of runs, or studies")
         else:
-            studies: dict[str, list[Path]] = {}
-            for run in find_runs(default) if default.is_dir() else []:
-                studies.setdefault(_study_of(run), []).append(run)
+            studies = grouped(find_runs(default) if default.is_dir() else [], _study_of)
             known_studies = {*studies, *BENCHES.studies(default).values(), *TUNINGS.studies(default).values()}
             if argument not in known_studies:
                 known = f"it has {', '.join(sorted(known_studies))}" if known_studies else "it holds no runs"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from negbench.records.data import DataRecord
 from negbench.report.read.circumstances import FOLDER, confounded, fact, figures
 from negbench.report.read.comparisons import CODE, USED, Comparison, Row
+from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run
 from negbench.report.tables.accuracy import METRICS
 from negbench.runtime import words
@@ -53,8 +54,8 @@ def _data_difference(ours: DataRecord | None, theirs: DataRecord | None) -> str:
 
 
 def _of_code(comparison: Comparison) -> Iterator[str]:
-    for method in dict.fromkeys(row.method for row in comparison.rows):
-        codes = sorted({str(row.recorded[CODE]) for row in comparison.rows if row.method == method})
+    for method, rows in grouped(comparison.rows, lambda row: row.method).items():
+        codes = sorted({str(row.recorded[CODE]) for row in rows})
         if len(codes) > 1:
             yield (
                 f"Runs of {method} are of different code of its file ({words.some(codes, NAMED)}), so its rows are "
@@ -64,10 +65,8 @@ def _of_code(comparison: Comparison) -> Iterator[str]:
 
 def _of_copies(comparison: Comparison) -> Iterator[str]:
     """Name the runs that differ from copies of themselves, and where each lies."""
-    copies: dict[tuple[str, int], list[Run]] = {}
-    for run in sorted(comparison.runs, key=lambda run: run.path):
-        if FOLDER in run.apart:
-            copies.setdefault((f"{run.digest} {sorted((run.apart | {FOLDER: ''}).items())}", run.seed), []).append(run)
+    found = sorted((run for run in comparison.runs if FOLDER in run.apart), key=lambda run: run.path)
+    copies = grouped(found, lambda run: (run.digest, run.seed, tuple(sorted((run.apart | {FOLDER: ""}).items()))))
     told = [_conflict(runs) for runs in copies.values() if any(figures(run) != figures(runs[0]) for run in runs)]
     if told:
         yield (
@@ -108,9 +107,7 @@ def _of_records(runs: Sequence[Run]) -> Iterator[str]:
     """Say in one sentence what records lack."""
     lacking = {"data": [run for run in runs if run.data is None]}
     lacking |= {title: [run for run in runs if fact(run, name) is None] for name, title in _ON_RECORD.items()}
-    counts: dict[int, list[str]] = {}
-    for title, some in lacking.items():
-        counts.setdefault(len(some), []).append(title)
+    counts = grouped(lacking, lambda title: len(lacking[title]))
     told = [f"{words.listed(titles)} of {words.count(number, 'run')}" for number, titles in counts.items() if number]
     if told:
         yield f"Unknown, since not on record: {words.listed(told)}; comparisons assume it to be equal."

@@ -1,7 +1,7 @@
 """Ablations: what a setting does to accuracy while all others are equal."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from negbench.report.read.comparisons import (
     slug_of,
     told,
 )
+from negbench.report.read.grouping import grouped
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.accuracy import METRICS, is_beyond_chance
 from negbench.report.tables.base import Cell, Table, interval_columns, seeds
@@ -64,38 +65,38 @@ class Ablation:
 def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
     """Return every setting that takes two or more values while all others are equal, within a study and a method."""
     found = []
-    by_method: dict[tuple[str, str, str], list[Row]] = {}
-    for comparison in comparisons:
-        for row in comparison.rows:
-            if row.runs:
-                by_method.setdefault((comparison.study, comparison.track, row.method), []).append(row)
+    finished = [row for comparison in comparisons for row in comparison.rows if row.runs]
+    by_method = grouped(finished, lambda row: (row.first.study, row.first.track, row.method))
     for (study, track, method), rows in by_method.items():
         groups, own = _changing_together(rows), own_values(rows)
         keys = [group[0] for group in groups]
         for key in (group[0] for group in groups if _is_one_setting(group) and group[0] not in (*RECORDED, *OF_ROWS)):
             made_of = [name for name in (*RECORDED, CODE) if name != "data" or key not in _OTHER_DATA]
             made_of = [name for name in made_of if len({row.recorded[name] for row in rows} - {UNKNOWN}) > 1]
-            slices: dict[str, list[Row]] = {}
-            for row in rows:
-                others = told(row.settings, [other for other in keys if other != key])
-                slices.setdefault(others + told(row.recorded, made_of), []).append(row)
-            for members in slices.values():
-                others = told(members[0].settings, [k for k in keys if k != key and is_told(members[0], k, own)])
+            others = [other for other in keys if other != key]
+            for members in _alike(rows, others, made_of):
+                shown = told(members[0].settings, [other for other in others if is_told(members[0], other, own)])
                 metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)
                 if len(members) > 1 and metric is not None:
                     points = [(row.settings.get(key), row) for row in sorted(members, key=lambda row: _order(row, key))]
                     reference = next((row for value, row in points if key in own and value == own[key]), None)
-                    found.append(Ablation(study, track, method, key, others, metric, points, reference))
+                    found.append(Ablation(study, track, method, key, shown, metric, points, reference))
     return found
+
+
+def _alike(rows: Sequence[Row], keys: Sequence[str], recorded: Sequence[str]) -> Iterable[list[Row]]:
+    """Return the rows in groups that are equal in these settings, and in what is on record of them."""
+    return grouped(rows, lambda row: told(row.settings, keys) + told(row.recorded, recorded)).values()
 
 
 def _changing_together(rows: Sequence[Row]) -> list[list[str]]:
     """The keys that differ between rows; those that always change together are one group."""
-    groups: dict[str, list[str]] = {}
-    for key in differing([row.settings for row in rows]):
+
+    def pattern(key: str) -> tuple[int, ...]:
         values = [json.dumps(row.settings.get(key), sort_keys=True) for row in rows]
-        groups.setdefault(json.dumps([values.index(value) for value in values]), []).append(key)
-    return list(groups.values())
+        return tuple(values.index(value) for value in values)
+
+    return list(grouped(differing([row.settings for row in rows]), pattern).values())
 
 
 def _is_one_setting(group: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import pandas as pd
 from negbench.report import text
 from negbench.report.read.circumstances import confounded
 from negbench.report.read.comparisons import Comparison, own_values, told
+from negbench.report.read.grouping import grouped
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
 from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
 from negbench.runtime import words
@@ -113,9 +114,8 @@ def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
 def _own_settings(comparison: Comparison) -> str:
     """Name the study's own values of the settings that labels of other rows show."""
     parts = []
-    for method in dict.fromkeys(row.method for row in comparison.rows):
-        own = own_values([row for row in comparison.rows if row.method == method])
-        if own:
+    for method, rows in grouped(comparison.rows, lambda row: row.method).items():
+        if own := own_values(rows):
             parts.append(f"{method} has {told(own, own)}")
     return f" Where its label does not say otherwise, {words.listed(parts)}." if parts else ""
 
