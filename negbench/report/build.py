@@ -8,7 +8,7 @@ from negbench.report.read.circumstances import settled
 from negbench.report.read.comparisons import Comparison, compare, slug_of
 from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run
-from negbench.report.sections import BenchSection, Report, Section, TuningSection
+from negbench.report.sections import RecordSection, Report, Section
 from negbench.report.sentences.cautions import cautions
 from negbench.report.sentences.findings import findings
 from negbench.report.tables.ablation import ablation_table, ablations
@@ -57,7 +57,7 @@ def _tables(comparison: Comparison, baseline: str, targets: Sequence[float]) -> 
     return [table for table in tables if table is not None]
 
 
-def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[BenchSection]:
+def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[RecordSection[Bench]]:
     sections = []
     titles = [bench.title for bench in benches]
     for number, bench in enumerate(benches):
@@ -66,16 +66,16 @@ def _bench_sections(benches: Sequence[Bench], baseline: str) -> list[BenchSectio
             title = f"{title}, {bench.environment.get('time')}"
         if len(benches) > 1:
             slug = f"{slug}-{number + 1}"
-        sections.append(BenchSection(title, slug, bench_cautions(bench), bench_tables(bench, baseline, slug), bench))
+        sections.append(RecordSection(title, slug, bench_cautions(bench), bench_tables(bench, baseline, slug), bench))
     return sections
 
 
-def _tuning_sections(tunings: Sequence[Tuning]) -> list[TuningSection]:
+def _tuning_sections(tunings: Sequence[Tuning]) -> list[RecordSection[Tuning]]:
     sections = []
     for number, tuning in enumerate(tunings, 1):
         slug = slug_of(f"tuning-{tuning.study}") + (f"-{number}" if len(tunings) > 1 else "")
         tables = [tuning_table(tuning, slug), trials_table(tuning, slug)]
-        sections.append(TuningSection(f"Tuning: {name_of(tuning)}", slug, tuning_cautions(tuning), tables, tuning))
+        sections.append(RecordSection(f"Tuning: {name_of(tuning)}", slug, tuning_cautions(tuning), tables, tuning))
     return sections
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from negbench.records.tunings import Tuning
 from negbench.report.read.benches import Bench
@@ -10,6 +11,8 @@ from negbench.report.read.runs import Run
 from negbench.report.sentences.findings import Finding
 from negbench.report.tables.ablation import Ablation
 from negbench.report.tables.base import Table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,23 +27,14 @@ class Section:
 
 
 @dataclass(frozen=True)
-class RecordSection:
-    """All about one bench or tuning."""
+class RecordSection(Generic[T]):
+    """All about one bench or tuning, its `subject`."""
 
     title: str
     slug: str
     cautions: Sequence[str]
     tables: Sequence[Table]
-
-
-@dataclass(frozen=True)
-class BenchSection(RecordSection):
-    bench: Bench
-
-
-@dataclass(frozen=True)
-class TuningSection(RecordSection):
-    tuning: Tuning
+    subject: T
 
 
 @dataclass(frozen=True)
@@ -49,15 +43,15 @@ class Report:
     sections: Sequence[Section]
     swept: Sequence[tuple[Table, Sequence[Ablation]]]
     runs: Sequence[Run]
-    benches: Sequence[BenchSection] = ()
-    tunings: Sequence[TuningSection] = ()
+    benches: Sequence[RecordSection[Bench]] = ()
+    tunings: Sequence[RecordSection[Tuning]] = ()
 
     @property
     def unused(self) -> list[Run]:
         return [run for run in self.runs if not run.is_used]
 
     @property
-    def others(self) -> list[RecordSection]:
+    def others(self) -> list[RecordSection[Any]]:
         """Tunings and benches."""
         return [*self.tunings, *self.benches]
 

@@ -1,6 +1,7 @@
 """Estimates with their intervals as text."""
 
 import math
+from collections.abc import Callable
 
 from negbench.report.read.statistics import Difference, Interval
 from negbench.runtime.words import NOTHING, number
@@ -16,24 +17,21 @@ def percent(interval: Interval) -> str:
 
 def points(difference: Difference) -> str:
     """Return `+1.2 [−0.5, +2.9]` for fractions."""
-    if not difference.n:
-        return NOTHING
-    bounds = (difference.centre, difference.low, difference.high)
-    centre, low, high = (f"{100 * bound:+z.1f}".replace("-", "−") for bound in bounds)
-    return centre if math.isnan(difference.low) else f"{centre} [{low}, {high}]"
+    return _with_bounds(difference, lambda share: f"{100 * share:+z.1f}".replace("-", "−"))
 
 
 def ratio(interval: Interval) -> str:
     """Return `1.05 [0.98, 1.12]`."""
-    if not interval.n:
-        return NOTHING
-    bounds = "" if math.isnan(interval.low) else f" [{interval.low:.2f}, {interval.high:.2f}]"
-    return f"{interval.centre:.2f}{bounds}"
+    return _with_bounds(interval, "{:.2f}".format)
 
 
-def amount(interval: Interval, unit: float) -> str:
+def amount(interval: Interval, unit: float = 1) -> str:
     """Return `2.5 [2.4, ∞]`, in `unit`s."""
+    return _with_bounds(interval, lambda value: number(value / unit))
+
+
+def _with_bounds(interval: Interval, shown: Callable[[float], str]) -> str:
     if not interval.n:
         return NOTHING
-    centre, low, high = (number(value / unit) for value in (interval.centre, interval.low, interval.high))
+    centre, low, high = map(shown, (interval.centre, interval.low, interval.high))
     return centre if math.isnan(interval.low) else f"{centre} [{low}, {high}]"

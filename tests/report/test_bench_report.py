@@ -148,7 +148,7 @@ def test_damaged_records_are_listed_with_the_reason(bench: Path) -> None:
     groups[0]["subjects"][0]["seconds"][0] = None
     benches.write(output / "b-nothing", [(group["kind"], group["value"], group["subjects"]) for group in groups])
     report = _built(output)
-    assert [section.bench.path for section in report.benches] == [bench]
+    assert [section.subject.path for section in report.benches] == [bench]
     assert {run.name: (run.state, run.reason) for run in report.unused} == {
         "b-other": ("other version", "its record is of schema 99, this negbench reads 1"),
         "b-short": ("damaged", "bench.json: adco has 3 rounds, not 4"),

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from negbench.report.figures.common import steps
 from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.benches import Bench
+from negbench.report.read.statistics import quartiles
 from negbench.settings.facts import Figure
 
 FIGURE = Figure(section="bench", title="Cost by batch size", place=30)
@@ -43,13 +44,13 @@ def _draw(bench: Bench, style: Style) -> Canvas:
             look = {"color": steps.GREY, "marker": "", "linestyle": line, "label": name}
         else:
             look = steps.method_look(style, name)
-        steps.errorbar_line(time, [(aside * size, *steps.quartiles(s, 1e6 / size)) for _, s, size in mine], look)
-        steps.errorbar_line(ratio, [(aside * size, *steps.ratio_to_bare(g, s)) for g, s, size in mine], look)
+        steps.errorbar_line(time, [(aside * size, quartiles(1e6 / size * s.seconds)) for _, s, size in mine], look)
+        steps.errorbar_line(ratio, [(aside * size, g.ratio_to_bare(s)) for g, s, size in mine], look)
     for axes, title in ((time, "µs an image"), (ratio, "step / bare step")):
         axes.set_ylabel(title)
         steps.size_axis(axes, sorted({row.batch_size for _, row in stepped}), "batch size, images a step")
     logarithmic(time)
-    _around_medians(ratio, [steps.ratio_to_bare(group, row)[0] for group, row in stepped])
+    _around_medians(ratio, [group.ratio_to_bare(row).centre for group, row in stepped])
     add_legend(canvas, time, len(names))
     return canvas
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from negbench.report.figures.common import steps
 from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.benches import Bench, BenchRow
+from negbench.report.read.statistics import quartiles
 from negbench.report.tables.bench import MIB
 from negbench.settings.facts import Figure
 
@@ -37,14 +38,14 @@ def _draw(bench: Bench, style: Style) -> Canvas:
     for name in names:
         look = steps.method_look(style, name)
         mine = [(g, s, s.num_negatives or 0) for g, s in bench.by_num_negatives if s.name == name]
-        steps.errorbar_line(panels[0], [(size, *steps.quartiles(s, 1e3)) for _, s, size in mine], look)
-        steps.errorbar_line(panels[1], [(size, *steps.ratio_to_bare(g, s)) for g, s, size in mine], look)
-        steps.errorbar_line(panels[2], [(size, _peak(s), _peak(s), _peak(s)) for _, s, size in mine], look)
+        steps.errorbar_line(panels[0], [(size, quartiles(1e3 * s.seconds)) for _, s, size in mine], look)
+        steps.errorbar_line(panels[1], [(size, g.ratio_to_bare(s)) for g, s, size in mine], look)
+        steps.errorbar_line(panels[2], [(size, quartiles([_peak(s)])) for _, s, size in mine], look)
     level = [s for s in bench.main.rows if s.kind != "matrices" and s.name not in names and not s.out_of_memory]
     for number, row in enumerate(level):
         look = {"color": style.colours[row.name] if row.is_method else steps.GREY, "label": row.name}
         look |= {"linestyle": LINES[1 + number % (len(LINES) - 1)], "linewidth": 1.4}
-        values = (1e3 * row.median, steps.ratio_to_bare(bench.main, row)[0], _peak(row))
+        values = (1e3 * row.median, bench.main.ratio_to_bare(row).centre, _peak(row))
         for axes, value in zip(panels, values, strict=True):
             if math.isfinite(value):
                 axes.axhline(value, **look)

@@ -1,5 +1,6 @@
 """The parts of a step, stacked in a bar for each method and bare step."""
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,15 +37,15 @@ def drawing(bench: Bench, style: Style) -> Drawing | None:
 
 def _draw(bench: Bench, stepped: Sequence[BenchRow]) -> Canvas:
     canvas, axes = plt.subplots(figsize=(10.5, 1.6 + 0.5 * len(stepped)))
-    colours = dict(zip(bench.part_names, sns.color_palette("colorblind", len(bench.part_names)), strict=True))
+    colours = dict(zip(bench.record.parts, sns.color_palette("colorblind", len(bench.record.parts)), strict=True))
     colours["rest"] = REST
+    hatches = dict(zip(bench.record.parts, itertools.cycle(HATCHES), strict=False))
     longest = max(sum(_parts_of(bench, row).values()) for row in stepped)
-    drawn = [part for part in bench.part_names if any(part in _parts_of(bench, row) for row in stepped)]
+    drawn = [part for part in bench.record.parts if any(part in _parts_of(bench, row) for row in stepped)]
     for place, row in enumerate(stepped):
         left = 0.0
         for part, length in _parts_of(bench, row).items():
-            hatch = HATCHES[bench.part_names.index(part) % len(HATCHES)]
-            look = {"color": colours[part], "hatch": hatch, "edgecolor": "white", "linewidth": 0.6}
+            look = {"color": colours[part], "hatch": hatches[part], "edgecolor": "white", "linewidth": 0.6}
             axes.barh(place, length, left=left, height=0.7, **look)
             if length > READABLE * longest:
                 box = {"facecolor": colours[part], "edgecolor": "none", "pad": 1.2}
@@ -58,16 +59,14 @@ def _draw(bench: Bench, stepped: Sequence[BenchRow]) -> Canvas:
     axes.set_xlim(0, 1.09 * longest)
     axes.set_xlabel("step, ms")
     axes.grid(axis="y", visible=False)
-    handles = [
-        Patch(facecolor=colours[part], edgecolor="white", hatch=HATCHES[bench.part_names.index(part)]) for part in drawn
-    ]
+    handles = [Patch(facecolor=colours[part], edgecolor="white", hatch=hatches[part]) for part in drawn]
     canvas.legend(handles, [PART_TITLES.get(part, part) for part in drawn], loc="outside upper center", ncols=5)
     return canvas
 
 
 def _parts_of(bench: Bench, row: BenchRow) -> dict[str, float]:
     """Milliseconds by part."""
-    medians = {part: 1e3 * part_median(row, part) for part in bench.part_names}
+    medians = {part: 1e3 * part_median(row, part) for part in bench.record.parts}
     return {part: median for part, median in medians.items() if median > 0}
 
 

@@ -29,8 +29,8 @@ ENVIRONMENT = (
 
 def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> list[str]:
     """Draw all figures into `folder/figures` and write `folder/index.html`. Return a sentence for each that failed."""
-    benched = [method for section in report.benches for method in section.bench.methods]
-    tuned = [method.method for section in report.tunings for method in section.tuning.methods]
+    benched = [method for section in report.benches for method in section.subject.methods]
+    tuned = [method.method for section in report.tunings for method in section.subject.methods]
     gallery = Gallery(Style([run.method for run in report.runs if run.method] + benched + tuned))
     sections = [
         {
@@ -50,17 +50,17 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
     tunings = [
         (
             section,
-            gallery.plan("tuning", section.tuning, section.slug.replace("tuning", "*", 1), name_of(section.tuning)),
+            gallery.plan("tuning", section.subject, section.slug.replace("tuning", "*", 1), name_of(section.subject)),
         )
         for section in report.tunings
     ]
     benches = [
         {
             "section": section,
-            "figures": gallery.plan("bench", section.bench, f"{section.slug}-*", section.bench.study),
-            "environment": _told(section.bench.environment),
-            "command": shlex.join(section.bench.environment.get("command") or []),
-            "methods": [(s.name, told(s.settings, s.settings)) for s in section.bench.main.rows if s.is_method],
+            "figures": gallery.plan("bench", section.subject, f"{section.slug}-*", section.subject.study),
+            "environment": _told(section.subject.environment),
+            "command": shlex.join(section.subject.environment.get("command") or []),
+            "methods": [(s.name, told(s.settings, s.settings)) for s in section.subject.main.rows if s.is_method],
         }
         for section in report.benches
     ]

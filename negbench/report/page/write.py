@@ -93,16 +93,15 @@ def _facts(report: Report) -> dict[str, Any]:
         "tables": {table.slug: [_plain(line) for line in table.data.to_dict("records")] for table in report.tables},
         "not_used": {run.name: f"{run.state}: {run.reason}" for run in report.unused},
     }
-    if report.benches:
-        facts["benches"] = [_facts_of(s, s.bench.path, s.bench.settings) for s in report.benches]
-    if report.tunings:
-        facts["tunings"] = [_facts_of(s, s.tuning.path, s.tuning.record.settings) for s in report.tunings]
+    for name, sections in (("benches", report.benches), ("tunings", report.tunings)):
+        if sections:
+            facts[name] = [_facts_of(section) for section in sections]
     return facts
 
 
-def _facts_of(section: RecordSection, folder: Path, settings: object) -> dict[str, Any]:
-    told = {"title": section.title, "folder": folder.name, "cautions": list(section.cautions)}
-    return told | {"settings": settings}
+def _facts_of(section: RecordSection[Any]) -> dict[str, Any]:
+    told = {"title": section.title, "folder": section.subject.path.name, "cautions": list(section.cautions)}
+    return told | {"settings": section.subject.record.settings}
 
 
 def _plain(line: dict[Any, Any]) -> dict[str, Any]:

@@ -65,7 +65,6 @@ class GroupRows:
     """Subjects that took turns, whose times may be compared round by round."""
 
     kind: str
-    value: int | None
     rows: tuple[BenchRow, ...]
 
     @property
@@ -73,28 +72,30 @@ class GroupRows:
         """Whether no row awaits its turns."""
         return all(row.is_timed or row.out_of_memory for row in self.rows)
 
-    def named(self, name: str | None) -> BenchRow | None:
-        return next((row for row in self.rows if row.name == name), None)
+    def ratio(self, row: BenchRow, name: str | None) -> Interval:
+        """Return the median over rounds of `row`'s seconds over those of `name`, and its interval.
 
-    def ratio(self, row: BenchRow, name: str | None) -> Interval | None:
-        """Return the median over rounds of `row`'s seconds over those of `name`, and its interval, or None."""
-        other = self.named(name)
-        if other is None or other is row or not other.is_timed or not row.is_timed:
-            return None
-        return median_interval((row.seconds / other.seconds).tolist())
+        It is of no round where one of them is not here, or `row` is `name` itself.
+        """
+        other = next((other for other in self.rows if other.name == name), row)
+        can_be = other is not row and other.is_timed and row.is_timed
+        return median_interval((row.seconds / other.seconds).tolist() if can_be else [])
+
+    def ratio_to_bare(self, row: BenchRow) -> Interval:
+        """Return the ratio to the bare step with as many passes; of no round for the bare steps themselves."""
+        return self.ratio(row, row.bare_name)
 
 
 @dataclass(frozen=True)
 class Bench:
     path: Path
-    study: str
-    rounds: int
-    steps: int  # timed ones a turn
-    num_groups: int  # that were planned
-    part_names: tuple[str, ...]
-    settings: Flat  # that all methods share
+    record: BenchRecord
     environment: dict[str, Any]
     groups: tuple[GroupRows, ...]
+
+    @property
+    def study(self) -> str:
+        return self.record.study
 
     @property
     def main(self) -> GroupRows:
@@ -116,25 +117,23 @@ class Bench:
     @property
     def by_num_negatives(self) -> list[tuple[GroupRows, BenchRow]]:
         """Return methods at each K, by method and K. The study's own group counts if no other group has its K."""
-        found: dict[tuple[int, int], tuple[GroupRows, BenchRow]] = {}
-        for group in self.groups:
-            if group.kind in ("study", "num_negatives"):
-                for row in group.rows:
-                    if row.is_method and row.num_negatives is not None:
-                        found[self.methods.index(row.name), row.num_negatives] = group, row
+        found = {
+            (self.methods.index(row.name), row.num_negatives): (group, row)
+            for group, row in self._stepped("num_negatives")
+            if row.num_negatives is not None
+        }
         return [found[key] for key in sorted(found)]
 
     @property
     def by_batch_size(self) -> list[tuple[GroupRows, BenchRow]]:
         """Return methods at each batch size, by method and size."""
-        found = [
-            (self.methods.index(row.name), row.batch_size, group, row)
-            for group in self.groups
-            if group.kind in ("study", "batch_size")
-            for row in group.rows
-            if row.is_method
-        ]
-        return [(group, row) for _, _, group, row in sorted(found, key=lambda entry: entry[:2])]
+        found = self._stepped("batch_size")
+        return sorted(found, key=lambda pair: (self.methods.index(pair[1].name), pair[1].batch_size))
+
+    def _stepped(self, swept: str) -> list[tuple[GroupRows, BenchRow]]:
+        """Return the methods at the study's own setting and at those of one sweep."""
+        groups = [group for group in self.groups if group.kind in ("study", swept)]
+        return [(group, row) for group in groups for row in group.rows if row.is_method]
 
 
 def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
@@ -151,17 +150,8 @@ def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
 
 
 def _bench(path: Path, record: BenchRecord) -> Bench:
-    return Bench(
-        path,
-        study=record.study,
-        rounds=record.rounds,
-        steps=record.steps_per_turn,
-        num_groups=record.num_groups,
-        part_names=tuple(record.parts),
-        settings=record.settings,
-        environment=record.environment.model_dump(),
-        groups=tuple(GroupRows(g.kind, g.value, tuple(map(_row, g.subjects))) for g in record.groups),
-    )
+    groups = tuple(GroupRows(group.kind, tuple(map(_row, group.subjects))) for group in record.groups)
+    return Bench(path, record, record.environment.model_dump(), groups)
 
 
 def _row(record: RowRecord) -> BenchRow:

@@ -3,14 +3,15 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
 Key = TypeVar("Key")
-LEVEL = 0.95
+ALPHA, LEVEL = 0.05, 0.95
 RESAMPLES = 10_000
 _ROUNDING = 1e-12  # a spread below this, relative to the values, is that of floating point
 
@@ -31,9 +32,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """Mean over the seeds that both have. `p` is the two-sided paired t test's; nan where it cannot be made."""
+    """Mean over the seeds that both have. `p` is the two-sided paired t test's; nan where it cannot be made.
+
+    `p_holm` is p after Holm's correction over the differences that are looked at together.
+    """
 
     p: float
+    p_holm: float = math.nan
+
+    @property
+    def is_beyond_chance(self) -> bool:
+        """Whether the interval excludes 0, and still would after Holm's correction."""
+        return self.p_holm < ALPHA and (self.low > 0 or self.high < 0)
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -56,10 +66,10 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], level: flo
     return Difference(interval.centre, interval.low, interval.high, interval.n, p)
 
 
-def paired_ratio(a: Mapping[int, float], b: Mapping[int, float], level: float = LEVEL) -> Interval:
+def paired_ratio(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """Return the geometric mean of positive a / b over the seeds in both, with the t interval of its logarithm."""
     log_a, log_b = ({seed: math.log(value) for seed, value in values.items()} for values in (a, b))
-    log = paired_difference(log_a, log_b, level)
+    log = paired_difference(log_a, log_b)
     return Interval(math.exp(log.centre), math.exp(log.low), math.exp(log.high), log.n)
 
 
@@ -73,13 +83,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [math.nan if math.isnan(p) else value for p, value in zip(p_values, adjusted, strict=True)]
 
 
-def with_holm(differences: Mapping[Key, Difference]) -> dict[Key, tuple[Difference, float]]:
-    """Return each difference with its p after Holm's correction over all of them."""
+def with_holm(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    """Return each difference with its `p_holm` over all of them."""
     adjusted = holm([difference.p for difference in differences.values()])
-    return {key: (d, p) for (key, d), p in zip(differences.items(), adjusted, strict=True)}
+    return {key: replace(d, p_holm=p) for (key, d), p in zip(differences.items(), adjusted, strict=True)}
 
 
-def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def quartiles(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval:
+    """Return the median between the first and the third quartile; nan without values."""
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist() if len(values) else [math.nan] * 3
+    return Interval(middle, low, high, len(values))
+
+
+def median_interval(values: Sequence[float]) -> Interval:
     """Return the median and its percentile bootstrap interval, of values that may be infinite.
 
     Of an even number of values it is the mean of the two in the middle, where all are finite, and the lower otherwise.
@@ -96,7 +112,7 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         places = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     middle = [(n - 1) // 2, n // 2 if math.isfinite(ordered[-1]) else (n - 1) // 2]
     medians = np.sort(ordered[np.sort(places, axis=1)[:, middle]].mean(axis=1))
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = medians[int(tail * (len(medians) - 1))]
     high = medians[math.ceil((1 - tail) * (len(medians) - 1))]
     return Interval(float(ordered[middle].mean()), float(low), float(high), n)

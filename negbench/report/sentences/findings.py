@@ -10,8 +10,8 @@ import numpy as np
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.runs import Run, cumulative
-from negbench.report.read.statistics import Difference, holm, paired_difference, t_interval
-from negbench.report.tables.accuracy import METRICS, is_beyond_chance, main_metric
+from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
+from negbench.report.tables.accuracy import METRICS, main_metric
 from negbench.report.tables.cost import time_ratio
 from negbench.report.tables.diagnostics import told
 from negbench.runtime import words
@@ -24,19 +24,6 @@ NEARLY_EQUAL = 1.02  # ratio up to which what rows spend counts as equal
 class Finding:
     question: str
     answer: str
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A row's difference to another, with p after Holm's correction."""
-
-    other: Row
-    difference: Difference
-    p_holm: float
-
-    @property
-    def is_beyond_chance(self) -> bool:
-        return is_beyond_chance(self.difference, self.p_holm)
 
 
 def findings(comparison: Comparison, baseline: str) -> list[Finding]:
@@ -117,16 +104,16 @@ def _without_negatives(comparison: Comparison, metric: str) -> str:
     without = [row for row in comparison.rows if known.get(row.label) == 0]
     others = [row for row in comparison.rows if known.get(row.label, 0) > 0]
     pairs = [(row, alone) for alone in without for row in others if row.may_meet(alone)]
-    leads = _corrected([paired_difference(a.by_seed(metric), b.by_seed(metric)) for a, b in pairs], pairs)
+    leads = _corrected(pairs, {row.label: row.by_seed(metric) for row in comparison.rows})
     sentences = []
     for alone in without:
-        against = [lead for lead, (_, second) in zip(leads, pairs, strict=True) if second is alone]
+        against = {label: lead for (label, second), lead in leads.items() if second == alone.label}
         if not against:
             continue
-        better = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre > 0]
-        worse = [lead.other.label for lead in against if lead.is_beyond_chance and lead.difference.centre < 0]
+        better = [label for label, lead in against.items() if lead.is_beyond_chance and lead.centre > 0]
+        worse = [label for label, lead in against.items() if lead.is_beyond_chance and lead.centre < 0]
         who = f"{alone.label}, which has none"
-        if all(math.isnan(lead.p_holm) for lead in against):
+        if all(math.isnan(lead.p_holm) for lead in against.values()):
             verdict = f"The seeds do not tell: differences to {who}, cannot be tested"
         elif better and worse:
             verdict = (
@@ -134,13 +121,13 @@ def _without_negatives(comparison: Comparison, metric: str) -> str:
             )
         elif better:
             verdict = f"They helped: {_are(better)} beyond chance ahead of {who}"
-        elif worse and all(lead.difference.centre <= 0 for lead in against if lead.difference.n):
+        elif worse and all(lead.centre <= 0 for lead in against.values() if lead.n):
             verdict = f"No: no source is ahead of {who}, and {_are(worse)} beyond chance behind it"
         elif worse:
             verdict = f"Not shown: {_are(worse)} beyond chance behind {who}, and none ahead of it"
         else:
             verdict = f"That is not settled: no row differs beyond chance from {who}"
-        shown = [f"{lead.other.label} {text.points(lead.difference)}" for lead in against[:SHOWN]]
+        shown = [f"{label} {text.points(lead)}" for label, lead in list(against.items())[:SHOWN]]
         more = f", and {len(against) - SHOWN} more in the table" if len(against) > SHOWN else ""
         sentences.append(
             f"{verdict}. Differences in {METRICS[metric]}, points: {', '.join(shown)}{more}. Methods without negatives "
@@ -171,36 +158,38 @@ def _ranking(rows: Sequence[Row], figures: Mapping[str, Mapping[int, float]], st
     start = f"{start} ({words.count(means[best.label].n, 'seed')}{missing})"
     if len(known) == 1:
         return f"{start}; it is the only row, so there is nothing to compare it with."
-    pairs = [(b, a) for a, b in itertools.combinations(known, 2) if a.may_meet(b)]
-    leads = _corrected([paired_difference(figures[a.label], figures[b.label]) for b, a in pairs], pairs)
-    leads = [lead for lead, (_, ahead) in zip(leads, pairs, strict=True) if ahead is best]
-    paired = [lead for lead in leads if lead.difference.n]
+    pairs = [(a, b) for a, b in itertools.combinations(known, 2) if a.may_meet(b)]
+    corrected = _corrected(pairs, figures)
+    leads = {behind: lead for (ahead, behind), lead in corrected.items() if ahead == best.label}
+    paired = {behind: lead for behind, lead in leads.items() if lead.n}
     if not paired:
         return f"{start}. No other row that may be compared with it shares a seed, so no difference can be paired."
-    shown = [f"{text.points(lead.difference)} over {lead.other.label}" for lead in paired[:SHOWN]]
+    shown = [f"{text.points(lead)} over {behind}" for behind, lead in list(paired.items())[:SHOWN]]
     more = f" and {words.count(len(leads) - len(shown), 'more row')} (see the table)" if len(leads) > len(shown) else ""
     sentence = f"{start}: {', '.join(shown)}{more} (points, paired by seed)."
-    sure = [lead.other.label for lead in paired if lead.is_beyond_chance]
-    unsure = [lead.other.label for lead in paired if not lead.is_beyond_chance and not math.isnan(lead.p_holm)]
-    untested = [lead.other.label for lead in paired if math.isnan(lead.p_holm)]
+    sure = [behind for behind, lead in paired.items() if lead.is_beyond_chance]
+    untested = [behind for behind, lead in paired.items() if math.isnan(lead.p_holm)]
+    unsure = [behind for behind in paired if behind not in (*sure, *untested)]
     verdicts = [
         *([f"the lead{_s(sure)} over {_are(sure)} beyond chance at 5%"] if sure else []),
         *([f"{'those' if len(unsure) > 1 else 'that'} over {_are(unsure)} not"] if unsure and sure else []),
         *([f"no lead over {_some(unsure)} is beyond chance at 5%"] if unsure and not sure else []),
     ]
     if verdicts:
-        corrected = f"After Holm's correction over {words.count(len(pairs), 'pair')} of rows, "
-        sentence = f"{sentence} {corrected}{'; '.join(verdicts)}."
+        of_pairs = f"After Holm's correction over {words.count(len(pairs), 'pair')} of rows"
+        sentence = f"{sentence} {of_pairs}, {'; '.join(verdicts)}."
     if untested:
         why = "one shared seed, or the same difference in all"
         sentence = f"{sentence} The lead{_s(untested)} over {_some(untested)} cannot be tested ({why})."
     return sentence
 
 
-def _corrected(differences: Sequence[Difference], pairs: Sequence[tuple[Row, Row]]) -> list[Lead]:
-    """Return a lead for each pair, with its first row as the other one."""
-    adjusted = holm([difference.p for difference in differences])
-    return [Lead(row, d, p) for (row, _), d, p in zip(pairs, differences, adjusted, strict=True)]
+def _corrected(
+    pairs: Sequence[tuple[Row, Row]], figures: Mapping[str, Mapping[int, float]]
+) -> dict[tuple[str, str], Difference]:
+    """Return by labels how far the first row of each pair is ahead, corrected over all pairs."""
+    labels = [(first.label, second.label) for first, second in pairs]
+    return with_holm({(a, b): paired_difference(figures[a], figures[b]) for a, b in labels})
 
 
 def _are(labels: list[str]) -> str:

@@ -23,8 +23,8 @@ from negbench.report.read.comparisons import (
 )
 from negbench.report.read.grouping import grouped
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
-from negbench.report.tables.accuracy import METRICS, is_beyond_chance
-from negbench.report.tables.base import Cell, Table, interval_columns, seeds
+from negbench.report.tables.accuracy import METRICS
+from negbench.report.tables.base import Cell, Table, difference_cell, difference_columns, interval_columns, seeds
 from negbench.runtime import words
 
 _OTHER_DATA = ("data.name", "data.version", "data.image_size")  # settings whose values are of other data each
@@ -112,6 +112,7 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
     for line, ablation in enumerate(members):
         for place, (value, row) in enumerate(ablation.points):
             interval = t_interval(list(row.by_seed(ablation.metric).values()))
+            difference = differences.get((line, place))
             shown = told({ablation.key: value}, [ablation.key]).partition("=")[2]
             size = float(value) if isinstance(value, int | float) else shown
             cells.append(
@@ -120,14 +121,13 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
                     Cell(shown, size),
                     seeds(row),
                     Cell(text.percent(interval), interval.centre),
-                    _difference_cell(row is ablation.own, differences.get((line, place))),
+                    _difference_cell(row is ablation.own, difference),
                     Cell(METRICS[ablation.metric]),
                 ]
             )
             csv_row = {name: getattr(ablation, name) for name in ("study", "method", "others", "key")}
             csv_rows.append(csv_row | {"value": value, "metric": ablation.metric} | interval_columns(interval))
-            if (found := differences.get((line, place))) is not None:
-                csv_rows[-1] |= interval_columns(found[0], "difference") | {"p": found[0].p, "p_holm": found[1]}
+            csv_rows[-1] |= difference_columns(difference) if difference else {}
     note = (
         "All other settings are equal within a method's lines. Mean ± half of the 95% t interval over seeds. "
         "Differences in points to the value that the study itself has, paired by seed, with their 95% interval; bold: "
@@ -138,9 +138,8 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
     return Table(members[0].slug, title, note, columns, cells, pd.DataFrame(csv_rows)).without_empty_columns()
 
 
-def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Difference, float]]:
-    """By the numbers of ablation and point: the difference to the study's own value, and its p after Holm's correction
-    over the table."""
+def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], Difference]:
+    """By the numbers of ablation and point: the difference to the study's own value, corrected over the table."""
     found = {}
     for line, ablation in enumerate(members):
         for place, (_, row) in enumerate(ablation.points):
@@ -152,13 +151,10 @@ def _differences(members: Sequence[Ablation]) -> dict[tuple[int, int], tuple[Dif
     return with_holm(found)
 
 
-def _difference_cell(is_own: bool, found: tuple[Difference, float] | None) -> Cell:
+def _difference_cell(is_own: bool, difference: Difference | None) -> Cell:
     if is_own:
         return Cell("the study's own")
-    if found is None:
-        return Cell(words.NOTHING)
-    difference, p_holm = found
-    return Cell(text.points(difference), difference.centre, is_beyond_chance(difference, p_holm))
+    return Cell(words.NOTHING) if difference is None else difference_cell(difference)
 
 
 def _order(row: Row, key: str) -> tuple[bool, float, str]:

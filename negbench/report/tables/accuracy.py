@@ -9,11 +9,19 @@ from negbench.report.read.circumstances import confounded
 from negbench.report.read.comparisons import Comparison, own_values, told
 from negbench.report.read.grouping import grouped
 from negbench.report.read.statistics import Difference, paired_difference, t_interval, with_holm
-from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
+from negbench.report.tables.base import (
+    Cell,
+    CsvRow,
+    Table,
+    about,
+    difference_cell,
+    difference_columns,
+    interval_columns,
+    seeds,
+)
 from negbench.runtime import words
 from negbench.settings.protocols import NAMED
 
-ALPHA = 0.05
 PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # for comparison with published figures
 WITHOUT_DIFFERENCE = ("knn200_top1", *PUBLISHED)
 METRICS = {  # of summary.json, with what a reader calls them
@@ -63,15 +71,14 @@ def accuracy(comparison: Comparison, baseline: str) -> Table:
             if row.label not in differences:
                 line.append(Cell("baseline" if baseline in (row.label, row.method) else words.NOTHING))
                 continue
-            difference, p_holm = differences[row.label]
+            difference = differences[row.label]
             other = comparison.baseline_of(row, baseline)
             assert other is not None
             which = f" to {other.label}" if other.label not in (baseline, other.method) else ""
             mixed = words.listed(list(confounded(row.runs, other.runs)))
             which += f", confounded with {mixed}" if mixed else ""
-            line.append(Cell(text.points(difference) + which, difference.centre, is_beyond_chance(difference, p_holm)))
-            csv_rows[-1] |= {"baseline": other.label} | interval_columns(difference, "difference")
-            csv_rows[-1] |= {"p": difference.p, "p_holm": p_holm}
+            line.append(difference_cell(difference, which))
+            csv_rows[-1] |= {"baseline": other.label} | difference_columns(difference)
     note = (
         "Top-1 accuracy, mean ± half of the 95% t interval over seeds. Differences in points, paired by seed, with "
         "their 95% interval; bold: beyond chance at 5% after Holm's correction over the rows of the column, which "
@@ -94,8 +101,8 @@ def selection_note(metrics: Sequence[str]) -> str:
     return f"Chosen on the test set, and so too high: {words.listed(chosen)}. " if chosen else ""
 
 
-def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, tuple[Difference, float]]:
-    """Return by row's label the paired difference and its p after Holm's correction over these rows."""
+def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) -> dict[str, Difference]:
+    """Return the paired differences by row's label, corrected over these rows."""
     differences = {}
     for row in comparison.rows:
         other = comparison.baseline_of(row, baseline)
@@ -104,11 +111,6 @@ def differences_to_baseline(comparison: Comparison, metric: str, baseline: str) 
             if difference.n:
                 differences[row.label] = difference
     return with_holm(differences)
-
-
-def is_beyond_chance(difference: Difference, p_holm: float) -> bool:
-    """Return whether the interval excludes 0, and still would after Holm's correction."""
-    return p_holm < ALPHA and (difference.low > 0 or difference.high < 0)
 
 
 def _own_settings(comparison: Comparison) -> str:

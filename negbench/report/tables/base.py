@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.read.statistics import Interval
+from negbench.report.read.statistics import Difference, Interval
 from negbench.runtime import words
 
 CsvRow = dict[str, Any]  # a line of a table's CSV file, by column
@@ -48,6 +49,20 @@ def interval_columns(interval: Interval, name: str = "", centre: str = "mean") -
     prefix = f"{name}_" if name else ""
     values = {centre: interval.centre, "low": interval.low, "high": interval.high, "n": interval.n}
     return {prefix + key: value for key, value in values.items()}
+
+
+def difference_columns(difference: Difference) -> CsvRow:
+    return interval_columns(difference, "difference") | {"p": difference.p, "p_holm": difference.p_holm}
+
+
+def difference_cell(difference: Difference, note: str = "") -> Cell:
+    """Return a difference in points, bold if it is beyond chance."""
+    return Cell(text.points(difference) + note, difference.centre, difference.is_beyond_chance)
+
+
+def quartile_columns(quartiles: Interval, name: str) -> CsvRow:
+    """Return `NAME_q1`, `NAME_median` and `NAME_q3`."""
+    return {f"{name}_q1": quartiles.low, f"{name}_median": quartiles.centre, f"{name}_q3": quartiles.high}
 
 
 def seeds(row: Row) -> Cell:

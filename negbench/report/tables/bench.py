@@ -9,8 +9,8 @@ import pandas as pd
 from negbench.records.crowding import FOR_BENCHES, is_crowded
 from negbench.report import text
 from negbench.report.read.benches import Bench, BenchRow, GroupRows
-from negbench.report.read.statistics import Interval
-from negbench.report.tables.base import Cell, CsvRow, Table, interval_columns
+from negbench.report.read.statistics import Interval, quartiles
+from negbench.report.tables.base import Cell, CsvRow, Table, interval_columns, quartile_columns
 from negbench.runtime import words
 
 MIB, GIGA = 2**20, 1e9
@@ -86,7 +86,7 @@ def _rows(
     """Note, columns, cells and data of a table of steps."""
     cells, csv_rows = [], []
     for group, row in pairs:
-        bare, against = group.ratio(row, row.bare_name), group.ratio(row, baseline)
+        bare, against = group.ratio_to_bare(row), group.ratio(row, baseline)
         share = _share(row, _matrix_rate(group))
         known = {
             "step of": Cell(row.name),
@@ -107,12 +107,12 @@ def _rows(
 
 
 def _parts(bench: Bench, slug: str) -> Table:
-    columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.part_names), "step"]
+    columns = ["step of", *(PART_TITLES.get(part, part) for part in bench.record.parts), "step"]
     cells, csv_rows = [], []
     for row in bench.main.rows:
         if row.kind == "matrices" or not row.is_timed:
             continue
-        medians = {part: part_median(row, part) for part in bench.part_names}
+        medians = {part: part_median(row, part) for part in bench.record.parts}
         cells.append([Cell(row.name), *(_of(seconds, 1e-3) for seconds in (*medians.values(), row.median))])
         about = {"study": bench.study, "device": bench.device, "step": row.name}
         seconds = {f"{part}_seconds": median for part, median in medians.items()}
@@ -131,8 +131,8 @@ def bench_cautions(bench: Bench) -> list[str]:
     """Return sentences on what disturbed or stopped the bench."""
     told = []
     timed = sum(group.is_done for group in bench.groups)
-    if timed < bench.num_groups:
-        told.append(f"The bench was stopped: times of {timed} of its {bench.num_groups} groups are here.")
+    if timed < bench.record.num_groups:
+        told.append(f"The bench was stopped: times of {timed} of its {bench.record.num_groups} groups are here.")
     if is_crowded(bench.environment, FOR_BENCHES):
         load, cores = bench.environment["load_average"], bench.environment["num_cpus"]
         told.append(
@@ -156,7 +156,7 @@ def _matrix_rate(group: GroupRows) -> float:
 
 def _where(bench: Bench) -> str:
     place = bench.environment
-    turns = f"{bench.rounds} rounds of {bench.steps} timed steps"
+    turns = f"{bench.record.rounds} rounds of {bench.record.steps_per_turn} timed steps"
     return f"{bench.device}, torch {place.get('torch_version')}, {place.get('precision')}, {turns} each."
 
 
@@ -165,12 +165,12 @@ def _milliseconds(row: BenchRow) -> Cell:
         return Cell("out of memory", math.inf)
     if not row.is_timed:
         return Cell("not timed", math.nan)
-    first, middle, third = np.percentile(1e3 * row.seconds, (25, 50, 75)).tolist()
-    return Cell(f"{words.number(middle)} [{words.number(first)}, {words.number(third)}]", middle)
+    milliseconds = quartiles(1e3 * row.seconds)
+    return Cell(text.amount(milliseconds), milliseconds.centre)
 
 
-def _ratio(interval: Interval | None) -> Cell:
-    return Cell(text.ratio(interval), interval.centre) if interval is not None else Cell(words.NOTHING, math.nan)
+def _ratio(interval: Interval) -> Cell:
+    return Cell(text.ratio(interval), interval.centre)
 
 
 def _number(row: BenchRow, name: str) -> float:
@@ -193,13 +193,12 @@ def _reasons(rows: Iterable[BenchRow]) -> str:
     return f". Out of memory: {'; '.join(dict.fromkeys(told))}" if told else ""
 
 
-def _csv_row(bench: Bench, row: BenchRow, bare: Interval | None, against: Interval | None) -> CsvRow:
+def _csv_row(bench: Bench, row: BenchRow, bare: Interval, against: Interval) -> CsvRow:
     csv_row: CsvRow = {"study": bench.study, "device": bench.device, "step": row.name}
-    csv_row |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.rounds}
-    quartiles = np.percentile(row.seconds, (25, 50, 75)).tolist() if row.is_timed else [math.nan] * 3
-    csv_row |= dict(zip(("step_seconds_q1", "step_seconds_median", "step_seconds_q3"), quartiles, strict=True))
-    for name, interval in (("bare", bare), ("baseline", against)):
-        csv_row |= interval_columns(interval or Interval(math.nan, math.nan, math.nan, 0), f"ratio_to_{name}", "median")
-    csv_row |= {f"{part}_seconds": part_median(row, part) for part in bench.part_names}
-    names = ("peak_memory_bytes", "peak_reserved_bytes", "source_state_bytes", "negatives_per_query", "parameters")
-    return csv_row | {name: row.facts.get(name) for name in (*names, "flops", "out_of_memory")}
+    csv_row |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.record.rounds}
+    csv_row |= quartile_columns(quartiles(row.seconds), "step_seconds")
+    csv_row |= interval_columns(bare, "ratio_to_bare", "median") | interval_columns(
+        against, "ratio_to_baseline", "median"
+    )
+    csv_row |= {f"{part}_seconds": part_median(row, part) for part in bench.record.parts}
+    return csv_row | {name: row.facts.get(name) for name in (*(name for name, _ in FIGURES.values()), "out_of_memory")}

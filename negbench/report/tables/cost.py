@@ -11,8 +11,8 @@ import pandas as pd
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.runs import Run, cumulative
-from negbench.report.read.statistics import Interval, median_interval, paired_ratio
-from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, seeds
+from negbench.report.read.statistics import Interval, median_interval, paired_ratio, quartiles
+from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, quartile_columns, seeds
 from negbench.runtime import words
 
 RESOURCES = {  # what a run's curve is drawn and a target is reached in: the title, and one shown unit
@@ -42,23 +42,21 @@ def cost(comparison: Comparison, baseline: str) -> Table:
     cells, csv_rows = [], []
     for row in comparison.rows:
         seconds = np.concatenate([np.array([]), *(_epoch_seconds(run) for run in row.runs)])
-        quartiles = np.percentile(seconds, (25, 50, 75)).tolist() if len(seconds) else [math.nan] * 3
+        of_epochs = quartiles(seconds)
         against = time_ratio(comparison, row, baseline)
         figures = {name: _joined(row.runs, name) for name in _FIGURES}
         wait = max((float(run.summary["data_wait_share"] or 0) for run in row.runs), default=0.0)
         bound = any(run.summary.get("loader_bound") for run in row.runs)
-        names = [f"epoch_seconds_{name}" for name in ("q1", "median", "q3")]
         csv_row: CsvRow = about(comparison, row) | {"hardware": comparison.hardware, "runs": len(row.runs)}
-        csv_row |= {"epochs": len(seconds), **dict(zip(names, quartiles, strict=True)), **figures}
+        csv_row |= {"epochs": len(seconds)} | quartile_columns(of_epochs, "epoch_seconds") | figures
         csv_row |= interval_columns(against, "ratio") if against else {}
         csv_rows.append(csv_row | {"data_wait_share": wait, "loader_bound": bound})
-        first, middle, third = map(words.number, quartiles)
         nothing = "baseline" if baseline in (row.label, row.method) else words.NOTHING
         cells.append(
             [
                 Cell(row.label),
                 seeds(row),
-                Cell(f"{middle} [{first}, {third}]" if len(seconds) else words.NOTHING, quartiles[1]),
+                Cell(text.amount(of_epochs), of_epochs.centre),
                 Cell(text.ratio(against), against.centre) if against else Cell(nothing),
                 *(Cell(words.number(figures[name] / unit), figures[name]) for name, (_, unit, _) in _FIGURES.items()),
                 Cell(f"{wait:.1%}" + (" loader-bound" if bound else "") if row.runs else words.NOTHING, wait),
