@@ -27,7 +27,6 @@ from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch, steps_per_epoch
 
 FORECAST_SCHEMA_VERSION = 1
-PUBLISHED_KEYS = ("method", "device_hours_per_epoch", "devices", "device", "includes", "source", "same_steps")
 Facts = dict[str, Any]
 
 
@@ -179,10 +178,7 @@ def _joined(
         "evaluating": vars(evaluating) if evaluating else None,
         "interconnect_gigabytes_per_second": interconnect,
         "environment": steps.environment,
-        "published": [
-            {name: getattr(cost, name) for name in PUBLISHED_KEYS}
-            for cost in published_costs(config.study, config.method.name)
-        ],
+        "published": published_costs(config.study, config.method.name),
     }
     for cost in facts["published"]:
         cost["ratio"] = sentences.ratio(cost, facts)
