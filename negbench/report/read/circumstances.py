@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from negbench.records.data import DataRecord
 from negbench.report.read.grouping import grouped
-from negbench.report.read.runs import Run
+from negbench.report.read.runs import Run, short_revision
 from negbench.runtime.words import listed
 
 COPY = "copy"  # a state
@@ -31,9 +31,9 @@ Facts = dict[str, str]
 def fact(run: Run, name: str) -> str | None:
     """Return what environment.json says of `name`, None if it does not."""
     value = run.environment.get(name)
-    if value is None or name != "git_revision":
-        return None if value is None else str(value)
-    return str(value)[:10] + ("+changes" if str(value).endswith("+changes") else "")
+    if value is None:
+        return None
+    return short_revision(str(value)) if name == "git_revision" else str(value)
 
 
 def data_labels(runs: Sequence[Run]) -> Labels:

@@ -70,10 +70,13 @@ class Run:
     @property
     def version(self) -> str:
         """What should be equal where results are compared."""
-        revision = str(self.environment.get("git_revision") or "unknown revision")
-        short = revision[:10] + ("+changes" if revision.endswith("+changes") else "")
-        negbench = f"negbench {self.environment.get('negbench_version')} ({short})"
+        revision = short_revision(str(self.environment.get("git_revision") or "unknown revision"))
+        negbench = f"negbench {self.environment.get('negbench_version')} ({revision})"
         return f"{negbench}, torch {self.summary.get('torch_version')}"
+
+
+def short_revision(revision: str) -> str:
+    return revision[:10] + ("+changes" if revision.endswith("+changes") else "")
 
 
 def find(arguments: Sequence[str], default: Path) -> list[Path]:

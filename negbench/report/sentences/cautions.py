@@ -1,6 +1,6 @@
 """What a reader must know before trusting a comparison."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from negbench.records.crowding import FOR_RUNS, is_crowded
 from negbench.report.read.comparisons import Comparison, Row, differing
@@ -15,6 +15,20 @@ FEWEST_SEEDS = 3
 FEWEST_EPOCHS = 3
 NAMED = 6  # runs or rows in a sentence
 REPLACED = "encoder_replaced"  # of summary.json
+OF_SINGLE_RUNS: dict[str, Callable[[Run], object]] = {  # what is said of the runs that it applies to
+    "waited for data over 5% of the time, so that times are the loader's": lambda run: run.summary.get("loader_bound"),
+    "resumed with another number of processes, so not bitwise as undisturbed": (
+        lambda run: len(run.summary.get("world_sizes") or ()) > 1
+    ),
+    "ended with nearly equal embeddings for all images, a collapse": has_collapsed,
+    "skipped images that could not be decoded": lambda run: run.summary.get("skipped_files"),
+    f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": (
+        lambda run: len(run.epoch_seconds) - 1 < FEWEST_EPOCHS  # the first is left out
+    ),
+    "started on a machine with more work than cores, so that times may be disturbed": (
+        lambda run: is_crowded(run.environment, FOR_RUNS)
+    ),
+}
 
 
 def cautions(comparison: Comparison, baseline: str, others: Sequence[Comparison] = ()) -> list[str]:
@@ -28,30 +42,11 @@ def cautions(comparison: Comparison, baseline: str, others: Sequence[Comparison]
     found += [*_of_encoders(comparison), *_of_settings(comparison)]
     if runs and not any(run.curve for run in runs):
         found.append("No run has a curve on held-out images, so there is no time to a target.")
-    if hardware := sorted({run.hardware for run in runs})[1:]:
-        first = min(run.hardware for run in runs)
-        found.append(f"Times have a table for each kind of hardware: {'; '.join([first, *hardware])}.")
-    for told, some_runs in {
-        "waited for data over 5% of the time, so that times are the loader's": [
-            run for run in runs if run.summary.get("loader_bound")
-        ],
-        "resumed with another number of processes, so not bitwise as undisturbed": [
-            run for run in runs if len(run.summary.get("world_sizes") or ()) > 1
-        ],
-        "ended with nearly equal embeddings for all images, a collapse": [run for run in runs if has_collapsed(run)],
-        "skipped images that could not be decoded": [run for run in runs if run.summary.get("skipped_files")],
-        f"had fewer than {FEWEST_EPOCHS} timed epochs, so that times say little": [
-            run
-            for run in runs
-            if len(run.epoch_seconds) - 1 < FEWEST_EPOCHS  # the first is left out
-        ],
-        "started on a machine with more work than cores, so that times may be disturbed": [
-            run for run in runs if is_crowded(run.environment, FOR_RUNS)
-        ],
-    }.items():
-        if some_runs:
-            names = words.some([run.name for run in some_runs], NAMED)
-            found.append(f"{words.count(len(some_runs), 'run')} {told}: {names}.")
+    if len(hardware := sorted({run.hardware for run in runs})) > 1:
+        found.append(f"Times have a table for each kind of hardware: {'; '.join(hardware)}.")
+    for told, applies in OF_SINGLE_RUNS.items():
+        if names := [run.name for run in runs if applies(run)]:
+            found.append(f"{words.count(len(names), 'run')} {told}: {words.some(names, NAMED)}.")
     return found
 
 

@@ -38,14 +38,13 @@ def findings(comparison: Comparison, baseline: str) -> list[Finding]:
     if answer := _at_equal_views(comparison):
         found.append(Finding("Which source is best at equal views?", answer))
     parts = comparison.by_hardware()
-    for part in parts:
-        where = f" on {part.hardware}" if len(parts) > 1 else ""
+    places = {f" on {part.hardware}" if len(parts) > 1 else "": part for part in parts}
+    for where, part in places.items():
         if answer := _at_equal_cost(part):
             found.append(Finding(f"Which source is best at equal cost{where}?", answer))
     if answer := _without_negatives(comparison, metric):
         found.append(Finding("Were negatives needed?", answer))
-    for part in parts:
-        where = f" on {part.hardware}" if len(parts) > 1 else ""
+    for where, part in places.items():
         if answer := _time(part, baseline):
             found.append(Finding(f"What does each source cost{where}?", answer))
     sentences = [sentence for row in comparison.rows[:SHOWN] for sentence in told(row)]

@@ -12,7 +12,7 @@ from negbench.report import text
 from negbench.report.read.comparisons import Comparison
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.accuracy import METRICS, PUBLISHED, selection_note
-from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns
+from negbench.report.tables.base import Cell, Table, about, interval_columns
 from negbench.runtime import words
 from negbench.settings.protocols import PROTOCOLS
 
@@ -54,16 +54,17 @@ def anchor_table(comparison: Comparison) -> Table | None:
         csv_rows.append(csv_row)
     for anchor in anchors:
         source = published()["sources"][anchor["source"]]
-        name = f"{anchor['method']} ({anchor['variant']})" if "variant" in anchor else anchor["method"]
+        label = f"{anchor['method']} ({anchor['variant']})" if "variant" in anchor else anchor["method"]
         numbers = [_count(anchor.get("epochs")), _count(anchor.get("batch_size"))]
-        shown = _by_metric(anchor)
-        results = [Cell(_figure(shown.get(name)), shown.get(name)) for name in metrics]
+        figures = _by_metric(anchor)
+        results = [Cell(_figure(figures.get(name)), figures.get(name)) for name in metrics]
         by, protocol = Cell(source["title"]), Cell(f"theirs: {source['protocol']}")
-        cells.append([Cell(name), by, Cell(anchor["model"]), *numbers, *results, protocol])
-        csv_rows.append(
-            _csv_row(anchor) | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]}
-        )
-    sources = "; ".join(dict.fromkeys(_reference(anchor) for anchor in anchors))
+        cells.append([Cell(label), by, Cell(anchor["model"]), *numbers, *results, protocol])
+        csv_row = {key: anchor.get(key) for key in ("method", "variant", "model", "epochs", "batch_size")}
+        csv_row |= {f"{name.removesuffix('_top1')}_mean": figure / 100 for name, figure in figures.items()}
+        csv_rows.append(csv_row | {"by": source["title"], "url": source["url"], "protocol": source["protocol"]})
+    cited = dict.fromkeys(anchor["source"] for anchor in anchors)
+    sources = "; ".join(f"{source['title']}, {source['url']}" for source in map(published()["sources"].get, cited))
     note = (
         "Published figures are of others' protocols, most of one run: they tell whether ours are in the right region, "
         f"and rank nothing. {selection_note(metrics)}Sources: {sources}."
@@ -87,21 +88,11 @@ def _dataset(comparison: Comparison) -> str | None:
     return None
 
 
-def _reference(anchor: dict[str, Any]) -> str:
-    source = published()["sources"][anchor["source"]]
-    return f"{source['title']}, {source['url']}"
-
-
 def _by_metric(anchor: dict[str, Any]) -> dict[str, float]:
     """Its figures, percent, in the columns of the protocols that they were made by; another kNN's k is in its text."""
     own = published()["sources"][anchor["source"]].get("evaluation")
     metrics = {"knn": PROTOCOLS[own].figure if own else "knn_top1", "linear": "linear_top1"}
     return {metric: anchor[name] for name, metric in metrics.items() if name in anchor}
-
-
-def _csv_row(anchor: dict[str, Any]) -> CsvRow:
-    kept = {key: anchor.get(key) for key in ("method", "variant", "model", "epochs", "batch_size")}
-    return kept | {f"{name.removesuffix('_top1')}_mean": figure / 100 for name, figure in _by_metric(anchor).items()}
 
 
 def _count(value: int | None) -> Cell:

@@ -65,13 +65,6 @@ def at_the_end(row: Row, figure: str, source: str | None = None) -> Interval:
     return t_interval([known for known in last if known is not None])
 
 
-def over_training(run: Run, figure: str, source: str | None = None) -> tuple[list[float], list[float]]:
-    """Return the epochs at which the figure is known, and its values."""
-    pairs = [(float(record["epoch"]), value(record, figure, source)) for record in run.diagnostics]
-    known = [(epoch, v) for epoch, v in pairs if v is not None]
-    return [epoch for epoch, _ in known], [v for _, v in known]
-
-
 def diagnostic_tables(comparison: Comparison) -> list[Table]:
     """Return tables of negatives and representation at the end of training. Empty without diagnostics."""
     described = [row for row in comparison.rows if any(run.diagnostics for run in row.runs)]
@@ -151,7 +144,8 @@ def has_collapsed(run: Run) -> bool:
 
 def common_epochs(runs: Sequence[Run], figure: str, source: str | None) -> tuple[list[float], list[list[float]]]:
     """Return the epochs at which every run that knows the figure has it, and its values by run."""
-    series = [dict(zip(*over_training(run, figure, source), strict=True)) for run in runs]
-    series = [known for known in series if known]
+    of_runs = [{float(record["epoch"]): value(record, figure, source) for record in run.diagnostics} for run in runs]
+    known_of_runs = [{epoch: v for epoch, v in values.items() if v is not None} for values in of_runs]
+    series = [known for known in known_of_runs if known]
     epochs = sorted(set.intersection(*(set(known) for known in series))) if series else []
     return epochs, [[known[epoch] for epoch in epochs] for known in series]
