@@ -4,33 +4,31 @@ from pathlib import Path
 
 HEAD_BYTES = 512  # of a file are enough for `looks_like`
 _SHOWN = 40  # characters of a text
-_STARTS = (  # an image's kind ends in "image"
-    (b"version https://git-lfs.github.com/", "a Git LFS pointer, whose file `git lfs pull` fetches"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
-    (b"GIF8", "a GIF image"),
-    (b"II*\x00", "a TIFF image"),
-    (b"MM\x00*", "a TIFF image"),
-    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
-    (b"\xff\x0a", "a JPEG XL image"),
-    (b"8BPS", "a Photoshop image"),
-    (b"%PDF", "a PDF document"),
-    (b"\x1f\x8b", "compressed by gzip"),
-    (b"BZh", "compressed by bzip2"),
-    (b"\xfd7zXZ\x00", "compressed by xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"PK\x05\x06", "an empty zip archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (b"\x93NUMPY", "an array of NumPy"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
-    (b"\x00\x05\x16\x07", "an AppleDouble file, which macOS leaves beside a copy"),
-    (b"\x7fELF", "a program"),
-)
-_AT = (  # offset, bytes there, kind
+_AT = (  # offset, bytes there, kind; an image's ends in "image"
+    (0, b"version https://git-lfs.github.com/", "a Git LFS pointer, whose file `git lfs pull` fetches"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"II*\x00", "a TIFF image"),
+    (0, b"MM\x00*", "a TIFF image"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"8BPS", "a Photoshop image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"BZh", "compressed by bzip2"),
+    (0, b"\xfd7zXZ\x00", "compressed by xz"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"PK\x05\x06", "an empty zip archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (0, b"\x93NUMPY", "an array of NumPy"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (0, b"\x00\x05\x16\x07", "an AppleDouble file, which macOS leaves beside a copy"),
+    (0, b"\x7fELF", "a program"),
     (257, b"ustar", "a tar archive"),
     (8, b"WEBP", "a WebP image"),
     (8, b"AVI ", "an AVI video"),
@@ -59,8 +57,7 @@ def looks_like(head: bytes) -> str | None:
     if not any(head):
         return "zeros at its start, as an interrupted copy leaves it"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    found = [kind for start, kind in _STARTS if head.startswith(start)]
-    found += [kind for offset, part, kind in _AT if head[offset:].startswith(part)]
+    found = [kind for offset, part, kind in _AT if head.startswith(part, offset)]
     found += [kind for start, kind in _MARKUP if text.lower().startswith(start)]
     return found[0] if found else _text(text)
 

@@ -1,9 +1,12 @@
 """A GPU's energy, power limit and driver by NVIDIA's management library (NVML). None where NVML does not have them."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pynvml
 import torch
+
+T = TypeVar("T")
 
 
 class Gpu:
@@ -22,23 +25,18 @@ class Gpu:
 
     def energy_joules(self) -> float | None:
         """Return the energy since the driver was loaded, of all that the GPU computed."""
-        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        millijoules = self._ask(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
         return None if millijoules is None else millijoules / 1000
 
     def power_limit_watts(self) -> float | None:
-        milliwatts = self._ask("nvmlDeviceGetEnforcedPowerLimit")
+        milliwatts = self._ask(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(self._handle))
         return None if milliwatts is None else milliwatts / 1000
 
     def driver_version(self) -> str | None:
-        try:
-            return None if self._handle is None else str(pynvml.nvmlSystemGetDriverVersion())
-        except pynvml.NVMLError:
-            return None
+        return self._ask(lambda: str(pynvml.nvmlSystemGetDriverVersion()))
 
-    def _ask(self, function: str) -> int | None:
-        if self._handle is None:
-            return None
+    def _ask(self, question: Callable[[], T]) -> T | None:
         try:
-            return int(getattr(pynvml, function)(self._handle))
+            return None if self._handle is None else question()
         except pynvml.NVMLError:  # older GPUs and virtual ones do not know it
             return None
