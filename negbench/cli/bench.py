@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.options import DEVICES, Device, Settings, Study, check_choice, check_single_process, names_in
+from negbench.cli.options import Device, Settings, Study, check_single_process, names_in
 from negbench.cli.tables import show_and_write
 
 
@@ -32,7 +32,6 @@ def bench(
 ) -> None:
     """Time a step of each method, its parts and its memory, in turns; no data is needed."""
     check_single_process("bench", "measures one process on one device")
-    check_choice("--device", device, DEVICES)
     from negbench.cli.progress import bench_progress, interruptible
     from negbench.cost.bench import groups, run
     from negbench.records.benches import BenchFolder

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.options import DEVICES, OF_PLACE, Device, check_choice, with_late_help
+from negbench.cli.options import OF_PLACE, Device, with_late_help
 from negbench.runtime.errors import UserError
 
 
@@ -52,7 +52,6 @@ def evaluate(
     protocols = list(dict.fromkeys(protocol or STANDARD))
     for name in protocols:
         find_protocol(name)
-    check_choice("--device", device, DEVICES)
     from negbench.evaluate.request import make_requests
 
     of_study = [text for text in settings or [] if _is_of_study(text, protocols)]

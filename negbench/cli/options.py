@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from negbench.settings.cluster import ClusterConfig
     from negbench.settings.resolve import Resolved
 
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """UserError if `value` is none of `choices`."""
+    if value not in choices:
+        raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _known_device(value: str) -> str:
+    check_choice("--device", value, ("auto", "cpu", "cuda"))
+    return value
+
+
 Method = Annotated[str | None, typer.Option(help="Name from `negbench methods`, or your own FILE.py.")]
 Methods = Annotated[str, typer.Option(help="Methods, with commas: names or FILE.py.")]
 Study = Annotated[str, typer.Option("--config", help="Study in configs/, or a FILE.yaml.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_known_device)]
 Output = Annotated[Path, typer.Option(help="Parent folder of run folders.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script, submit nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the job's log to its end.")]
@@ -33,15 +45,8 @@ Within = Annotated[
     typer.Option(metavar="TIME", help="End after 9m, 2h, ...; start only runs that are expected to end in time."),
 ]
 
-DEVICES = ("auto", "cpu", "cuda")
 OF_PLACE = ("data.root", "data.workers", "data.fingerprint")  # settings of a run of where and how its data is read
 _PANEL = "Where it runs"
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """UserError if `value` is none of `choices`."""
-    if value not in choices:
-        raise UserError(f"{option} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def names_in(option: str, given: str) -> list[str]:

@@ -37,7 +37,6 @@ def plan(
     from negbench.settings.resolve import resolve
 
     options.check_single_process("plan", "measures one process on one device")
-    options.check_choice("--device", device, options.DEVICES)
     resolved = resolve(method, config, settings or [])
     shape = _shape(resolved, cluster)
     from negbench.cli.progress import interruptible, plan_progress

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from negbench.cli.options import DEVICES, OF_PLACE, Device, check_choice
+from negbench.cli.options import OF_PLACE, Device
 from negbench.runtime.errors import UserError
 
 RESULTS = Path("results")
@@ -74,7 +74,6 @@ def rerun(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, result only.")] = False,
 ) -> None:
     """Repeat recorded runs and compare. Exit code 1 if a record is not the same, bit for bit; times aside."""
-    check_choice("--device", device, DEVICES)
     from negbench.cli.progress import note
     from negbench.records.bundle import unpack
     from negbench.report.read.runs import find

@@ -31,7 +31,6 @@ def run(
     from negbench.settings.resolve import resolve
 
     resolved = resolve(method, config, settings or [], seed)
-    options.check_choice("--device", device, options.DEVICES)
     where = options.cluster_of(resolved, cluster)
     options.check_submits_alone(where)
     if where.launcher != "none":

@@ -41,7 +41,6 @@ def sweep(
     from negbench.launch.sweep.missing import active_jobs
     from negbench.settings.grid import parse_seeds, plan
 
-    options.check_choice("--device", device, options.DEVICES)
     group: Any = context.find_root().command
     known = list(group.commands)
     follow_up = shlex.split(then) if then else []

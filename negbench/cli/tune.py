@@ -43,7 +43,6 @@ def tune(
     from negbench.records.run_folder import RunFolder
     from negbench.records.tunings import load
 
-    options.check_choice("--device", device, options.DEVICES)
     names = options.names_in("--methods", methods)
     planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
     first = runs[0].resolved
