@@ -6,7 +6,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +37,23 @@ class Node:
         return self.host in names or self.address in names
 
 
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """UserError if the block cannot write to `folder`, which is in --output."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write to {folder}: {reason}; choose another folder with --output") from None
+
+
 def check_runs(runs: Sequence[Resolved], cluster: ClusterConfig, output: Path) -> None:
     """UserError if a run's output takes no files or locks, its data is missing, or its batch cannot be shared."""
     from negbench.data.load import load_for_run
     from negbench.settings.steps import check_batch, steps_per_epoch
 
-    try:  # for root, permissions alone say nothing
-        with tempfile.TemporaryDirectory(dir=_existing(output)) as folder:
-            locks.check(Path(folder), output)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write to {output}: {reason}; choose another folder with --output") from None
+    with writing_to(output), tempfile.TemporaryDirectory(dir=_existing(output)) as folder:
+        locks.check(Path(folder), output)  # for root, permissions alone say nothing
     checked: dict[str, int] = {}
     for run in runs:
         RunFolder(output / run.run_id).check_writable()

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import negbench
+from negbench.launch.jobs.preflight import writing_to
 from negbench.records.files import write_atomically
 from negbench.runtime.changes import PATCH, changes, git_revision
-from negbench.runtime.errors import UserError
 from negbench.settings.plugins import package_folder
 from negbench.settings.resolve import Resolved
 
@@ -21,10 +21,8 @@ def take_snapshot(folder: Path) -> None:
     folder cannot be made.
     """
     package = folder / "negbench"
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --output") from None
     shutil.copytree(Path(negbench.__file__).parent, package, ignore=_NOT_CODE)
     for name in ("methods", "configs"):
         shutil.copytree(package_folder(f"negbench.{name}"), package / name, ignore=_CACHE)

@@ -86,10 +86,8 @@ def submit_command(
 @contextmanager
 def _taking_turns(output: Path) -> Iterator[None]:
     """Hold the lock under which jobs for runs in `output` are looked for, submitted and noted."""
-    try:
+    with preflight.writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from None
     with exclusive(output / SUBMISSION_LOCK, f"submits jobs for {output}"):
         yield
 
