@@ -158,7 +158,7 @@ def test_images_of_a_folder_are_listed_and_some_are_decoded(tmp_path: Path) -> N
     found = extent_of(config, None)
     assert (found.train, found.validation, found.test, found.num_classes) == (12, 4, 6, 2)
     decoding = measure_decoding(config, found.files)
-    assert decoding.images_per_second_per_core > 0 and "12 files of" in decoding.source
+    assert decoding.decoded_images_per_second_per_core > 0 and "12 files of" in decoding.decoding_source
     assert found.files is not None
     sizes = [Path(found.files.path(position)).stat().st_size for position in range(len(found.files))]
     assert decoding.mean_file_bytes == pytest.approx(sum(sizes) / 12)
@@ -169,8 +169,8 @@ def test_synthetic_files_are_as_large_as_imagenets_and_gone_afterwards(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     decoding = measure_decoding(runs.short("moco").config, None)
-    assert f"{WIDTH} x {HEIGHT} pixels, 11" in decoding.source  # within a tenth of the mean
-    assert decoding.mean_file_bytes == IMAGENET_MEAN_BYTES and decoding.images_per_second_per_core > 0
+    assert f"{WIDTH} x {HEIGHT} pixels, 11" in decoding.decoding_source  # within a tenth of the mean
+    assert decoding.mean_file_bytes == IMAGENET_MEAN_BYTES and decoding.decoded_images_per_second_per_core > 0
     assert not list(tmp_path.iterdir())
 
 

@@ -64,7 +64,7 @@ def without_reuse(device: torch.device) -> Iterator[None]:
         keep_freed_memory()
 
 
-class AddedMemory:
+class AddedMemory(PeakMemory):
     """The peak over what was held when this was made, in bytes; None where it is unknown.
 
     On a GPU `allocated` is what tensors take and `reserved` what the allocator holds; on a CPU `allocated` is the
@@ -72,21 +72,17 @@ class AddedMemory:
     """
 
     def __init__(self, device: torch.device, graphs: bool = False) -> None:
-        self.peak = PeakMemory(device, graphs)
+        super().__init__(device, graphs)
         on_gpu = device.type == "cuda"
         self.allocated_before = torch.cuda.memory_allocated(device) if on_gpu else process_bytes("VmRSS")
         self.reserved_before = torch.cuda.memory_reserved(device) if on_gpu else None
 
-    def start(self) -> None:
-        """Forget the peak until now."""
-        self.peak.start()
-
     def read(self) -> dict[str, int | None]:
         """Return `peak_memory_bytes` and `peak_reserved_bytes`."""
-        self.peak.update()
+        self.update()
         return {
-            "peak_memory_bytes": _difference(self.peak.allocated, self.allocated_before),
-            "peak_reserved_bytes": _difference(self.peak.reserved, self.reserved_before),
+            "peak_memory_bytes": _difference(self.allocated, self.allocated_before),
+            "peak_reserved_bytes": _difference(self.reserved, self.reserved_before),
         }
 
 

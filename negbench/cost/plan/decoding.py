@@ -25,10 +25,12 @@ PASSES = 3
 
 @dataclass(frozen=True)
 class Decoding:
-    images_per_second_per_core: float
+    """Facts of a forecast, by their keys."""
+
     mean_file_bytes: float
-    source: str
-    size_source: str
+    mean_file_source: str
+    decoded_images_per_second_per_core: float
+    decoding_source: str
 
 
 def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decoding:
@@ -41,13 +43,13 @@ def measure_decoding(config: RunConfig[Any], files: FolderSet | None) -> Decodin
         sample = files.subset(order_N[:SAMPLE])
         size = mean(map(sample.num_bytes, range(len(sample))))
         these = f"{len(sample)} files of {config.data.root}"
-        return Decoding(_images_per_second(config, sample), size, f"measured on {these}", f"mean of {these}")
+        return Decoding(size, f"mean of {these}", _images_per_second(config, sample), f"measured on {these}")
     with tempfile.TemporaryDirectory() as folder:
         sample = _synthetic(Path(folder), config.data)
         size = mean(map(sample.num_bytes, range(len(sample))))
         rate = _images_per_second(config, sample)
     source = f"measured on {SYNTHETIC} synthetic JPEGs of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} kB each"
-    return Decoding(rate, IMAGENET_MEAN_BYTES, source, "about ImageNet's mean")
+    return Decoding(IMAGENET_MEAN_BYTES, "about ImageNet's mean", rate, source)
 
 
 def _images_per_second(config: RunConfig[Any], sample: FolderSet) -> float:

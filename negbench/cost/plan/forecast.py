@@ -232,13 +232,9 @@ def _data(config: Any, shape: ClusterConfig, decoding: Decoding | None, step_sec
     facts: Facts = {"images_per_second": rate}
     if decoding is None:
         return facts | {"read_bytes_per_second": 0.0, "decoding_cores": 0.0}
-    cores = arithmetic.decoding_cores(rate, decoding.images_per_second_per_core)
+    cores = arithmetic.decoding_cores(rate, decoding.decoded_images_per_second_per_core)
+    facts |= {"read_bytes_per_second": rate * decoding.mean_file_bytes, **vars(decoding)}
     return facts | {
-        "read_bytes_per_second": rate * decoding.mean_file_bytes,
-        "mean_file_bytes": decoding.mean_file_bytes,
-        "mean_file_source": decoding.size_source,
-        "decoded_images_per_second_per_core": decoding.images_per_second_per_core,
-        "decoding_source": decoding.source,
         "decoding_cores": cores,
         "decoding_cores_per_node": cores / shape.nodes,
         "workers_per_process": config.data.workers,
