@@ -1,14 +1,12 @@
 """The device: which one, its arithmetic, and copies to it that the host does not wait for."""
 
 import os
-import re
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from negbench.runtime.errors import UserError
-from negbench.runtime.memory import keep_freed_memory
+from negbench.runtime.memory import keep_freed_memory, system_field
 from negbench.runtime.variables import text
 
 
@@ -55,11 +53,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def cpu_info(field: str) -> str:
-    try:
-        match = re.search(rf"^{field}\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return match[1] if match else ""
+    return system_field("/proc/cpuinfo", field)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

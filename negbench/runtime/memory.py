@@ -56,13 +56,19 @@ def _larger(a: int | None, b: int | None) -> int | None:
     return max((value for value in (a, b) if value is not None), default=None)
 
 
-def process_bytes(field: str) -> int | None:
-    """Return a field of /proc/self/status, such as VmRSS; None on systems without it."""
+def system_field(path: str, field: str) -> str:
+    """Return the first value of a field in a file of /proc; empty on systems without it."""
     try:
-        match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        match = re.search(rf"^{field}\s*:\s*(.*)$", Path(path).read_text(), re.MULTILINE)
     except OSError:
-        return None
-    return int(match[1]) * _KIBI if match else None
+        return ""
+    return match[1] if match else ""
+
+
+def process_bytes(field: str, path: str = "/proc/self/status") -> int | None:
+    """Return a size of the process, such as VmRSS; None on systems without it."""
+    kibibytes = system_field(path, field).removesuffix(" kB")
+    return int(kibibytes) * _KIBI if kibibytes else None
 
 
 def keep_freed_memory() -> None:

@@ -118,10 +118,9 @@ def limited_to_free_memory(device: torch.device) -> Iterator[None]:
 
 def free_bytes() -> int | None:
     """Return what this process can still take of the machine and its control group; None where it is unknown."""
-    found = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
-    if found is None:
+    free = process_bytes("MemAvailable", "/proc/meminfo")
+    if free is None:
         return None
-    free = int(found[1]) * 1024
     own = re.findall(r"^\d+:(?:memory)?:(/.*)$", _read("/proc/self/cgroup"), re.MULTILINE)
     for group in ("", *(path.rstrip("/") for path in own)):
         for limit_path, usage_path, file_pages in _CGROUPS:
