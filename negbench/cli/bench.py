@@ -39,7 +39,7 @@ def bench(
     from negbench.settings.plugins import list_methods
 
     where = choose_device(device)
-    chosen = groups.make_plan(
+    chosen = groups.make_groups(
         list(list_methods()) if methods is None else names_in("--methods", methods),
         config,
         [*(settings or []), *([f"model.name={model}"] if model else [])],
@@ -47,14 +47,14 @@ def bench(
         groups.parse_sizes("--batch-size", batch_size, groups.BATCH_SIZE_FACTOR),
         groups.LARGEST_NUM_NEGATIVES[where.type],
     )
-    folder = BenchFolder(output, chosen.config.study, where.type)
+    folder = BenchFolder(output, chosen[0].config.study, where.type)
 
     def kept() -> str:
         if not folder.num_groups:
             return "no group was done, so nothing is kept"
-        return f"{folder.kept}, of {len(chosen.groups)}, are kept in {folder.path}"
+        return f"{folder.kept}, of {len(chosen)}, are kept in {folder.path}"
 
-    titles = [group.title for group in chosen.groups]
+    titles = [group.title for group in chosen]
     with interruptible(kept), bench_progress(titles) as progress:
         run.execute(chosen, where, rounds, folder, progress, trace)
     show_and_write([], [folder.path], folder.path / "report")

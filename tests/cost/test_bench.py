@@ -14,7 +14,7 @@ from torch import nn
 
 from negbench.contrast.build import build_method
 from negbench.cost.bench import measure, run, space
-from negbench.cost.bench.groups import Sizes, make_plan, parse_sizes
+from negbench.cost.bench.groups import Sizes, make_groups, parse_sizes
 from negbench.cost.bench.measure import Entry, Machine
 from negbench.cost.bench.workloads import BareWorkload, MethodWorkload, passes_of, random_images
 from negbench.data.batches import training_batches
@@ -118,8 +118,8 @@ def test_adversaries_climb_and_weights_stay() -> None:
 
 
 def test_groups_of_the_default_sweeps() -> None:
-    plan = make_plan(tiny.METHODS, "quickstart", [], largest_num_negatives=4096)
-    shapes = [(g.kind, g.value, [r.config.method.name for r in g.methods]) for g in plan.groups]
+    groups = make_groups(tiny.METHODS, "quickstart", [], largest_num_negatives=4096)
+    shapes = [(g.kind, g.value, [r.config.method.name for r in g.methods]) for g in groups]
     every, sized = tiny.METHODS, ["adco", "moco"]
     assert shapes == [
         ("study", None, every),
@@ -129,16 +129,16 @@ def test_groups_of_the_default_sweeps() -> None:
         ("batch_size", 128, every),
         ("batch_size", 256, every),
     ]
-    for group in plan.groups:
+    for group in groups:
         for resolved in group.methods:
             assert resolved.config.batch_size == (group.value if group.kind == "batch_size" else 64)
-    adco = plan.groups[3].methods[0].config
+    adco = groups[3].config
     assert (adco.method.num_negatives, adco.method.temperature) == (1024, 0.1)  # the study's
 
 
 def test_one_size_replaces_the_studys_and_sweeps_nothing() -> None:
-    plan = make_plan(["moco", "byol"], "quickstart", [], Sizes(single=512), Sizes(single=32))
-    (group,) = plan.groups
+    groups = make_groups(["moco", "byol"], "quickstart", [], Sizes(single=512), Sizes(single=32))
+    (group,) = groups
     assert [resolved.config.batch_size for resolved in group.methods] == [32, 32]
     assert group.methods[0].config.method.num_negatives == 512
 
@@ -152,8 +152,8 @@ def test_sizes(text: str, sizes: Sizes) -> None:
 
 
 def test_running_out_of_memory_is_a_fact_and_the_others_go_on() -> None:
-    plan = make_plan(["moco", "simclr"], "quickstart", [*runs.SHORT], Sizes(single=2**40), NO_SIZES)
-    entries = measure.examined(plan.groups[0], _machine(), lambda text: None)
+    groups = make_groups(["moco", "simclr"], "quickstart", [*runs.SHORT], Sizes(single=2**40), NO_SIZES)
+    entries = measure.examined(groups[0], _machine(), lambda text: None)
     facts = {fact["name"]: fact for fact in measure.timed(entries, _machine(), lambda text: None)}
     assert "can't allocate memory" in facts["moco"]["out_of_memory"] and "seconds" not in facts["moco"]
     assert "bare 2+2" not in facts  # of no method that could be built
@@ -161,9 +161,9 @@ def test_running_out_of_memory_is_a_fact_and_the_others_go_on() -> None:
 
 
 def test_a_batch_too_large_is_a_row_and_the_other_groups_go_on(tmp_path: Path) -> None:
-    plan = make_plan(["moco", "simclr"], "quickstart", [*runs.SHORT], NO_SIZES, Sizes(swept=(2**40,)))
+    groups = make_groups(["moco", "simclr"], "quickstart", [*runs.SHORT], NO_SIZES, Sizes(swept=(2**40,)))
     folder = BenchFolder(tmp_path, "quickstart", "cpu")
-    run.execute(plan, CPU, 2, folder, lambda number, text: None)
+    run.execute(groups, CPU, 2, folder, lambda number, text: None)
     main, large = json.loads((folder.path / "bench.json").read_text())["groups"]
     assert all(len(row["seconds"]) == 2 for row in main["subjects"])
     assert [row["name"] for row in large["subjects"]] == ["moco", "simclr"]

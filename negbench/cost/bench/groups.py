@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import Flat, flatten, is_own
+from negbench.settings.keys import flatten, is_own
 from negbench.settings.plugins import find_method
 from negbench.settings.resolve import Resolved, resolve, size_of
 from negbench.settings.schema import RunConfig
@@ -29,20 +29,10 @@ class BenchGroup:
     def title(self) -> str:
         return f"{self.kind} {self.value:,}" if self.value is not None else "the study's own setting"
 
-
-@dataclass(frozen=True)
-class Plan:
-    groups: tuple[BenchGroup, ...]
-
     @property
     def config(self) -> RunConfig[Any]:
-        """The study's own setting, of its first method."""
-        return self.groups[0].methods[0].config
-
-    @property
-    def shared(self) -> Flat:
-        """Settings that all methods of the study's own setting share."""
-        return {key: value for key, value in flatten(self.config).items() if not is_own(key)}
+        """The settings of its first method, which the others share but for their own."""
+        return self.methods[0].config
 
 
 @dataclass(frozen=True)
@@ -77,15 +67,15 @@ def _powers(low: int, high: int, factor: int) -> tuple[int, ...]:
     return *sizes, high
 
 
-def make_plan(
+def make_groups(
     names: Sequence[str],
     study: str,
     overrides: Sequence[str],
     num_negatives: Sizes | None = None,
     batch_size: Sizes | None = None,
     largest_num_negatives: int = LARGEST_NUM_NEGATIVES["cpu"],
-) -> Plan:
-    """Return the groups. UserError for the user's mistakes.
+) -> list[BenchGroup]:
+    """Return the groups, first that of the study's own setting. UserError for the user's mistakes.
 
     By default K is swept from 256 to the largest, and the batch from half the study's to four times it. A size that all
     methods have in the study's own setting is not stepped twice.
@@ -126,7 +116,7 @@ def make_plan(
             methods = tuple(at(name, size_of(own), size) for name, own in zip(names, main, strict=True))
             check_batch(methods[0].config, 1)
             groups.append(BenchGroup("batch_size", size, methods))
-    return Plan(tuple(groups))
+    return groups
 
 
 def _check_equal_settings(methods: Sequence[Resolved]) -> None:

@@ -51,7 +51,7 @@ def examined(group: BenchGroup, machine: Machine, progress: Progress) -> list[En
     Call it for all groups before any is timed: what glibc keeps then would be counted here.
     """
     entries = _methods(group, machine)
-    graphs = group.methods[0].config.execution == "graphs"
+    graphs = group.config.execution == "graphs"
     if group.kind == "study":
         _examine(entries[0], machine.device, graphs)  # and again below: no workload pays for what a process takes once
     for entry in entries:
@@ -78,7 +78,7 @@ def _methods(group: BenchGroup, machine: Machine) -> list[Entry]:
 
 def _bares(group: BenchGroup, methods: list[Entry], machine: Machine) -> list[Entry]:
     """Return a bare step for each number of passes that a method of the group makes."""
-    config = group.methods[0].config
+    config = group.config
     entries = []
     for passes in dict.fromkeys(entry.measurement["passes"] for entry in methods if "passes" in entry.measurement):
         measurement = {"kind": "bare", "name": f"bare {passes[0]}+{passes[1]}", "passes": passes}
@@ -88,7 +88,7 @@ def _bares(group: BenchGroup, methods: list[Entry], machine: Machine) -> list[En
 
 
 def _matrices(group: BenchGroup, machine: Machine) -> Entry:
-    tf32, size = group.methods[0].config.precision == "tf32", machine.matrix_size
+    tf32, size = group.config.precision == "tf32", machine.matrix_size
     build = partial(MatrixWorkload, size, machine.device, machine.dtype, tf32)
     return Entry(build, {"kind": "matrices", "name": "matrices", "flops": 2 * size**3})
 
