@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from negbench.report.figures.common.means import ROWS, left_out, within_percents
-from negbench.report.figures.common.style import Drawing, Floats, Style, add_legend
+from negbench.report.figures.common.style import Drawing, Style, add_legend
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.read.runs import Run, cumulative
+from negbench.report.read.runs import Floats, Run, cumulative
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.cost import RESOURCES
 from negbench.settings.facts import Figure

@@ -39,11 +39,13 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def to_markdown(table: Table) -> str:
-    columns = [_MARKDOWN.sub(r"\\\1", column) for column in table.columns]
-    rows = [[_bold_markdown(_MARKDOWN.sub(r"\\\1", c.text), c.bold) for c in row] for row in table.rows]
-    grid = pd.DataFrame(rows, columns=columns).to_markdown(index=False, disable_numparse=True)
-    title, note = (_MARKDOWN.sub(r"\\\1", part) for part in (table.title, table.note))
-    return f"**{title}**\n\n{grid}\n\n{note.strip()}\n"
+    def escaped(text: str, bold: bool = False) -> str:
+        inside = _MARKDOWN.sub(r"\\\1", text)
+        return f"**{inside}**" if bold else inside
+
+    rows = [[escaped(cell.text, cell.bold) for cell in row] for row in table.rows]
+    grid = pd.DataFrame(rows, columns=list(map(escaped, table.columns))).to_markdown(index=False, disable_numparse=True)
+    return f"{escaped(table.title, bold=True)}\n\n{grid}\n\n{escaped(table.note).strip()}\n"
 
 
 def to_latex(table: Table) -> str:
@@ -67,7 +69,3 @@ def to_latex(table: Table) -> str:
     for symbol, command in _SYMBOLS.items():
         latex = latex.replace(symbol, command)
     return latex
-
-
-def _bold_markdown(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text

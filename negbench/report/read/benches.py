@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from negbench.records.benches import (
     BENCHES,
@@ -16,11 +15,9 @@ from negbench.records.benches import (
     RowRecord,
     read_record,
 )
-from negbench.report.read.runs import Run
+from negbench.report.read.runs import Floats, Run
 from negbench.report.read.statistics import Interval, median_interval
 from negbench.settings.keys import Flat
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

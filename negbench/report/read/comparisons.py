@@ -151,7 +151,7 @@ def differing(settings: Sequence[Flat]) -> list[str]:
 
 def told(settings: Flat, keys: Iterable[str]) -> str:
     """Return `num_negatives=256, lr=0.1`, with the method's own keys without their group."""
-    return ", ".join(f"{key.removeprefix('method.')}={_value(settings.get(key))}" for key in keys)
+    return ", ".join(f"{key.removeprefix('method.')}={shown(settings.get(key))}" for key in keys)
 
 
 def _circumstances(run: Run) -> Flat:
@@ -283,8 +283,8 @@ def is_told(row: Row, key: str, own: Flat) -> bool:
 
 def _label(row: Row, keys: Sequence[str], own: Flat) -> str:
     """Return the method, and what differs from the study's own values."""
-    shown = [key for key in keys if is_told(row, key, own)]
-    return f"{row.method} ({told(row.settings, shown)})" if shown else row.method
+    differs = [key for key in keys if is_told(row, key, own)]
+    return f"{row.method} ({told(row.settings, differs)})" if differs else row.method
 
 
 def _figure(row: Row) -> float:
@@ -299,7 +299,8 @@ def _shared(settings: Sequence[Flat]) -> Flat:
     return {key: value for key, value in settings[0].items() if key not in varying}
 
 
-def _value(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a setting's value as labels show it."""
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 

@@ -152,10 +152,11 @@ def _unfinished(path: Path, status: RunStatus) -> Run:
     match = RUN_ID.fullmatch(str(summary.get("run_id") or path.name))
     state = OUT_OF_MEMORY if status.ending == "out_of_memory" else status.state
     reason = status.detail.removeprefix(f"{state}: ")  # the state is shown beside it
+    progress = "" if status.epoch is None else f"at epoch {status.epoch:.4g} of {status.epochs}"
     return Run(
         path,
         state,
-        reason or _progress(status),
+        reason or progress,
         study=status.study,
         track=settings.get("track", ""),
         method=settings.get("method.name") or status.method,
@@ -166,10 +167,6 @@ def _unfinished(path: Path, status: RunStatus) -> Run:
         environment=folder.read_environment(),
         data=read_data_record(folder.data),
     )
-
-
-def _progress(status: RunStatus) -> str:
-    return "" if status.epoch is None else f"at epoch {status.epoch:.4g} of {status.epochs}"
 
 
 def _study_of(path: Path) -> str:

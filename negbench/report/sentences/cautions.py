@@ -1,6 +1,6 @@
 """What a reader must know before trusting a comparison."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from negbench.records.crowding import FOR_RUNS, is_crowded
 from negbench.report.read.comparisons import Comparison, Row, differing
@@ -50,34 +50,27 @@ def cautions(comparison: Comparison, baseline: str, others: Sequence[Comparison]
     return found
 
 
-def _of_baseline(comparison: Comparison, baseline: str) -> list[str]:
+def _of_baseline(comparison: Comparison, baseline: str) -> Iterator[str]:
     methods = {row.method for row in comparison.rows}
     rows = [row for row in comparison.rows if baseline in (row.label, row.method)]
+    nearest = {row.label: comparison.baselines_of(row, baseline) for row in comparison.rows}
+    tied = [label for label, others in nearest.items() if len(others) > 1]
     if len(methods) == 1:
-        return [f"It holds one method, {methods.pop()}: there is no other to compare it with."]
-    if not rows:
-        return [f"It lacks the baseline {baseline}, so no differences to it are shown."]
-    if not any(row.runs for row in rows):
-        return [f"The baseline {baseline} has no finished run, so no differences, ratios or targets are shown."]
-    tied = [row.label for row in comparison.rows if len(comparison.baselines_of(row, baseline)) > 1]
-    if tied:
-        which = comparison.baselines_of(next(row for row in comparison.rows if row.label == tied[0]), baseline)
-        names = words.some([row.label for row in which], NAMED)
-        return [
-            f"Several rows of {baseline} are equally near to {words.some(tied, NAMED)}: {names}; the first is taken."
-        ]
-    return []
+        yield f"It holds one method, {methods.pop()}: there is no other to compare it with."
+    elif not rows:
+        yield f"It lacks the baseline {baseline}, so no differences to it are shown."
+    elif not any(row.runs for row in rows):
+        yield f"The baseline {baseline} has no finished run, so no differences, ratios or targets are shown."
+    elif tied:
+        names = words.some([other.label for other in nearest[tied[0]]], NAMED)
+        yield f"Several rows of {baseline} are equally near to {words.some(tied, NAMED)}: {names}; the first is taken."
 
 
-def _of_seeds(comparison: Comparison) -> list[str]:
-    found = []
-    few = [row.label for row in comparison.rows if 0 < len(row.runs) < FEWEST_SEEDS]
-    if few:
-        few_rows = words.some(few, NAMED)
-        found.append(f"Fewer than {FEWEST_SEEDS} seeds: {few_rows}; intervals are wide, or there are none.")
-    unfinished = [row.label for row in comparison.rows if not row.runs]
-    if unfinished:
-        found.append(f"Without any finished run: {words.some(unfinished, NAMED)}.")
+def _of_seeds(comparison: Comparison) -> Iterator[str]:
+    if few := [row.label for row in comparison.rows if 0 < len(row.runs) < FEWEST_SEEDS]:
+        yield f"Fewer than {FEWEST_SEEDS} seeds: {words.some(few, NAMED)}; intervals are wide, or there are none."
+    if unfinished := [row.label for row in comparison.rows if not row.runs]:
+        yield f"Without any finished run: {words.some(unfinished, NAMED)}."
     everyone = {seed for row in comparison.rows for seed in _seeds(row)}
     lacking = [
         f"{row.label} lacks {words.listed([str(seed) for seed in sorted(everyone - _seeds(row))])}"
@@ -86,51 +79,44 @@ def _of_seeds(comparison: Comparison) -> list[str]:
     ]
     if lacking:
         shared = "Seeds differ, and differences are paired over those that both rows have"
-        found.append(f"{shared}: {words.some(lacking, NAMED)}.")
-    return found
+        yield f"{shared}: {words.some(lacking, NAMED)}."
 
 
-def _of_equality(comparison: Comparison) -> list[str]:
-    found = []
+def _of_equality(comparison: Comparison) -> Iterator[str]:
     rows = [row for row in comparison.rows if row.runs]
     own = [key for key in differing([row.settings for row in rows]) if not is_of_method(key)] if rows else []
     if comparison.track == "recipe" and own:
-        found.append(f"Recipes differ in more than the method: {words.some(own, 2 * NAMED)}.")
+        yield f"Recipes differ in more than the method: {words.some(own, 2 * NAMED)}."
     views = {row.label: row.runs[0].summary["views_per_step"] for row in rows}
     if len(set(views.values())) > 1:
         told = words.some([f"{label} {count:,}" for label, count in views.items()], NAMED)
-        found.append(f"Rows differ in back-propagated views a step, so equal epochs are not equal views: {told}.")
+        yield f"Rows differ in back-propagated views a step, so equal epochs are not equal views: {told}."
     intervals = sorted({int(run.settings.get("evaluate_every_epochs", 0)) for run in comparison.runs})
     if len(intervals) > 1:
-        found.append(
+        yield (
             f"Held-out images were evaluated every {intervals[0]} to {intervals[-1]} epochs; times to a target are "
             "those of the next evaluation."
         )
-    return found
 
 
-def _of_versions(runs: Sequence[Run]) -> list[str]:
-    found = []
+def _of_versions(runs: Sequence[Run]) -> Iterator[str]:
     versions = [run.version for run in runs]
     if len(set(versions)) > 1:
         counts = [f"{version}: {words.count(versions.count(version), 'run')}" for version in sorted(set(versions))]
-        found.append(f"Mixed versions, whose results may differ (see CHANGELOG.md): {'; '.join(counts)}.")
+        yield f"Mixed versions, whose results may differ (see CHANGELOG.md): {'; '.join(counts)}."
     if changed := [run.name for run in runs if "+changes" in run.version]:
         told = "ran code with uncommitted changes, so no revision tells what ran"
-        found.append(f"{words.count(len(changed), 'run')} {told}.")
-    return found
+        yield f"{words.count(len(changed), 'run')} {told}."
 
 
-def _of_encoders(comparison: Comparison) -> list[str]:
+def _of_encoders(comparison: Comparison) -> Iterator[str]:
     """Name the rows whose methods trained another encoder than the study's."""
-    found = []
     replaced = [row for row in comparison.rows if any(run.summary.get(REPLACED) for run in row.runs)]
     kept = _parameters(run for row in comparison.rows if row not in replaced for run in row.runs)
     for row in replaced:
         own = _parameters(row.runs)
         against = f" ({own} trainable parameters, where other rows have {kept})" if own and kept else ""
-        found.append(f"The encoder of {row.label} is not the study's, since its method made another{against}.")
-    return found
+        yield f"The encoder of {row.label} is not the study's, since its method made another{against}."
 
 
 def _parameters(runs: Iterable[Run]) -> str:

@@ -18,6 +18,7 @@ from negbench.report.read.comparisons import (
     differing,
     is_told,
     own_values,
+    shown,
     slug_of,
     told,
 )
@@ -75,12 +76,12 @@ def ablations(comparisons: Sequence[Comparison]) -> list[Ablation]:
             made_of = [name for name in made_of if len({row.recorded[name] for row in rows} - {UNKNOWN}) > 1]
             others = [other for other in keys if other != key]
             for members in _alike(rows, others, made_of):
-                shown = told(members[0].settings, [other for other in others if is_told(members[0], other, own)])
+                differs = told(members[0].settings, [other for other in others if is_told(members[0], other, own)])
                 metric = next((m for m in METRICS if all(row.by_seed(m) for row in members)), None)
                 if len(members) > 1 and metric is not None:
                     points = [(row.settings.get(key), row) for row in sorted(members, key=lambda row: _order(row, key))]
                     reference = next((row for value, row in points if key in own and value == own[key]), None)
-                    found.append(Ablation(study, track, method, key, shown, metric, points, reference))
+                    found.append(Ablation(study, track, method, key, differs, metric, points, reference))
     return found
 
 
@@ -113,12 +114,11 @@ def ablation_table(members: Sequence[Ablation]) -> Table:
         for place, (value, row) in enumerate(ablation.points):
             interval = t_interval(list(row.by_seed(ablation.metric).values()))
             difference = differences.get((line, place))
-            shown = told({ablation.key: value}, [ablation.key]).partition("=")[2]
-            size = float(value) if isinstance(value, int | float) else shown
+            size = float(value) if isinstance(value, int | float) else shown(value)
             cells.append(
                 [
                     Cell(ablation.label),
-                    Cell(shown, size),
+                    Cell(shown(value), size),
                     seeds(row),
                     Cell(text.percent(interval), interval.centre),
                     _difference_cell(row is ablation.own, difference),

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from negbench.report import text
 from negbench.report.read.comparisons import Comparison, Row
-from negbench.report.read.runs import Run, cumulative
+from negbench.report.read.runs import Floats, Run, cumulative
 from negbench.report.read.statistics import Interval, median_interval, paired_ratio, quartiles
 from negbench.report.tables.base import Cell, CsvRow, Table, about, interval_columns, quartile_columns, seeds
 from negbench.runtime import words
@@ -134,7 +133,7 @@ def time_ratio(comparison: Comparison, row: Row, baseline: str) -> Interval | No
     return paired_ratio(_epoch_medians(row), _epoch_medians(other)) if other else None
 
 
-def _epoch_seconds(run: Run) -> npt.NDArray[np.float64]:
+def _epoch_seconds(run: Run) -> Floats:
     """Without the first epoch, in which kernels are chosen and memory is taken, if there are others."""
     return run.epoch_seconds[1:] if len(run.epoch_seconds) > 1 else run.epoch_seconds
 

@@ -2,12 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 
 import pandas as pd
 
 from negbench.records.tunings import Tuning
-from negbench.report.read.comparisons import told
+from negbench.report.read.comparisons import shown, told
 from negbench.report.tables.base import Cell, Table
 from negbench.runtime import words
 from negbench.settings.space import at_edges
@@ -58,7 +57,12 @@ def tuning_table(tuning: Tuning, slug: str = "tuning") -> Table:
                 Cell(counted, ended),
                 *(Cell(_percent(value), value) for value in (score, method.median, lowest)),
                 Cell(told(best.values, best.values) if best else words.NOTHING),
-                Cell("; ".join(f"{key.removeprefix('method.')}: {_values(v)}" for key, v in method.space.items())),
+                Cell(
+                    "; ".join(
+                        f"{key.removeprefix('method.')}: {', '.join(map(shown, values))}"
+                        for key, values in method.space.items()
+                    )
+                ),
             ]
         )
         csv_rows.append(
@@ -114,7 +118,3 @@ def trials_table(tuning: Tuning, slug: str) -> Table:
 
 def _percent(value: float) -> str:
     return words.NOTHING if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _values(values: Sequence[object]) -> str:
-    return ", ".join(told({"": value}, [""]).partition("=")[2] for value in values)

@@ -15,8 +15,6 @@ import matplotlib
 matplotlib.use("agg")  # before pyplot: a report needs no screen
 
 import matplotlib.pyplot as plt
-import numpy as np
-import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -29,7 +27,6 @@ from negbench.settings.plugins import list_methods
 FORMATS = ("png", "svg", "pdf")
 MARKERS = "osD^vPX*<>"
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-Floats = npt.NDArray[np.float64]
 _RC = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "negbench",  # the same records give the same bytes
