@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -35,12 +36,12 @@ def findings(comparison: Comparison, baseline: str) -> list[Finding]:
     question = "Which source is best at equal epochs?" if equal else "Which row is best at the end?"
     figures = {row.label: row.by_seed(metric) for row in comparison.rows}
     found = [Finding(question, _ranking(comparison.rows, figures, f"After {_epochs(comparison)}", METRICS[metric]))]
-    if answer := _at_equal_views(comparison):
+    if answer := _at_equal(comparison, "views"):
         found.append(Finding("Which source is best at equal views?", answer))
     parts = comparison.by_hardware()
     places = {f" on {part.hardware}" if len(parts) > 1 else "": part for part in parts}
     for where, part in places.items():
-        if answer := _at_equal_cost(part):
+        if answer := _at_equal(part, "device_hours"):
             found.append(Finding(f"Which source is best at equal cost{where}?", answer))
     if answer := _without_negatives(comparison, metric):
         found.append(Finding("Were negatives needed?", answer))
@@ -53,22 +54,29 @@ def findings(comparison: Comparison, baseline: str) -> list[Finding]:
     return found
 
 
-def _at_equal_views(comparison: Comparison) -> str:
-    """Rank at the fewest views of a row; empty if all rows back-propagate as many."""
-    rows, budget, cheapest, is_equal = _budget(comparison, "views")
-    if len(rows) < 2 or is_equal:
+def _at_equal(comparison: Comparison, resource: Literal["views", "device_hours"]) -> str:
+    """Rank at the smallest median of what a row spends in all. Empty where all rows back-propagate as many views."""
+    runs = {row.label: [run for run in row.runs if run.curve] for row in comparison.rows}
+    spent = {
+        label: float(np.median([cumulative(run, resource)[-1] for run in some])) for label, some in runs.items() if some
+    }
+    if len(spent) < 2:
         return ""
-    start = f"After {words.number(budget / 1e6)} million back-propagated views, all that {cheapest} made"
-    return _ranking(rows, _at(rows, "views", budget), start, METRICS["knn_top1_validation"]) + _READ_OFF
-
-
-def _at_equal_cost(comparison: Comparison) -> str:
-    """Rank at what the cheapest row spends in all."""
-    rows, budget, cheapest, is_equal = _budget(comparison, "device_hours")
-    if len(rows) < 2:
+    cheapest = min(spent, key=lambda label: spent[label])
+    budget = spent[cheapest]
+    is_equal = max(spent.values()) <= NEARLY_EQUAL * budget
+    if resource == "device_hours":
+        start = f"After {words.number(60 * budget)} device-minutes, all that {cheapest} took (median)"
+    elif is_equal:
         return ""
-    start = f"After {words.number(60 * budget)} device-minutes, all that {cheapest} took (median)"
-    answer = _ranking(rows, _at(rows, "device_hours", budget), start, METRICS["knn_top1_validation"])
+    else:
+        start = f"After {words.number(budget / 1e6)} million back-propagated views, all that {cheapest} made"
+
+    def interpolated(run: Run) -> float:  # one that spends less counts at its end
+        return float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
+
+    figures = {label: {run.seed: interpolated(run) for run in some} for label, some in runs.items()}
+    answer = _ranking(comparison.rows, figures, start, METRICS["knn_top1_validation"])
     return answer + ("" if is_equal else _READ_OFF)
 
 
@@ -76,25 +84,6 @@ _READ_OFF = (
     " Rows that spend more are read off before the end of their learning rate schedule, which may hold them back; "
     "accuracy between two evaluations is interpolated."
 )
-
-
-def _budget(comparison: Comparison, resource: str) -> tuple[list[Row], float, str, bool]:
-    """Rows with a curve, the smallest median of what one spends in all, whose it is, and whether all spend as much."""
-    rows = [row for row in comparison.rows if any(run.curve for run in row.runs)]
-    spent = {row.label: [cumulative(run, resource)[-1] for run in row.runs if run.curve] for row in rows}
-    medians = {label: float(np.median(values)) for label, values in spent.items()}
-    cheapest = min(medians, key=lambda label: medians[label], default="")
-    budget = medians.get(cheapest, math.nan)
-    return rows, budget, cheapest, max(medians.values(), default=0.0) <= NEARLY_EQUAL * budget
-
-
-def _at(rows: Sequence[Row], resource: str, budget: float) -> dict[str, dict[int, float]]:
-    """Return held-out accuracy at `budget` by row and seed. A run that spends less counts at its end."""
-
-    def interpolated(run: Run) -> float:
-        return float(np.interp(budget, cumulative(run, resource), run.curve["knn_top1"]))
-
-    return {row.label: {run.seed: interpolated(run) for run in row.runs if run.curve} for row in rows}
 
 
 def _without_negatives(comparison: Comparison, metric: str) -> str:
