@@ -34,7 +34,6 @@ def test_times() -> None:
     assert arithmetic.quartiles([2.0, 1.0]) == (1.25, 1.5, 1.75)
     assert arithmetic.hours(ADCO_STEPS, 0.2) == pytest.approx(55.6)
     assert arithmetic.transfer_seconds(390_000_000, 10) == 0.039
-    assert arithmetic.encoding_seconds(1200, 50.0, 8) == 3.0
 
 
 def test_a_ring_carries_two_shares_less_of_each_tensor() -> None:
@@ -79,7 +78,6 @@ def test_evaluations_take_what_their_parts_take() -> None:
     lightly = ["track=recipe", "evaluation.protocols=knn-lightly", "evaluation.linear=false"]
     on_test_set = 1300 / 100 + 1100 * 200 * 1e-3
     assert seconds(*lightly, evaluations=0)[0] == pytest.approx(7 * on_test_set)
-    assert arithmetic.checkpoint_disk_bytes(400, keep=2) == 1200
 
 
 def test_records_and_cores() -> None:

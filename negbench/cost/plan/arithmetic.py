@@ -41,19 +41,9 @@ def num_checkpoints(train_seconds: float, every_min: float, save_seconds: float,
     return parts * by_the_clock + max(0, evaluations - 1) + 1
 
 
-def checkpoint_disk_bytes(state_bytes: int, keep: int) -> int:
-    """Return the bytes of those that are kept, and of the one that is written before the oldest goes."""
-    return (keep + 1) * state_bytes
-
-
 def record_bytes(num_steps: int, every_steps: int, epochs: int, evaluations: int) -> int:
     """Return the bytes of rows: loss and speed, one an epoch, and two an evaluation (figures, diagnostics)."""
     return RECORD_BYTES * (num_steps // every_steps + epochs + 2 * evaluations)
-
-
-def encoding_seconds(num_images: int, images_per_second: float, num_processes: int) -> float:
-    """Return the time in which all processes together encode the images once."""
-    return num_images / (images_per_second * num_processes)
 
 
 def decoding_cores(images_per_second: float, images_per_second_a_core: float) -> float:

@@ -194,7 +194,7 @@ def evaluation_hours(config: Any, extent: Extent, speed: Evaluating, evaluations
     """Return the hours of evaluations. All processes encode, and each does the whole of kNN and linear probes."""
 
     def encoding(images: int) -> float:
-        return arithmetic.encoding_seconds(images, speed.encoded_images_per_second, processes)
+        return images / (speed.encoded_images_per_second * processes)
 
     on_the_way = encoding(extent.train + extent.validation)
     on_the_way += extent.train * extent.validation * speed.knn_seconds_per_pair
@@ -249,6 +249,6 @@ def _disk(
     return {
         "data_set_bytes": known if decoding is None else round(decoding.mean_file_bytes * extent.total),
         "checkpoint_bytes": steps.state_bytes,
-        "checkpoints_bytes": arithmetic.checkpoint_disk_bytes(steps.state_bytes, config.checkpoints.keep),
+        "checkpoints_bytes": (config.checkpoints.keep + 1) * steps.state_bytes,  # one is written before the oldest goes
         "records_bytes": arithmetic.record_bytes(num_steps, config.log_every_steps, config.epochs, evaluations),
     }
