@@ -64,9 +64,14 @@ def cluster_of(resolved: "Resolved", given: dict[str, Any]) -> "ClusterConfig":
     return resolve_cluster(resolved.cluster_of_study, resolved.cluster_overrides, cluster_flags(given))
 
 
-def check_wait(wait: bool, cluster: "ClusterConfig") -> None:
+def cluster_of_many(command: str, first: "Resolved", given: dict[str, Any], wait: bool) -> "ClusterConfig":
+    """Return where the runs of a sweep or a tuning are launched, by the first. UserError if they cannot be."""
+    cluster = cluster_of(first, given)
+    check_submits_alone(cluster)
+    check_single_process(command, "starts the processes of each run itself")
     if wait and cluster.launcher == "none":
         raise UserError("--wait belongs to jobs; add --cluster slurm or local")
+    return cluster
 
 
 def check_submits_alone(cluster: "ClusterConfig") -> None:

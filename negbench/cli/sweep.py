@@ -48,13 +48,10 @@ def sweep(
         raise UserError(f"--then {then}: negbench has no command {follow_up[0]!r}; it has {', '.join(known)}")
     runs = plan(options.names_in("--methods", methods), config, settings or [], grid or [], parse_seeds(seeds))
     first = runs[0].resolved
-    where = options.cluster_of(first, cluster)
+    where = options.cluster_of_many("sweep", first, cluster, wait)
     is_here = where.launcher == "none"
-    options.check_submits_alone(where)
-    options.check_single_process("sweep", "starts the processes of each run itself")
     if follow_up and where.launcher == "local":
         raise UserError("--then follows a sweep on Slurm or one in the foreground, not --cluster local")
-    options.check_wait(wait, where)
     code = make_missing(
         runs,
         where,

@@ -46,10 +46,7 @@ def tune(
     names = options.names_in("--methods", methods)
     planned, runs = trial_runs.plan_trials(names, config, settings or [], trials, seed)
     first = runs[0].resolved
-    where = options.cluster_of(first, cluster)
-    options.check_submits_alone(where)
-    options.check_single_process("tune", "starts the processes of each trial itself")
-    options.check_wait(wait, where)
+    where = options.cluster_of_many("tune", first, cluster, wait)
     folder = output / f"{planned.study}-tuning"
     RunFolder(folder).check_writable()
     trial_runs.joined(folder, planned)
