@@ -38,7 +38,7 @@ def _draw(bench: Bench, style: Style) -> Canvas:
     for name in names:
         look = steps.method_look(style, name)
         mine = [(g, s, s.num_negatives or 0) for g, s in bench.by_num_negatives if s.name == name]
-        steps.errorbar_line(panels[0], [(size, quartiles(1e3 * s.seconds)) for _, s, size in mine], look)
+        steps.errorbar_line(panels[0], [(size, quartiles(1e3 * s.times)) for _, s, size in mine], look)
         steps.errorbar_line(panels[1], [(size, g.ratio_to_bare(s)) for g, s, size in mine], look)
         steps.errorbar_line(panels[2], [(size, quartiles([_peak(s)])) for _, s, size in mine], look)
     level = [s for s in bench.main.rows if s.kind != "matrices" and s.name not in names and not s.out_of_memory]
@@ -62,7 +62,7 @@ def _draw(bench: Bench, style: Style) -> Canvas:
 
 def _peak(row: BenchRow) -> float:
     """Return MiB; nan if unknown or 0, which no logarithmic axis has."""
-    return (row.facts.get("peak_memory_bytes") or math.nan) / MIB
+    return (row.peak_memory_bytes or math.nan) / MIB
 
 
 def _mark_lost(axes: Axes, lost: Sequence[BenchRow]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +17,39 @@ from negbench.records.benches import (
 )
 from negbench.report.read.runs import Floats, Run
 from negbench.report.read.statistics import Interval, median_interval
-from negbench.settings.keys import Flat
 
 
-@dataclass(frozen=True)
-class BenchRow:
-    """What was stepped: a method, a bare step, or matrices. `seconds` and `parts` are means of turns, by round."""
+class BenchRow(RowRecord):
+    """What was stepped: a method, a bare step, or matrices. `seconds` and `parts` are means of turns, by round.
 
-    kind: str
-    name: str
-    batch_size: int
-    num_negatives: int | None
-    seconds: Floats  # empty where it ran out of memory, or the bench was stopped before
-    parts: dict[str, Floats]
-    facts: dict[str, Any]
-    settings: Flat = field(default_factory=dict)  # the method's own
+    Both are empty where it ran out of memory, or the bench was stopped before. `settings` are the method's own.
+    """
 
     @property
     def is_method(self) -> bool:
         return self.kind == "method"
 
     @property
+    def is_timed(self) -> bool:
+        return bool(self.seconds)
+
+    @property
+    def images(self) -> int:
+        """Of a step; 0 for matrices."""
+        return self.batch_size or 0
+
+    @property
+    def times(self) -> Floats:
+        return np.array(self.seconds)
+
+    @property
     def median(self) -> float:
         return float(np.median(self.seconds)) if self.is_timed else math.nan
 
     @property
-    def is_timed(self) -> bool:
-        return len(self.seconds) > 0
-
-    @property
-    def out_of_memory(self) -> str:
-        """The error; empty if it did not run out of memory."""
-        return str(self.facts.get("out_of_memory") or "")
-
-    @property
     def bare_name(self) -> str | None:
         """The bare step with this row's passes."""
-        passes = self.facts.get("passes")
-        return f"bare {passes[0]}+{passes[1]}" if passes else None
+        return f"bare {self.passes[0]}+{self.passes[1]}" if self.passes else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class GroupRows:
         """
         other = next((other for other in self.rows if other.name == name), row)
         can_be = other is not row and other.is_timed and row.is_timed
-        return median_interval((row.seconds / other.seconds).tolist() if can_be else [])
+        return median_interval((row.times / other.times).tolist() if can_be else [])
 
     def ratio_to_bare(self, row: BenchRow) -> Interval:
         """Return the ratio to the bare step with as many passes; of no round for the bare steps themselves."""
@@ -125,7 +120,7 @@ class Bench:
     def by_batch_size(self) -> list[tuple[GroupRows, BenchRow]]:
         """Return methods at each batch size, by method and size."""
         found = self._stepped("batch_size")
-        return sorted(found, key=lambda pair: (self.methods.index(pair[1].name), pair[1].batch_size))
+        return sorted(found, key=lambda pair: (self.methods.index(pair[1].name), pair[1].images))
 
     def _stepped(self, swept: str) -> list[tuple[GroupRows, BenchRow]]:
         """Return the methods at the study's own setting and at those of one sweep."""
@@ -147,18 +142,8 @@ def load_benches(paths: Sequence[Path]) -> tuple[list[Bench], list[Run]]:
 
 
 def _bench(path: Path, record: BenchRecord) -> Bench:
-    groups = tuple(GroupRows(group.kind, tuple(map(_row, group.subjects))) for group in record.groups)
-    return Bench(path, record, record.environment.model_dump(), groups)
-
-
-def _row(record: RowRecord) -> BenchRow:
-    return BenchRow(
-        record.kind,
-        record.name,
-        batch_size=record.batch_size or 0,
-        num_negatives=record.num_negatives,
-        seconds=np.array(record.seconds),
-        parts={name: np.array(values) for name, values in record.parts.items()},
-        facts=record.model_dump(),
-        settings=record.settings,
+    groups = tuple(
+        GroupRows(group.kind, tuple(BenchRow.model_validate(row.model_dump()) for row in group.subjects))
+        for group in record.groups
     )
+    return Bench(path, record, record.environment.model_dump(), groups)

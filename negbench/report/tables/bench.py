@@ -48,7 +48,7 @@ def bench_tables(bench: Bench, baseline: str, slug: str) -> list[Table]:
         columns += ["peak memory, MiB", "reserved, MiB", "state, MiB", "GFLOP a step"]
         made = _rows(bench, bench.by_num_negatives, baseline, columns, note)
         tables.append(Table(f"{slug}-num-negatives", f"A step by the number of negatives: {bench.study}", *made))
-    if len({row.batch_size for _, row in bench.by_batch_size}) > 1:
+    if len({row.images for _, row in bench.by_batch_size}) > 1:
         note = (
             "As in the table of the study's own setting; each batch size is a group of its own"
             f"{_reasons(row for _, row in bench.by_batch_size)}."
@@ -91,12 +91,12 @@ def _rows(
         known = {
             "step of": Cell(row.name),
             "K": Cell(f"{row.num_negatives or 0:,}", row.num_negatives),
-            "batch": Cell(f"{row.batch_size:,}", row.batch_size),
+            "batch": Cell(f"{row.images:,}", row.images),
             "step, ms": _milliseconds(row),
-            "µs an image": _of(row.median / row.batch_size, 1e-6) if row.batch_size else Cell(words.NOTHING),
+            "µs an image": _of(row.median / row.images, 1e-6) if row.images else Cell(words.NOTHING),
             "/ bare": _ratio(bare),
             f"/ {baseline}": Cell("baseline") if row.name == baseline else _ratio(against),
-            "images/s": _of(row.batch_size / row.median, 1),
+            "images/s": _of(row.images / row.median, 1),
             **{f"{part}, ms": _of(part_median(row, part), 1e-3) for part in ("loss", "backward", "refresh")},
             **{title: _of(_number(row, name), unit) for title, (name, unit) in FIGURES.items()},
             "share of matrix rate": Cell(words.NOTHING if math.isnan(share) else f"{share:.0%}", share),
@@ -145,13 +145,13 @@ def bench_cautions(bench: Bench) -> list[str]:
 def part_median(row: BenchRow, part: str) -> float:
     """Return the median seconds of a part; nan if the step does not have it."""
     values = row.parts.get(part)
-    return math.nan if values is None or not values.any() else float(np.median(values))
+    return float(np.median(values)) if values and any(values) else math.nan
 
 
 def _matrix_rate(group: GroupRows) -> float:
     """Floating-point operations a second; nan where matrices were not multiplied."""
     matrices = next((row for row in group.rows if row.kind == "matrices"), None)
-    return matrices.facts["flops"] / matrices.median if matrices is not None else math.nan
+    return _number(matrices, "flops") / matrices.median if matrices is not None else math.nan
 
 
 def _where(bench: Bench) -> str:
@@ -165,7 +165,7 @@ def _milliseconds(row: BenchRow) -> Cell:
         return Cell("out of memory", math.inf)
     if not row.is_timed:
         return Cell("not timed", math.nan)
-    milliseconds = quartiles(1e3 * row.seconds)
+    milliseconds = quartiles(1e3 * row.times)
     return Cell(text.amount(milliseconds), milliseconds.centre)
 
 
@@ -174,7 +174,7 @@ def _ratio(interval: Interval) -> Cell:
 
 
 def _number(row: BenchRow, name: str) -> float:
-    value = row.facts.get(name)
+    value = getattr(row, name)
     return math.nan if value is None else float(value)
 
 
@@ -195,10 +195,10 @@ def _reasons(rows: Iterable[BenchRow]) -> str:
 
 def _csv_row(bench: Bench, row: BenchRow, bare: Interval, against: Interval) -> CsvRow:
     csv_row: CsvRow = {"study": bench.study, "device": bench.device, "step": row.name}
-    csv_row |= {"batch_size": row.batch_size, "num_negatives": row.num_negatives, "rounds": bench.record.rounds}
+    csv_row |= {"batch_size": row.images, "num_negatives": row.num_negatives, "rounds": bench.record.rounds}
     csv_row |= quartile_columns(quartiles(row.seconds), "step_seconds")
     csv_row |= interval_columns(bare, "ratio_to_bare", "median") | interval_columns(
         against, "ratio_to_baseline", "median"
     )
     csv_row |= {f"{part}_seconds": part_median(row, part) for part in bench.record.parts}
-    return csv_row | {name: row.facts.get(name) for name in (*(name for name, _ in FIGURES.values()), "out_of_memory")}
+    return csv_row | {name: getattr(row, name) for name in (*(name for name, _ in FIGURES.values()), "out_of_memory")}
