@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -11,7 +11,6 @@ import negbench
 from negbench.report.figures.common.style import Style
 from negbench.report.page.gallery import Gallery
 from negbench.report.read.comparisons import told
-from negbench.report.read.runs import Run
 from negbench.report.tables.tunings import name_of
 from negbench.settings.keys import is_own
 
@@ -39,7 +38,11 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
             "diagnostic_figures": gallery.plan(
                 "diagnostics", section.comparison, f"*-{section.comparison.slug}", section.comparison.title
             ),
-            "runs": [_run(run, row.label) for row in section.comparison.rows for run in (*row.runs, *row.unused)],
+            "runs": [
+                (row.label, run, told(run.settings, filter(is_own, run.settings)))
+                for row in section.comparison.rows
+                for run in (*row.runs, *row.unused)
+            ],
         }
         for section in report.sections
     ]
@@ -58,8 +61,6 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
         {
             "section": section,
             "figures": gallery.plan("bench", section.subject, f"{section.slug}-*", section.subject.study),
-            "environment": _told(section.subject.environment),
-            "command": shlex.join(section.subject.environment.get("command") or []),
             "methods": [(s.name, told(s.settings, s.settings)) for s in section.subject.main.rows if s.is_method],
         }
         for section in report.benches
@@ -68,29 +69,16 @@ def write_page(report: "Report", folder: Path, tell: Callable[[str], None]) -> l
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("negbench.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["command"] = shlex.join
     page = environment.get_template("page.html.j2").render(
         sections=sections,
         ablations=ablations,
         benches=benches,
         tunings=tunings,
         report=report,
+        facts=ENVIRONMENT,
         version=negbench.__version__,
         problems=gallery.problems,
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
     return gallery.problems
-
-
-def _run(run: Run, label: str) -> dict[str, Any]:
-    own = [key for key in run.settings if is_own(key)]
-    return {
-        "run": run,
-        "label": label,
-        "settings": told(run.settings, own),
-        "environment": _told(run.environment),
-        "command": shlex.join(run.environment.get("reproduce") or []),
-    }
-
-
-def _told(environment: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, environment[name]) for name in ENVIRONMENT if environment.get(name) is not None]
