@@ -242,6 +242,8 @@ class RunFolder:
             raise UserError(
                 f"{self.checkpoints} is a link to {target}, which is not there; make it, or remove the link"
             )
+        if self.checkpoints.exists() and not self.checkpoints.is_dir():
+            raise UserError(f"{self.checkpoints} is no folder, and checkpoints would be written there; move it away")
         self.checkpoints.mkdir(exist_ok=True)
 
     def _empty(self) -> None:

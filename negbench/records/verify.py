@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from negbench.records.checkpoint_files import find, read_checksum
 from negbench.records.consistency import problems
 from negbench.records.manifest import MANIFEST, changed_records, digest, read_manifest
 from negbench.records.run_folder import RunFolder
-
-CHECKPOINT = "step-*.pt"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def verify(path: Path) -> Verdict:
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    return max((path / "checkpoints").glob(CHECKPOINT), default=None)
+    return next(iter(find(path / "checkpoints")), None)
 
 
 def _described(folder: RunFolder, environment: dict[str, object]) -> list[tuple[str, bool]]:
@@ -46,5 +45,4 @@ def _described(folder: RunFolder, environment: dict[str, object]) -> list[tuple[
 
 
 def _fits_checksum(path: Path) -> bool:
-    checksum = path.with_name(f"{path.name}.sha256")
-    return checksum.exists() and digest(path) in checksum.read_text(errors="replace").split()
+    return digest(path) in read_checksum(path).split()

@@ -145,14 +145,14 @@ def _caution(setup: Setup, trainer: Trainer) -> None:
 
 
 def _load(trainer: Trainer, path: Path) -> None:
+    state = checkpoint.load(path)
+    _by_rank_0(lambda: _check(trainer, path, state))
     try:
-        state = checkpoint.load(path)
-        _by_rank_0(lambda: _check(trainer, path, state))
         trainer.load_state(state)
-    except (KeyError, RuntimeError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split())
         raise UserError(
-            f"checkpoint {path} does not fit this version of the method ({str(error).splitlines()[0]}); "
-            "--fresh starts the run again"
+            f"checkpoint {path} does not fit this version of the method ({said[:120]}); --fresh starts the run again"
         ) from None
     note = f"resumed {trainer.folder.path} at step {trainer.step} of {trainer.num_steps}"
     if state["world_size"] != world_size():

@@ -1,17 +1,23 @@
 """What a run leaves on a disk: while it writes, after it was killed, and where there is no room."""
 
+import io
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import negbench
 from negbench.evaluate.source import run_source
 from negbench.records import checkpoint
+from negbench.records.checkpoint_files import read_whole
 from negbench.records.files import storage_error, write_atomically
+from negbench.records.manifest import digest
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, StorageError
@@ -103,6 +109,30 @@ def test_a_storage_error_tells_the_room_where_there_is_a_folder(tmp_path: Path) 
     )
 
 
+STATE: dict[str, Any] = {
+    "step": 7,
+    "world_size": 1,
+    "world_sizes": [1],
+    "precision": "None",
+    "method": {"a": torch.zeros(2)},
+    "peak_memory_bytes": None,
+    "peak_reserved_bytes": None,
+    "negatives_per_query": None,
+    "communicated_bytes": {},
+    "optimizer": {"state": {}, "param_groups": []},
+    "scaler": {},
+    "lost_seconds": 0.0,
+    "evaluated_step": -1,
+    "curve": {},
+    "skipped": [],
+    "metrics_bytes": 0,
+    "seconds": {},
+    "joules": [None],
+    "epoch_start_seconds": {},
+    **{name: {"names": [], "sums": None, "count": 0} for name in ("step_meter", "epoch_meter")},
+}
+
+
 def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,20 +140,82 @@ def test_a_checkpoint_is_whole_at_every_moment_at_which_it_can_be_seen(
 
     def write(path: Path, content: str | bytes) -> None:
         write_atomically(path, content)
-        seen.append([checkpoint.load(found)["step"] for found in checkpoint.find(tmp_path)])
+        whole = [read_whole(found) for found in checkpoint.find(tmp_path)]
+        seen.append([torch.load(io.BytesIO(content), weights_only=True)["value"] for content in whole])
 
     monkeypatch.setattr(checkpoint, "write_atomically", write)
     for value in (1, 2):
-        checkpoint.save(tmp_path, 7, {"step": value}, keep=2)
+        checkpoint.save(tmp_path, 7, {"value": value}, keep=2)
     assert seen == [[], [1], [1], [2], [2]]
 
 
 def test_a_checkpoint_without_its_checksum_counts_as_damaged(tmp_path: Path) -> None:
-    earlier, newest = (checkpoint.save(tmp_path, step, {"step": step}, keep=2) for step in (6, 7))
+    earlier, newest = (checkpoint.save(tmp_path, step, {**STATE, "step": step}, keep=2) for step in (6, 7))
     newest.with_name(f"{newest.name}.sha256").unlink()
     with pytest.raises(ValueError, match=rf"checkpoint {newest} is damaged: {newest.name}\.sha256 is missing"):
         checkpoint.load(newest)
     assert checkpoint.find_whole(tmp_path, lambda warning: None) == earlier
+
+
+DAMAGES: dict[str, Any] = {
+    "a list": [1],
+    "a tensor": torch.zeros(2),
+    "no key": {},
+    "code": {**STATE, "curve": print},
+    "version": {**STATE, "negbench_version": "0", "version": "3"},
+    "step of text": {**STATE, "step": "7"},
+    "step below 0": {**STATE, "step": -1},
+    "step NaN": {**STATE, "step": float("nan")},
+    "step true": {**STATE, "step": True},
+    "step of another name": {**STATE, "step": 6},
+    "seconds NaN": {**STATE, "seconds": {"train": float("nan")}},
+    "no optimizer": {**STATE, "optimizer": None},
+    "groups of text": {**STATE, "optimizer": {"state": {}, "param_groups": "x"}},
+    "weights of text": {**STATE, "method": {"a": "x"}},
+    "weights NaN": {**STATE, "method": {"a": torch.tensor(float("nan"))}},
+    "processes of text": {**STATE, "world_sizes": "12"},
+    "negative bytes": {**STATE, "metrics_bytes": -1},
+    "other run's id": {**STATE, "run_id": [1]},
+}
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_that_holds_no_state_counts_as_damaged(content: Any, tmp_path: Path) -> None:
+    earlier = checkpoint.save(tmp_path, 6, {**STATE, "step": 6}, keep=2)
+    newest, told = tmp_path / "step-00000007.pt", list[str]()
+    torch.save(content, newest)
+    newest.with_name(f"{newest.name}.sha256").write_text(f"{digest(newest)}  {newest.name}\n")
+    assert checkpoint.find_whole(tmp_path, told.append, set_aside=True) == earlier
+    (text,) = told
+    assert text.startswith(f"checkpoint {newest} is damaged: ") and text.endswith("; an earlier one is used")
+    assert newest.with_name(f"{newest.name}.damaged").exists()
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "link", "checksum of bytes", "folder of checksum", "another name"])
+def test_what_lies_beside_checkpoints_is_none(what: str, tmp_path: Path) -> None:
+    whole = checkpoint.save(tmp_path, 7, {**STATE, "step": 7}, keep=2)
+    other = tmp_path / "step-00000099.pt"
+    checksum = other.with_name(f"{other.name}.sha256")
+    if what == "folder":
+        other.mkdir()
+    elif what == "pipe":
+        os.mkfifo(other)
+    elif what == "link":
+        other.symlink_to("nowhere")
+    elif what == "another name":
+        shutil.copy(whole, tmp_path / "step-9.pt")
+        shutil.copy(whole, tmp_path / f"step-{99:030d}.pt")
+    else:
+        shutil.copy(whole, other)
+        checksum.write_bytes(b"\xff\xfe") if what == "checksum of bytes" else checksum.mkdir()
+    assert checkpoint.find_whole(tmp_path, lambda text: None) == whole
+
+
+def test_what_stands_where_checkpoints_belong_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("kept")
+    with pytest.raises(UserError, match="checkpoints is no folder, and checkpoints would be written there; move it"):
+        RunFolder(tmp_path).open()
+    assert (tmp_path / "checkpoints").read_text() == "kept"
 
 
 @pytest.mark.parametrize("versions", [(1, 2), (4, 5)], ids=["newer", "older"])

@@ -222,7 +222,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             use()
         assert f"checkpoint {path} is of another run, {of_other.path.name}" in str(error.value)
-    rewrite(path, {"version": 2, "step": 9}, "run_id", "metrics_sha256")
+    late = path.rename(path.with_name("step-00000009.pt"))
+    rewrite(late, {"version": 2, "step": 9}, "run_id", "metrics_sha256")
     with pytest.raises(UserError, match="is of step 9, and the run ends at step 4, so it is of another run"):
         runs.start(resolved, tmp_path)
 

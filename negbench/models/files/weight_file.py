@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ValidationError
 
-from negbench.records import checkpoint
+from negbench.records import checkpoint, checkpoint_files
 from negbench.records.files import read_json
 from negbench.runtime.errors import UserError
 from negbench.settings.group import Triple
@@ -45,7 +45,7 @@ def read(path: Path) -> WeightFile:
     Its first bytes, not its name, show whether it is safetensors or torch.save's.
     """
     try:
-        content = checkpoint.read_whole(path) if checkpoint.has_checksum(path) else path.read_bytes()
+        content = checkpoint_files.read_whole(path) if checkpoint_files.has_checksum(path) else path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"there is neither a run folder nor a file {path}") from None
     except OSError as error:
