@@ -1,9 +1,11 @@
 """Repeat a run that is on record, here, and compare."""
 
 import dataclasses
+import importlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from negbench.data.fingerprint import describe
@@ -12,6 +14,7 @@ from negbench.evaluate import final
 from negbench.evaluate.source import run_source
 from negbench.launch.here import execute_here
 from negbench.launch.processes import launch
+from negbench.records.config import read_settings
 from negbench.records.manifest import record_files
 from negbench.records.repeat import Repeated, compare
 from negbench.records.run_folder import RunFolder
@@ -21,6 +24,7 @@ from negbench.runtime.device import choose_device
 from negbench.runtime.errors import UserError
 from negbench.runtime.place import was_launched
 from negbench.settings.keys import Flat
+from negbench.settings.plugins import list_methods
 from negbench.settings.resolve import Resolved, restore
 
 
@@ -40,7 +44,14 @@ def rerun(
     are compared. None in such a rank. UserError if the code is not trusted or is other code than that of the run, or
     if `output` holds the run itself.
     """
-    resolved = restored(recorded, seed, place or {}, trust_code)
+    with importable(RunFolder(recorded), trust_code):
+        return _rerun(recorded, output, device, arguments, seed, place or {}, quiet)
+
+
+def _rerun(
+    recorded: Path, output: Path, device: str, arguments: Sequence[str], seed: int | None, place: Flat, quiet: bool
+) -> Repeated | None:
+    resolved = restored(recorded, seed, place)
     now = output / resolved.run_id
     if now.resolve() == recorded.resolve():
         raise UserError(f"{now} is the run itself; choose another --output")
@@ -70,21 +81,49 @@ def evaluate_again(
     checkpoint = newest.relative_to(recorded)
     kept = [name for name in record_files(recorded) if not name.startswith("evaluations/")]
     for name in (*kept, str(checkpoint), f"{checkpoint}.sha256"):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(recorded / name, copy / name)
+        if (recorded / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(recorded / name, copy / name)
     source = run_source(copy, note, settings)
     protocols = final.protocols_of(source.config)
     final.evaluate(source, protocols, choose_device(device), note=note)
     return compare(recorded, copy, protocols, rows=False)
 
 
-def restored(recorded: Path, seed: int | None, place: Flat, trust_code: bool) -> Resolved:
-    """Return the settings of a run on record, with its code."""
+@contextmanager
+def importable(folder: RunFolder, trust_code: bool) -> Iterator[None]:
+    """Let imports find the code that a run brings along, and that of no run afterwards.
+
+    UserError if there is such code and it is not trusted, or if it would stand for modules of Python or of negbench.
+    """
+    if not folder.method.exists():
+        yield
+        return
+    if not trust_code:
+        raise UserError(f"{folder.method} is code of the run, and would be executed; read it, and add --trust-code")
+    code = folder.code.absolute()
+    for path in code.glob("*"):
+        if path.stem in sys.stdlib_module_names | {"negbench"}:
+            raise UserError(f"{path} would stand for the module {path.stem} that all else imports; it is not executed")
+    sys.path.insert(0, str(code))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(code))
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").is_relative_to(code):
+                del sys.modules[name]
+
+
+def restored(recorded: Path, seed: int | None, place: Flat) -> Resolved:
+    """Return the settings of a run on record, with its code. UserError if its method is neither here nor in it."""
     folder = RunFolder(recorded)
-    if folder.method.exists():
-        if not trust_code:
-            raise UserError(f"{folder.method} is code of the run, and would be executed; read it, and add --trust-code")
-        sys.path.insert(0, str(folder.code.absolute()))
+    method = read_settings(folder.config).get("method.name")
+    if not folder.method.exists() and method not in list_methods():
+        raise UserError(
+            f"{recorded} is of the method {method!r}, which is not installed, and brings no code of it along"
+        )
     resolved, environment = restore(recorded), folder.read_environment()
     patch = f" with {environment['changes']}" if environment.get("changes") else ""
     remedy = f"install negbench at revision {environment.get('git_revision') or 'unknown'}{patch}"

@@ -27,7 +27,9 @@ def compare(before: Path, now: Path, evaluations: Sequence[str], rows: bool = Tr
     differences = list(_rows(*folders)) if rows else []
     known = [{name: read_json(folder.evaluations / f"{name}.json") for name in evaluations} for folder in folders]
     for name in evaluations:
-        if difference := next(_different(known[0][name], known[1][name]), None):
+        if not known[0][name]:
+            differences.append(f"evaluations/{name}.json is not on record, or cannot be read")
+        elif difference := next(_different(known[0][name], known[1][name]), None):
             differences.append(f"evaluations/{name}.json: {difference}")
     figures = [top1_figures(each) for each in known]
     both = {name: (value, figures[1].get(name)) for name, value in figures[0].items() if value is not None}

@@ -1,6 +1,7 @@
 """Runs that are verified, bundled, unpacked elsewhere and repeated."""
 
 import hashlib
+import importlib
 import json
 import shutil
 import stat
@@ -14,8 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
+from negbench.launch.rerun import importable
 from negbench.records import bundle
 from negbench.records.manifest import MANIFEST
+from negbench.records.repeat import compare
+from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from tests.data.test_fingerprint import image_folder
 from tests.helpers import runs
@@ -211,21 +215,160 @@ def test_only_plain_paths_inside_the_folder_are_unpacked(tmp_path: Path, name: s
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b.zip"]
 
 
+RUN = "runs/study-moco-s0-01234567"
+
+
 def test_links_lies_and_other_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
+    folder, name = tmp_path / "folder", f"{RUN}/config.yaml"
     files = {
-        "is no plain file": forged(tmp_path / "link.zip", "a", b"/etc/passwd", stat.S_IFLNK | 0o777),
-        "a is not as bundle.json says": forged(tmp_path / "size.zip", "a", b"x" * 3_000_000),
-        "has room for": forged(tmp_path / "room.zip", "a", size=2**60),
+        "is no plain file": forged(tmp_path / "link.zip", name, b"/etc/passwd", stat.S_IFLNK | 0o777),
+        "config.yaml is not as bundle.json says": forged(tmp_path / "size.zip", name, b"x" * 3_000_000),
+        "has room for": forged(tmp_path / "room.zip", name, size=2**60),
+        f"is damaged: {RUN} does not verify: config.yaml: ": forged(tmp_path / "changed.zip", name),
         "has no bundle.json": tmp_path / "none.zip",
         "is no bundle of negbench, or is damaged": tmp_path / "text.zip",
         "bundle.json: files: Field required": tmp_path / "fields.zip",
+        "holds no runs": tmp_path / "empty.zip",
     }
-    for damaged, name in (("none.zip", "other"), ("fields.zip", bundle.INDEX)):
+    for damaged, member, files_of in (
+        ("none.zip", "other", ""),
+        ("fields.zip", bundle.INDEX, ""),
+        ("empty.zip", bundle.INDEX, ', "files": {}'),
+    ):
         with zipfile.ZipFile(tmp_path / damaged, "w") as archive:
-            archive.writestr(name, '{"version": 1, "negbench_version": "0"}')
+            archive.writestr(member, f'{{"version": 1, "negbench_version": "0"{files_of}}}')
     (tmp_path / "text.zip").write_text("no archive")
     for said, file in files.items():
         with pytest.raises(UserError, match=said):
             bundle.unpack(file, folder)
         assert not folder.exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"{RUN}/a\nb.py", "is no plain path"),
+        (f"{RUN}/\x1b[31m.py", "is no plain path"),
+        (f"{RUN}/code/a\u202eb.py", "is no plain path"),
+        (f"{RUN}/code/a .py/x.py", None),
+        (f"{RUN}/code/a./x.py", "is no plain path"),
+        (f"{RUN}/code/{'x' * 300}.py", "is no plain path"),
+        (f"{RUN}/CON:", "is no plain path"),
+        (f"{RUN}/CONFIG.YAML", "is no record of a run"),
+        (f"{RUN}/extra", "is no record of a run"),
+        (f"{RUN}/checkpoints/x/step-00000001.pt", "is no record of a run"),
+        (f"{RUN}.zip", "is no record of a run"),
+        (f"{RUN.upper()}/config.yaml", "is no record of a run"),
+        ("tunings/1/x/extra", "is no record of a run"),
+        ("tunings/1/tuning.json", None),
+        (f"{RUN}/code/methods/moco.py", None),
+        (f"{RUN}/checkpoints/step-00000001.pt.sha256", None),
+        (f"{RUN}/changes-2.patch", None),
+    ],
+)
+def test_a_bundle_holds_records_by_plain_names_alone(name: str, said: str | None) -> None:
+    reason = bundle._unfit({f"{RUN}/config.yaml": 1, name: 1})
+    assert (reason is None) if said is None else (reason is not None and said in reason)
+
+
+@pytest.mark.parametrize("names", [("a.py", "A.py"), ("caf\u00e9.py", "cafe\u0301.py"), ("a.py", "a.py/b.py")])
+def test_two_names_that_some_file_systems_take_for_one_are_refused(names: tuple[str, str]) -> None:
+    reason = bundle._unfit([f"{RUN}/code/{name}" for name in names])
+    assert reason is not None and "are one on some file systems" in reason
+
+
+def again(file: Path, output: Path, *options: object) -> tuple[int, str]:
+    return negbench("rerun", file, "--output", output, "--device", "cpu", "--quiet", "--evaluate-only", *options)
+
+
+def rezipped(bundled: Path, file: Path, change: Callable[[dict[str, bytes]], Any]) -> Path:
+    """A bundle whose index is right and whose records were changed."""
+    with zipfile.ZipFile(bundled) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist() if name != bundle.INDEX}
+    change(contents)
+    entries = {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(bundle.INDEX, json.dumps({"version": 1, "negbench_version": "0", "files": entries}))
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return file
+
+
+def test_a_bundle_of_changed_or_missing_records_is_refused(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "moco.zip"
+    bundle.write_bundle(file, [run], encoder=True)
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if name != bundle.INDEX]
+    harmless = {("done", "changed"), ("manifest.json", "changed"), ("manifest.json", "missing")}
+    harmless |= {
+        (f"checkpoints/step-00000012.pt{end}", way) for end in ("", ".sha256") for way in ("missing", "changed")
+    }
+    for name in names:
+        for way, change in (
+            ("changed", lambda contents, name=name: contents.update({name: contents[name] + b"\n"})),
+            ("missing", lambda contents, name=name: contents.pop(name)),
+        ):
+            if (name.partition(f"{run.name}/")[2], way) not in harmless:
+                with pytest.raises(UserError, match=r"is damaged: runs/.* (does not verify|is not finished)"):
+                    bundle.unpack(rezipped(file, tmp_path / "forged.zip", change), tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_what_lies_where_a_bundle_is_unpacked_is_kept(run: Path, tmp_path: Path) -> None:
+    file, place = tmp_path / "moco.zip", tmp_path / "again" / "moco-bundle"
+    bundle.write_bundle(file, [run], encoder=True)
+    for make in (
+        lambda: (place.mkdir(), (place / "mine").write_text("kept")),
+        lambda: place.write_text("kept"),
+        lambda: place.symlink_to(tmp_path / "nowhere"),
+        lambda: (bundle.unpack(file, place), (place / "runs" / run.name / "method.py").write_text("kept")),
+        lambda: (bundle.unpack(file, tmp_path / "elsewhere"), place.symlink_to(tmp_path / "elsewhere")),
+    ):
+        place.parent.mkdir()
+        make()
+        before = sorted(tmp_path.rglob("*"))
+        code, output = again(file, place.parent)
+        assert code == 2 and f"{place} is there, and differs from what the bundle unpacks to" in output
+        assert sorted(tmp_path.rglob("*")) == before
+        shutil.rmtree(place.parent)
+
+
+def test_a_folder_beside_that_another_process_unpacks_to_is_kept(run: Path, tmp_path: Path) -> None:
+    file, mine = tmp_path / "moco.zip", tmp_path / "again" / ".moco-bundle.partial" / "mine"
+    bundle.write_bundle(file, [run], encoder=True)
+    mine.parent.mkdir(parents=True)
+    mine.write_text("kept")
+    assert bundle.unpack(file, tmp_path / "again" / "moco-bundle")
+    assert mine.read_text() == "kept"
+
+
+def test_no_code_of_a_run_is_found_by_the_name_of_its_method(run: Path, tmp_path: Path) -> None:
+    evil, ran = run / "code" / "evil.py", tmp_path / "ran"
+    evil.write_text(f"from negbench.methods.moco import Config, build\nopen({str(ran)!r}, 'a')\n")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("name: moco", f"name: {evil}"))
+    code, output = negbench("rerun", run, "--output", tmp_path / "again", "--device", "cpu", "--quiet")
+    assert code == 2 and "which is not installed, and brings no code of it along" in output
+    assert not ran.exists()
+
+
+def test_code_of_a_run_stands_for_no_module_of_python_and_for_no_other_runs(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = RunFolder(tmp_path / str(number))
+        folder.code.mkdir(parents=True)
+        folder.method.write_text("")
+        (folder.code / "helper_of_a_run.py").write_text(f"NUMBER = {number}\n")
+        with importable(folder, trust_code=True):
+            assert vars(importlib.import_module("helper_of_a_run"))["NUMBER"] == number
+    assert "helper_of_a_run" not in sys.modules and str(folder.code) not in sys.path
+    (folder.code / "random.py").write_text("")
+    with pytest.raises(UserError, match=r"random\.py would stand for the module random"), importable(folder, True):
+        pass
+
+
+def test_a_protocol_that_is_not_on_record_is_not_the_same(run: Path, tmp_path: Path) -> None:
+    (run / "evaluations" / "knn.json").write_text("null")
+    assert "evaluations/knn.json is not on record, or cannot be read" in compare(run, run, ["knn"]).differences
