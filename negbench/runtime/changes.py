@@ -1,6 +1,7 @@
 """What the code that runs differs in from its commit, as a patch without secrets, large files and binaries."""
 
 import functools
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import negbench
 
 PATCH = "changes.patch"
+_SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=off")
+_OF_THE_PLACE = {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_EXEC_PATH"}
 CODE = ("negbench", "methods", "configs")  # folders of a checkout whose new files can change a run
 MAX_BYTES = 200_000  # of the changes of a file
 _FILE = re.compile(r"^(?=diff --git )", re.MULTILINE)
@@ -34,7 +37,7 @@ def git_revision() -> str | None:
     revision = _git("rev-parse", "HEAD")
     if not revision or not _git("ls-files", "--", f"{Path(negbench.__file__).parent.name}/__init__.py"):
         return None
-    differs = _git("status", "--porcelain", "--untracked-files=no") or _new_files()
+    differs = _git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all") or _new_files()
     return f"{revision.strip()}{'+changes' if differs else ''}"
 
 
@@ -51,7 +54,10 @@ def changes() -> str:
         return ""
     form = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
     new = _new_files()
-    parts = [_git(*form, "--relative", "HEAD"), *(_git(*form, "--no-index", "/dev/null", name) for name in new)]
+    parts = [
+        _git(*form, "--ignore-submodules=all", "--relative", "HEAD"),
+        *(_git(*form, "--no-index", "/dev/null", name) for name in new),
+    ]
     kept, left_out = [], []
     for section in filter(None, _FILE.split("".join(text or "" for text in parts))):
         match = _NAME.search(section)
@@ -74,12 +80,33 @@ def _root() -> Path:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints, or None if it cannot be asked. Of `diff --no-index` exit code 1 means a difference."""
-    command = ["git", "-C", str(_root()), "-c", "core.quotePath=off", *arguments]
+    """Return what git prints, or None if it cannot be asked. Of `diff --no-index` exit code 1 means a difference.
+
+    No program is run that the checkout's configuration or attributes name.
+    """
+    command = ["git", "-C", str(_root()), "--no-pager", *_SAFE, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True)
+        done = subprocess.run(command, capture_output=True, env=_surroundings(_root()))
     except OSError:
         return None
     return (
         done.stdout.decode(errors="replace") if done.returncode in (0, 1 if "--no-index" in arguments else 0) else None
     )
+
+
+@functools.cache
+def _surroundings(root: Path) -> dict[str, str]:
+    """Return the environment for git: no repository but `root`'s, no writing, no fetching, and filters that do nothing.
+
+    Filters have any names, so that those of the checkout are listed first, which runs none.
+    """
+    known = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _OF_THE_PLACE}
+    known |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    listing = ["git", "-C", str(root), "config", "--null", "--name-only", "--get-regexp", r"^filter\..*"]
+    keys = os.fsdecode(subprocess.run(listing, capture_output=True, env=known).stdout)
+    filters = sorted({key.rpartition(".")[0] for key in keys.split("\0") if key})
+    unset = {"clean": "", "process": "", "required": "false"}
+    settings = [(f"{name}.{key}", value) for name in filters for key, value in unset.items()]
+    for number, (key, value) in enumerate(settings):
+        known |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return known | {"GIT_CONFIG_COUNT": str(len(settings))}

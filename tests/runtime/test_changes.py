@@ -32,10 +32,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
     monkeypatch.setattr(negbench, "__file__", str(root / "negbench" / "__init__.py"))
-    for function in (changes.git_revision, changes.changes):
+    for function in (changes.git_revision, changes.changes, changes._surroundings):
         function.cache_clear()
     yield root
-    for function in (changes.git_revision, changes.changes):
+    for function in (changes.git_revision, changes.changes, changes._surroundings):
         function.cache_clear()
 
 
@@ -44,6 +44,47 @@ def test_an_unchanged_checkout_is_its_commit(checkout: Path) -> None:
     (checkout / "results.txt").write_text("x")
     assert changes.git_revision() == git(checkout, "rev-parse", "HEAD").strip()
     assert changes.changes() == ""
+
+
+PROGRAMS = {  # settings of a checkout that name programs, and attributes that call them
+    "fsmonitor": ({"core.fsmonitor": "{program}"}, ""),
+    "hook": ({"core.hooksPath": "{folder}"}, ""),
+    "external diff": ({"diff.external": "{program}"}, ""),
+    "driver": ({"diff.x.command": "{program}"}, "* diff=x"),
+    "textconv": ({"diff.x.textconv": "{program}"}, "* diff=x"),
+    "filter": ({"filter.a.b.clean": "{program}", "filter.a.b.required": "true"}, "* filter=a.b"),
+    "process": ({"filter.x.process": "{program}", "filter.x.required": "true"}, "* filter=x"),
+    "pager": ({"core.pager": "{program}", "pager.diff": "true"}, ""),
+}
+
+
+@pytest.mark.parametrize(("settings", "attributes"), PROGRAMS.values(), ids=PROGRAMS)
+def test_no_program_is_run_that_a_checkout_names(
+    settings: dict[str, str], attributes: str, checkout: Path, tmp_path: Path
+) -> None:
+    ran, program = tmp_path / "ran", tmp_path / "programs" / "post-index-change"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n")
+    program.chmod(0o755)
+    for key, value in settings.items():
+        git(checkout, "config", key, value.format(program=program, folder=program.parent))
+    if attributes:
+        (checkout / ".gitattributes").write_text(attributes)
+    (checkout / "negbench" / "__init__.py").write_text("other\n")  # of equal size
+    (checkout / "methods" / "new.py").write_text("new\n")
+    assert str(changes.git_revision()).endswith("+changes")
+    assert "+other" in changes.changes() and "+new" in changes.changes()
+    assert not ran.exists()
+
+
+def test_another_repository_in_the_environment_is_not_asked(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = git(checkout, "rev-parse", "HEAD").strip()
+    git(tmp_path, "init", "-q", "another")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another" / ".git"))
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "false")
+    assert changes.git_revision() == revision
 
 
 def test_changed_and_new_files_make_a_patch_that_repeats_them(checkout: Path, tmp_path: Path) -> None:
