@@ -6,7 +6,7 @@ from negbench.data.fingerprint import describe
 from negbench.data.load import load_whole
 from negbench.records.data import DataRecord
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_code, check_data
+from negbench.records.same import check_code, check_data, check_records
 from negbench.runtime.errors import UserError
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import DataConfig
@@ -23,8 +23,9 @@ class Reuse:
         self._seen: dict[str, DataRecord | None] = {}
 
     def check(self, folder: RunFolder, resolved: Resolved) -> None:
-        """Raise UserError if the run was made by another code of its method, or on other data."""
+        """Raise UserError if the run was made by another code or on other data, or its summary is damaged."""
         check_code(folder, resolved.method_file)
+        check_records(folder, self.note)
         data = resolved.config.data
         if data.root is not None and folder.data.exists():
             check_data(folder, self._described(data))

@@ -11,6 +11,7 @@ from typing import Any
 
 from negbench.models.files.layout import FileEncoder, read_encoder, read_newest, run_of
 from negbench.records import checkpoint
+from negbench.records.config import read_settings
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import scientific_differences
@@ -36,7 +37,7 @@ class Source:
 def run_source(path: Path, warn: Callable[[str], None] = warnings.warn, settings: Sequence[str] = ()) -> Source:
     """Return the encoder of a run's newest checkpoint, its data where `settings` say. UserError if there is none."""
     encoder, folder = read_newest(path, "evaluate", warn), RunFolder(path)
-    config, _ = resolve_shared(str(folder.config), settings)
+    config, _ = resolve_shared(_settings_in(folder), settings)
     step = checkpoint.step_of(encoder.file.content)
     return Source(encoder, config, folder, {"step": step}, step)
 
@@ -60,13 +61,19 @@ def _config(encoder: FileEncoder, study: str | None, settings: Sequence[str]) ->
     If the methods of the study have different views, MoCo's are taken.
     """
     run = run_of(encoder.file.path)
-    default = DEFAULT_STUDY if run is None else str(run.config)
+    default = DEFAULT_STUDY if run is None else _settings_in(run)
     config, origins = resolve_shared(study or default, settings, otherwise="moco")
     for key in ("name", "stem"):
         found, asked = getattr(encoder.model, key), getattr(config.model, key)
         if origins.get(f"model.{key}") == "--set" and asked != found:
             raise UserError(f"--set model.{key}={asked} contradicts {encoder.file.path}, whose weights are of {found}")
     return config.model_copy(update={"model": encoder.model})
+
+
+def _settings_in(folder: RunFolder) -> str:
+    """Return the path of a run's settings. `DamagedError` if they are not whole, and defaults would fill them up."""
+    read_settings(folder.config)
+    return str(folder.config)
 
 
 def _name(encoder: FileEncoder, config: SharedConfig) -> str:

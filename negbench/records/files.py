@@ -40,7 +40,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, as_json(content))
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Return a record as `write_json` writes it."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 def read_object(path: Path) -> dict[str, Any]:

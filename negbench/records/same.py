@@ -7,9 +7,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from negbench import RESULTS_VERSION
+from negbench.records.consistency import misfits, read_records
 from negbench.records.data import DATA, DataRecord
 from negbench.records.files import DamagedError
 from negbench.records.forms import read_form
+from negbench.records.manifest import changed_records
 from negbench.records.run_folder import ENVIRONMENT, RunFolder
 from negbench.runtime.errors import UserError
 from negbench.settings.code import code_digest
@@ -51,6 +53,20 @@ def check_code(folder: RunFolder, method: PluginFile, remedy: str = "", note: No
             f"{folder.path} was made by another code than {method.path} has now; "
             f"{remedy or f'{anew} give the changed method a name of its own'}"
         )
+
+
+def check_records(folder: RunFolder, note: Note) -> None:
+    """Raise UserError if the summary of a finished run is damaged or not what the run wrote; note what else is not."""
+    found = [*misfits(read_records(folder.path)), *changed_records(folder.path)]
+    for text in found:
+        if text.startswith(folder.summary.name):
+            raise UserError(
+                f"{folder.path} is marked done, but its {folder.summary.name} is damaged ({text}); put the file back, "
+                "or make the run anew with --fresh"
+            )
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        note(f"caution: {folder.path} does not verify: {found[0]}{more}; `negbench verify` says what it finds")
 
 
 def _compared(path: Path, form: TypeAdapter[Any], note: Note | None) -> dict[str, Any]:

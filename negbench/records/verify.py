@@ -5,7 +5,7 @@ from pathlib import Path
 
 from negbench.records.checkpoint_files import find, read_checksum
 from negbench.records.consistency import problems
-from negbench.records.manifest import MANIFEST, changed_records, digest, read_manifest
+from negbench.records.manifest import MANIFEST, changed_records, digest, read_manifest, rewritten_records
 from negbench.records.run_folder import RunFolder
 
 
@@ -28,6 +28,7 @@ def verify(path: Path) -> Verdict:
         unknown.append(f"it has no {MANIFEST}, so that a change of its records does not show")
     elif not read_manifest(path):
         found.append(f"{MANIFEST} is damaged")
+    unknown += [f"{name} differs in bytes from what the run wrote, not in content" for name in rewritten_records(path)]
     environment = folder.read_environment()
     unknown += [f"its {what} is not on record" for what, known in _described(folder, environment) if not known]
     newest = newest_checkpoint(path)

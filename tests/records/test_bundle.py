@@ -15,11 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
+from negbench.data.reuse import Reuse
 from negbench.launch.rerun import importable
 from negbench.records import bundle
-from negbench.records.manifest import MANIFEST
+from negbench.records.manifest import MANIFEST, write_manifest
 from negbench.records.repeat import compare
 from negbench.records.run_folder import RunFolder
+from negbench.records.same import check_records
 from negbench.runtime.errors import UserError
 from tests.data.test_fingerprint import image_folder
 from tests.helpers import runs
@@ -59,7 +61,10 @@ def test_a_run_as_it_was_written_verifies(run: Path) -> None:
     ("change", "said"),
     [
         (lambda run: edit(run / "summary.json", lambda s: s | {"knn_top1": 0.9}), "summary.json was changed"),
-        (lambda run: edit(run / "evaluations" / "knn.json", lambda e: e), "evaluations/knn.json was changed"),
+        (
+            lambda run: edit(run / "evaluations" / "knn.json", lambda e: e | {"x": 1}),
+            "evaluations/knn.json was changed",
+        ),
         (lambda run: (run / "metrics.jsonl").write_text(""), "metrics.jsonl was changed after the run's end"),
         (lambda run: (run / "data.json").unlink(), "data.json is missing"),
         (lambda run: (run / "code" / "methods" / "moco.py").write_text("x = 1"), "code/methods/moco.py was changed"),
@@ -73,6 +78,66 @@ def test_what_was_changed_after_the_end_is_named(run: Path, change: Callable[[Pa
     code, output = negbench("verify", run)
     assert code == 1 and said in output
     assert "0 of 1 runs verified" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "rewrite"),
+    [
+        ("summary.json", lambda text: json.dumps(json.loads(text))),
+        ("summary.json", lambda text: "\ufeff" + text.replace("\n", "\r\n")),
+        ("metrics.jsonl", lambda text: text.replace("\n", "\r\n")),
+        ("config.yaml", lambda text: text.replace("\n", "\r\n")),
+    ],
+)
+def test_other_white_space_of_a_record_is_told_and_no_problem(
+    run: Path, name: str, rewrite: Callable[[str], str]
+) -> None:
+    (run / name).write_text(rewrite((run / name).read_text()), newline="")
+    code, output = negbench("verify", run)
+    assert code == 0 and f"? {name} differs in bytes from what the run wrote, not in content" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda run: edit(run / "summary.json", lambda s: s | {"knn_top1": 0.9}),
+            "its summary.json is damaged (summary",
+        ),
+        (lambda run: edit(run / "summary.json", lambda s: {"knn_top1": 0.9}), "its summary.json is damaged (summary"),
+        (lambda run: edit(run / "summary.json", lambda s: s | {"label": "x"}), "was changed after the run's end"),
+        (lambda run: (run / "summary.json").unlink(), "its summary.json is damaged (summary.json is missing"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), None),
+        (lambda run: (run / "evaluations" / "knn.json").unlink(), None),
+        (lambda run: (run / "config.yaml").write_text("[1]"), None),
+    ],
+)
+def test_a_finished_run_is_not_reported_from_a_changed_summary(
+    run: Path, change: Callable[[Path], Any], said: str | None
+) -> None:
+    change(run)
+    notes: list[str] = []
+    if said is None:
+        check_records(RunFolder(run), notes.append)
+        assert len(notes) == 1 and notes[0].startswith(f"caution: {run} does not verify: ")
+        return
+    with pytest.raises(UserError) as error:
+        Reuse(notes.append).check(RunFolder(run), runs.short("moco"))
+    assert said in str(error.value) and "put the file back, or make the run anew with --fresh" in str(error.value)
+
+
+def test_a_manifest_that_cannot_be_read_is_kept(run: Path) -> None:
+    (run / MANIFEST).write_text("[1]")
+    write_manifest(RunFolder(run), ["evaluations/knn.json"])
+    assert (run / MANIFEST).read_text() == "[1]"
+
+
+@pytest.mark.parametrize("content", ["", "null", "{}", "epochs: 3"])
+def test_settings_that_are_not_whole_are_not_filled_up_to_evaluate(run: Path, content: str) -> None:
+    (run / "config.yaml").write_text(content)
+    (run / "data.json").unlink()
+    code, output = negbench("evaluate", run, "--protocol", "knn", "--device", "cpu")
+    assert code == 2 and f"{run / 'config.yaml'} is damaged" in output
 
 
 def test_what_an_earlier_run_lacks_is_unknown(run: Path) -> None:
@@ -308,7 +373,7 @@ def test_a_bundle_of_changed_or_missing_records_is_refused(run: Path, tmp_path: 
     }
     for name in names:
         for way, change in (
-            ("changed", lambda contents, name=name: contents.update({name: contents[name] + b"\n"})),
+            ("changed", lambda contents, name=name: contents.update({name: contents[name] + b"}"})),
             ("missing", lambda contents, name=name: contents.pop(name)),
         ):
             if (name.partition(f"{run.name}/")[2], way) not in harmless:
