@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from negbench.records.files import DamagedError
+from negbench.records.files import DamagedError, read_bytes
 from negbench.records.forms import Amount, Plain, Positive, Record, Whole, reason_of
 from negbench.settings.keys import Flat, flatten_raw
 
@@ -34,7 +34,7 @@ class Settings(Record):
 def read_settings(path: Path) -> Flat:
     """Return the settings in a file by dotted keys, empty if there is no file. `DamagedError` if it holds no run's."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
         seed = SEED.search(text)
         settings = _parsed(SEED.sub("seed: 0", text, count=1)) | ({"seed": int(seed[1])} if seed else {})
         Settings.model_validate(settings)

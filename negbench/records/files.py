@@ -1,6 +1,7 @@
 """Files that are whole or absent, and errors that say which."""
 
 import codecs
+import errno
 import json
 import os
 import shutil
@@ -48,10 +49,17 @@ def as_json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content. OSError if there is none, or if it is a pipe or a device, which could be without end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return path.read_bytes()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file, empty if there is no file. `DamagedError` if it holds anything else."""
     try:
-        content = from_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        content = from_json(read_bytes(path).removeprefix(codecs.BOM_UTF8))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
-from negbench.records.files import DamagedError
+from negbench.records.files import DamagedError, read_bytes
 from negbench.records.forms import Amount, Fraction, Plain, Quantity, Record, reason_of
 
 CURVE = ("step", "epoch", "knn_top1", "train_seconds", "device_hours")  # columns that every evaluation has
@@ -61,7 +61,7 @@ def parse(line: bytes, form: type[Row] | None = None) -> dict[str, Any]:
 def read_rows(path: Path, with_steps: bool = True) -> list[dict[str, Any]]:
     """Return the rows of a file, on request without those of training steps. `DamagedError` if one cannot be read."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path).splitlines()
     except OSError as error:
         raise DamagedError(path, f"it cannot be read: {error.strerror}") from None
     return check_rows(path, lines if with_steps else [b"" if _is_step(line) else line for line in lines])

@@ -152,6 +152,8 @@ def _reason(summary: dict[str, Any]) -> str:
 def _last_rows(path: Path) -> list[dict[str, Any]]:
     """Return the whole rows in the file's last bytes."""
     try:
+        if not path.is_file():
+            return []
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             lines = file.read().splitlines()

@@ -7,7 +7,7 @@ logs. `state()` is all that must survive a kill; everything random is derived fr
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class Trainer:
             "negatives_per_query": self.negatives_per_query,
             "communicated_bytes": self.communicated_bytes,
             "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": cast(checkpoint.OptimizerState, self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             **self.rows.state_dict(),
             **self.clock.state_dict(),
@@ -178,7 +178,7 @@ class Trainer:
     def load_state(self, state: checkpoint.State) -> None:
         """Continue from `state`; rank 0 cuts the records to the length that they had."""
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
         self.scaler.load_state_dict(state["scaler"])
         self.rows.load_state_dict(state, self.device)
         self.step = self.saved_step = state["step"]

@@ -8,6 +8,7 @@ import stat
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -385,13 +386,19 @@ def test_a_bundle_of_changed_or_missing_records_is_refused(run: Path, tmp_path: 
 def test_what_lies_where_a_bundle_is_unpacked_is_kept(run: Path, tmp_path: Path) -> None:
     file, place = tmp_path / "moco.zip", tmp_path / "again" / "moco-bundle"
     bundle.write_bundle(file, [run], encoder=True)
-    for make in (
-        lambda: (place.mkdir(), (place / "mine").write_text("kept")),
-        lambda: place.write_text("kept"),
-        lambda: place.symlink_to(tmp_path / "nowhere"),
-        lambda: (bundle.unpack(file, place), (place / "runs" / run.name / "method.py").write_text("kept")),
-        lambda: (bundle.unpack(file, tmp_path / "elsewhere"), place.symlink_to(tmp_path / "elsewhere")),
-    ):
+    bundle.unpack(file, tmp_path / "whole")
+
+    def other_folder() -> None:
+        place.mkdir()
+        (place / "mine").write_text("kept")
+
+    def more_files() -> None:
+        shutil.copytree(tmp_path / "whole", place)
+        (place / "runs" / run.name / "method.py").write_text("kept")
+
+    places: list[Callable[[], Any]] = [other_folder, more_files, lambda: place.write_text("kept")]
+    places += [partial(place.symlink_to, tmp_path / name) for name in ("nowhere", "whole")]
+    for make in places:
         place.parent.mkdir()
         make()
         before = sorted(tmp_path.rglob("*"))

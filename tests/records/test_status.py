@@ -17,6 +17,7 @@ from negbench.cli.main import app
 from negbench.launch.jobs.logs import follow_log
 from negbench.records.jobs import Job, JobNote, SchedulerError, _warn, jobs, release_held
 from negbench.records.status import RunStatus, find_runs, status_of
+from negbench.records.verify import verify
 from tests.helpers.slurm import Cluster
 
 ROWS = [
@@ -268,3 +269,13 @@ def test_states_on_a_real_slurm(cluster: Cluster, make: Make, monkeypatch: pytes
     assert invoke("cancel", *map(str, paths))[0] == 0
     cluster.wait_idle(20)
     assert [status_of(path, jobs()).state for path in paths] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "environment.json", "config.yaml", "metrics.jsonl", "data.json"])
+@pytest.mark.parametrize("odd", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_a_pipe_or_a_device_in_place_of_a_record_is_damage(name: str, odd: Callable[[Path], None], make: Make) -> None:
+    run = make(done="", metrics=ROWS)
+    (run / name).unlink(missing_ok=True)
+    odd(run / name)
+    assert status_of(run, {}).state in ("done", "damaged")
+    assert any(problem.startswith(f"{name}: it cannot be read") for problem in verify(run).problems)
