@@ -161,7 +161,7 @@ class RunFolder:
 
         Without their `digest`, as in checkpoints of earlier versions, they need only be whole rows.
         """
-        kept = self.metrics.read_bytes()[:length] if self.metrics.exists() else b""
+        kept = self.metrics.read_bytes()[:length] if self.metrics.is_file() else b""
         reason = ""
         if len(kept) < length:
             reason = f"it has {len(kept):,} bytes and not the {length:,} that there were"
@@ -189,7 +189,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows before the first line that cannot be read."""
-        return list(complete_rows(self.metrics.read_bytes())) if self.metrics.exists() else []
+        return list(complete_rows(self.metrics.read_bytes())) if self.metrics.is_file() else []
 
     def read_summary(self) -> dict[str, Any]:
         """Return the record, empty if there is none that can be read."""

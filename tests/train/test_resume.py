@@ -212,6 +212,14 @@ def test_a_run_whose_rows_are_lost_is_refused_before_it_trains(tmp_path: Path) -
     assert not folder.done.exists() and checkpoint.load(checkpoint.find(folder.checkpoints)[0])["step"] == 2
 
 
+def test_a_pipe_in_place_of_the_rows_is_not_waited_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    os.mkfifo(folder.metrics)
+    assert folder.read_metrics() == []
+    with pytest.raises(UserError, match="it has 0 bytes and not the 5 that there were"):
+        folder.check_metrics(5, None)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     resolved, other = runs.short("simclr", *LEAN), runs.short("simclr", *LEAN, "seed=5")
     folder, of_other = stopped(resolved, tmp_path), stopped(other, tmp_path)
