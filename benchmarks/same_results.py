@@ -46,7 +46,7 @@ ADDED = {  # keys that NEW alone may have, at any depth of the file
     **dict.fromkeys(("config.yaml", "report.json"), frozenset(("loggers", "version", "data.version"))),
 }
 ADDED_TO_CHECKPOINTS = frozenset(("version", "negbench_version", "run_id", "metrics_sha256"))
-ADDED_FILES = re.compile(r"(.*/)?(data\.json|manifest\.json|changes.*\.patch|code/.*\.py)")
+ADDED_FILES = re.compile(r"(.*/)?(data\.json|changes.*\.patch|code/.*\.py)")
 MEASURED = frozenset(  # but in `reports`, which are of the same records
     (
         *("time", "started", "seconds", "train_seconds", "step_seconds", "epoch_seconds", "epoch_seconds_median"),
@@ -118,8 +118,8 @@ def _files(top: Path) -> dict[str, Path]:
 
 
 def _is_compared(name: Path) -> bool:
-    """Pictures and pages of what was measured here differ each time."""
-    if name.name == "run.lock" or name.suffix in (".sha256", ".log", ".pdf", ".svg"):
+    """Pictures and pages of what was measured here differ each time, and digests of files that hold times."""
+    if name.name in ("run.lock", "manifest.json") or name.suffix in (".sha256", ".log", ".pdf", ".svg"):
         return False
     return name.parts[0] not in ("measured", "bench") or name.suffix in (".csv", ".json")
 
