@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import parts
 from negbench.settings.cluster import ClusterConfig
+from negbench.settings.keys import parse_yaml, shown
 from negbench.settings.resolve import Resolved, resolve
 
 
@@ -56,11 +55,11 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
     for text in grid:
         key, _, rest = text.partition("=")
         try:
-            values = yaml.safe_load(f"[{rest}]") if key else None
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{rest}]") if key else None
+        except UserError:
             values = None
         if not values:
-            raise UserError(f"--grid {text} must have the form KEY=VALUE,VALUE, as optimizer.lr=0.03,0.06")
+            raise UserError(f"--grid {shown(text)} must have the form KEY=VALUE,VALUE, as optimizer.lr=0.03,0.06")
         axes.append([f"{key}={value if isinstance(value, str) else json.dumps(value)}" for value in values])
     return list(itertools.product(*axes))
 

@@ -13,6 +13,8 @@ from negbench.settings.schema import SharedConfig
 
 Flat = dict[str, Any]
 OWN = "method.* and optimizer.lr"  # in sentences
+_LONG_FORM = {"views": "views.policy", "method": "method.name"}
+_SHOWN = 200  # characters of a value in an error
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -61,31 +63,59 @@ def to_yaml(config: SharedConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a group holds twice, of which PyYAML takes the last in silence."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise UserError(f"line {key.start_mark.line + 1} sets {key.value} a second time; keep one")
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a text. UserError with the reason if it has none."""
+    try:
+        value = yaml.load(text, _Loader)
+        repr(value)  # a number in hexadecimal may be too long to be written
+        return value
+    except UserError:
+        raise
+    except Exception as error:  # more than YAMLError, as KeyError for `!!bool x` and ValueError for 5,000 digits
+        raise UserError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return keys and values of a file. UserError if it cannot be read or holds anything else."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except Exception as error:  # PyYAML raises more than YAMLError, as KeyError for `!!bool x`
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        raw = parse_yaml(text) or {}
+    except UserError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold keys and values, not a {type(raw).__name__}")
     return raw
 
 
 def flatten_raw(tree: dict[str, Any], prefix: str = "") -> Flat:
-    """Return nested settings by dotted keys; `views: NAME` and `method: NAME` in their long form."""
+    """Return nested settings by dotted keys; `views: NAME` and `method: NAME` in their long form.
+
+    UserError for a setting that is there twice, as `optimizer.lr: 1` beside `optimizer: {lr: 2}`.
+    """
     flat: Flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten_raw(value, f"{prefix}{key}.")
-        elif f"{prefix}{key}" == "views":
-            flat["views.policy"] = value
-        elif f"{prefix}{key}" == "method":
-            flat["method.name"] = value
-        else:
-            flat[f"{prefix}{key}"] = value
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        found = flatten_raw(value, f"{key}.") if isinstance(value, dict) else {_LONG_FORM.get(key, key): value}
+        twice = flat.keys() & found.keys()
+        if twice:
+            raise UserError(f"{min(twice)} is set twice, in two forms; keep one")
+        flat |= found
     return flat
 
 
@@ -102,18 +132,23 @@ def unflatten(flat: Flat) -> dict[str, Any]:
     return tree
 
 
+def shown(text: str) -> str:
+    """Return the text, of a long one its beginning."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Return key and value of one `--set KEY=VALUE`. UserError if it has another form."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text} must have the form key.path=value")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: {value!r} is not a YAML value") from None
+        parsed = parse_yaml(value)
+    except UserError:
+        raise UserError(f"--set {shown(text)}: {shown(value)!r} is not a YAML value") from None
     if isinstance(parsed, dict):
         raise UserError(f"--set {text}: set one value at a time, as key.path=value")
-    return {"views": "views.policy", "method": "method.name"}.get(key, key), parsed
+    return _LONG_FORM.get(key, key), parsed
 
 
 def validate(schema: type[S], values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> S:

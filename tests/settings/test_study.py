@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from negbench.runtime.errors import UserError
-from negbench.settings.keys import flatten, leaves, to_yaml
+from negbench.settings.grid import combinations
+from negbench.settings.keys import flatten, leaves, parse_override, to_yaml
 from negbench.settings.resolve import resolve, restore
 
 USER_METHOD = '''"""Mine: negatives are the batch."""
@@ -171,6 +172,31 @@ def test_mistakes_in_study_files(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("epochs: [1")
     with pytest.raises(ValueError, match="not valid YAML"):
         resolve("moco", str(tmp_path / "broken.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epochs: 1\nseed: 1\nepochs: 2", "line 3 sets epochs a second time"),
+        ("optimizer: {lr: 1, lr: 2}", "line 1 sets lr a second time"),
+        ("optimizer.lr: 1\noptimizer: {lr: 2}", "optimizer.lr is set twice"),
+        ("views: moco-v2\nviews.policy: simclr", "views.policy is set twice"),
+        (f"epochs: {'1' * 5000}", "not valid YAML"),
+    ],
+)
+def test_a_setting_that_a_file_holds_twice_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        resolve("moco", str(tmp_path / "twice.yaml"))
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "0x" + "f" * 6000, "2001-13-45", "!!bool x", "[" * 3000])
+def test_a_value_that_yaml_cannot_read_is_one_short_sentence(value: str) -> None:
+    with pytest.raises(UserError, match=r"^--set epochs=.* is not a YAML value$") as error:
+        parse_override(f"epochs={value}")
+    assert len(str(error.value)) < 600
+    with pytest.raises(UserError, match="must have the form KEY=VALUE,VALUE"):
+        combinations([f"epochs={value}"])
 
 
 @pytest.mark.parametrize(
