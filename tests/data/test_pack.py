@@ -434,3 +434,11 @@ def test_mistakes_are_one_sentence(root: Path, packed: Path) -> None:
     assert not list(root.parent.glob("again*"))
     code, _, err = invoke("verify", root)
     assert code == 2 and f"{root} is no pack" in err
+
+
+def test_files_that_are_no_images_are_packed_and_named(root: Path) -> None:
+    classes = sorted((root / "train").iterdir())
+    (classes[0] / "0.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (classes[-1] / "0.png").write_text("<html><body>404</body></html>")
+    said = make_pack(root, root.parent / "odd", SHARD_BYTES, untold)
+    assert any("0.jpg is a Git LFS pointer" in text and text.endswith("so are 1 more") for text in said)

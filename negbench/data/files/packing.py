@@ -31,6 +31,7 @@ from negbench.data.files.pack import (
     shard_name,
 )
 from negbench.runtime.errors import UserError
+from negbench.runtime.kind_of_file import HEAD_BYTES, looks_like
 
 Progress = Callable[[int, int], None]  # images and bytes that are done since the last time
 _READERS = 16  # files under way at once: on a network file system a small one is mostly waited for
@@ -64,7 +65,7 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Pr
     except OSError as error:
         raise UserError(f"cannot write {partial}: {error.strerror}") from None
     try:
-        _write(listings, partial, shard_bytes, begin(sum(map(len, listings))))
+        odd = _write(listings, partial, shard_bytes, begin(sum(map(len, listings))))
         if os.path.lexists(out):
             raise UserError(f"{out} has been made meanwhile, and a pack overwrites nothing; choose another folder")
         partial.rename(out)
@@ -76,7 +77,9 @@ def make_pack(root: Path, out: Path, shard_bytes: int, begin: Callable[[int], Pr
         raise
     left_out = sentence_of_left_out(*listings)
     none = [] if len(listings[1]) else [f"{root} has no images to test; runs on the pack need evaluation.test=false"]
-    return [*([left_out] if left_out else []), *none]
+    first = f"packed though it is no image: {odd[0]}" if odd else ""
+    others = f"; so are {len(odd) - 1:,} more" if len(odd) > 1 else ""
+    return [text for text in (left_out, first + others) if text] + none
 
 
 def verify_pack(root: Path, begin: Callable[[int], Progress]) -> None:
@@ -128,11 +131,12 @@ def _damage(pack: Pack, number: int, sha256: str, progress: Progress) -> str | N
     return f"{damaged[0]}{others}" if damaged else "its SHA-256"
 
 
-def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, progress: Progress) -> None:
-    splits = {}
+def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, progress: Progress) -> list[str]:
+    """Write the pack. Return path and kind of each file that is no image by its first bytes."""
+    splits, odd = {}, list[str]()
     for name, listing in (("train", listings[0]), (Path(listings[1].root).name, listings[1])):
         (folder / name).mkdir()
-        shards, extents = _write_shards(listing, folder, name, shard_bytes, progress)
+        shards, extents = _write_shards(listing, folder, name, shard_bytes, progress, odd)
         arrays = io.BytesIO()
         np.savez(arrays, **listing.to_arrays(), **extents.to_arrays())
         index = _File(folder, f"{name}/{INDEX}").add(arrays.getvalue()).finish()
@@ -140,10 +144,11 @@ def _write(listings: tuple[Listing, Listing], folder: Path, shard_bytes: int, pr
         _onto_disk(folder / name)
     _File(folder, MANIFEST).add(Manifest(splits=splits).model_dump_json(indent=1).encode()).finish()
     _onto_disk(folder)
+    return odd
 
 
 def _write_shards(
-    listing: Listing, folder: Path, name: str, shard_bytes: int, progress: Progress
+    listing: Listing, folder: Path, name: str, shard_bytes: int, progress: Progress, odd: list[str]
 ) -> tuple[list[PackedFile], Extents]:
     finished: list[PackedFile] = []
     numbers, starts, lengths, checksums = array("i"), array("q"), array("q"), array("q")
@@ -153,6 +158,9 @@ def _write_shards(
             if shard.length and shard.length + len(data) > shard_bytes:
                 finished.append(shard.finish())
                 shard = _File(folder, f"{name}/{shard_name(len(finished))}")
+            kind = looks_like(data[:HEAD_BYTES])
+            if kind is not None and not kind.endswith("image"):
+                odd.append(f"{listing.path(len(numbers))} is {kind}")
             numbers.append(len(finished))
             starts.append(shard.length)
             lengths.append(len(data))
