@@ -49,7 +49,8 @@ def execute_here(
     path = output / resolved.run_id
     with recorded(RunFolder(path), lambda: {"run_id": path.name} | resolved.description):
         chosen = choose_device(device, find_place().local_rank)
-        with process_group(chosen), displayed(quiet or rank() > 0) as loggers:
+        with process_group(chosen), displayed(quiet or rank() > 0) as shown:
+            loggers = shown if rank() == 0 else []
             if smoke and not RunFolder(path).metrics.exists():
                 make_smoke_test(resolved, output, chosen, loggers)
             return execute(resolved, output, chosen, loggers, fresh)

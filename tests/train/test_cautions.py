@@ -7,6 +7,7 @@ import pytest
 
 from negbench.runtime.failure import Interrupted
 from negbench.settings.cautions import cautions_of, num_training_images
+from negbench.train.loggers.console import displayed
 from tests.data.test_fingerprint import image_folder, of_folder
 from tests.helpers import runs
 
@@ -49,6 +50,13 @@ def test_a_run_says_at_its_start_that_the_peak_is_never_reached_and_that_k_is_to
         "caution: method.num_negatives is 70, not less than the 70 training images, so negatives are not all of "
         "different images, and a queue holds old keys of the query's own",
     ]
+
+
+def test_quiet_hides_no_caution(capsys: pytest.CaptureFixture[str]) -> None:
+    with displayed(quiet=True) as loggers:
+        for text in ("caution: odd", "left out: 3 .heic files", "training is done"):
+            loggers[0].note(text)
+    assert capsys.readouterr().err == "caution: odd\nleft out: 3 .heic files\n"
 
 
 def test_a_resume_that_stretches_the_schedule_says_so(tmp_path: Path) -> None:

@@ -71,6 +71,14 @@ class Plain(Logger):
         return "  ".join(parts)
 
 
+class Quiet(Logger):
+    """Prints what to beware of, and nothing else."""
+
+    def note(self, text: str) -> None:
+        if text.startswith(("caution:", "left out:")):
+            console.print(text, markup=False, soft_wrap=True)
+
+
 class Live(Plain):
     """Shows a progress bar."""
 
@@ -95,9 +103,9 @@ class Live(Plain):
 
 @contextmanager
 def displayed(quiet: bool) -> Iterator[list[Logger]]:
-    """Yield the logger for a person: a bar or lines, and none if `quiet`."""
+    """Yield the logger for a person: a bar or lines, and cautions alone if `quiet`."""
     if quiet:
-        yield []
+        yield [Quiet()]
     elif console.is_terminal:
         live = Live()
         with live.bar:
