@@ -66,7 +66,7 @@ def to_yaml(config: SharedConfig) -> str:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that a group holds twice, of which PyYAML takes the last in silence."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
