@@ -71,9 +71,16 @@ def compare(weights: State, model: ModelConfig) -> Differences:
 
 
 def nearest_architecture(weights: State) -> tuple[ModelConfig, Differences]:
-    """Return the backbone with the fewest differences, and these."""
+    """Return the backbone that has no differences, else the one with the most equal weights; and its differences."""
     compared = {model: compare(weights, model) for model in architectures()}
-    model = min(compared, key=lambda model: compared[model].count)
+
+    def distance(model: ModelConfig) -> tuple[bool, int, int]:
+        found = compared[model]
+        wanted = [name for name in architectures()[model] if not name.endswith(COUNTER)]
+        equal = len(wanted) - len(found.missing) - len(found.reshaped)
+        return found.count > 0, -equal if found.count else 0, found.count
+
+    model = min(compared, key=distance)
     return model, compared[model]
 
 

@@ -18,6 +18,7 @@ from negbench.models.backbones import build_backbone
 from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import COUNTER, State, first_of, nearest_architecture
 from negbench.models.files.weight_file import WeightFile, read
+from negbench.models.files.wrapped import find_wrapped, what_it_holds
 from negbench.records import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
@@ -110,10 +111,12 @@ def read_encoder(path: Path) -> FileEncoder:
             backbone, head, rest = _divide(table, layout)
             if any(name in backbone for name in _FIRST) or (backbone and layout is OURS):
                 return _recognised(file, layout, backbone, head, [*rest, *_others(file.content, table)])
-    raise UserError(
-        f"{path} holds no ResNet in a layout that negbench knows ({', '.join(layout.title for layout in LAYOUTS)}); "
-        f"it holds {first_of(file.content) or 'nothing'}"
-    )
+    for found in find_wrapped(file.content):
+        layout = Layout(f"weights below {found.name}", found.prefix, found.prefix + "fc.", False, found.parts)
+        backbone, head, rest = _divide(found.table, layout)
+        beside = [key for key in file.content if [key] != list(found.path[:1])] if found.path else []
+        return _recognised(file, layout, backbone, head, [*rest, *map(str, beside)])
+    raise UserError(f"{path} holds no ResNet in a layout that negbench knows; {what_it_holds(file.content)}")
 
 
 def read_newest(path: Path, purpose: str, warn: Callable[[str], None]) -> FileEncoder:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from negbench.records import checkpoint, checkpoint_files
 from negbench.records.files import read_json
 from negbench.runtime.errors import UserError
+from negbench.runtime.kind_of_file import HEAD_BYTES, looks_like
 from negbench.settings.group import Triple
 
 _NEEDS_CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message on what it does not unpickle
@@ -51,6 +53,8 @@ def read(path: Path) -> WeightFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     facts = read_json(facts_beside(path))
+    if (kind := kind_of(content)) is not None:
+        raise UserError(f"{path} is no file of weights: it is {kind}")
     if content[8:9] == b"{":
         values, metadata = _read_safetensors(path, content)
         facts = metadata or facts
@@ -98,6 +102,35 @@ def _read_torch(path: Path, content: bytes) -> Any:
                 "['state_dict'], NEW), or the key that it has for them"
             ) from None
         raise UserError(
-            f"{path} is damaged or no file of weights: neither torch.load nor safetensors reads it "
-            f"({type(error).__name__}{': ' if said else ''}{(said.splitlines() or [''])[0][:80]})"
+            f"{path} is damaged or no file of weights: neither torch.load nor safetensors reads it; compare its size, "
+            f"{len(content):,} bytes, and its checksum with its source's, and copy it again if they differ"
         ) from None
+
+
+def kind_of(content: bytes) -> str | None:
+    """Return what a file is that surely holds no weights in a form that is read, with a way out; None for all else."""
+    if content.startswith(b"PK\x03\x04"):
+        return _kind_of_archive(content)
+    if b"onnx" in content[:HEAD_BYTES] or (content[:1] == b"\x08" and b"pytorch" in content[:64]):
+        return "an ONNX model; keep the state_dict that it was exported from"
+    kind = looks_like(content[:HEAD_BYTES])
+    if kind is None or kind == "a tar archive" or (content[8:9] == b"{" and "begins" not in kind):
+        return None
+    if kind.startswith("a text") and b"model_checkpoint_path" in content[:HEAD_BYTES]:
+        return "the index of TensorFlow checkpoints; negbench reads weights of PyTorch and safetensors alone"
+    return kind + ("; unpack it first" if kind.startswith(("compressed", "a 7z", "a RAR")) else "")
+
+
+def _kind_of_archive(content: bytes) -> str | None:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile:
+        return f"a zip archive whose end is missing after {len(content):,} bytes, so it was cut short; copy it again"
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    if names and all(name.endswith(".npy") for name in names):
+        return (
+            "a set of NumPy arrays (.npz); save them as tensors under their names: "
+            "torch.save({name: torch.from_numpy(array) for name, array in numpy.load(FILE).items()}, NEW)"
+        )
+    return f"a zip archive of {', '.join(names[:3]) or 'nothing'}{', ...' if len(names) > 3 else ''}; unpack it first"
