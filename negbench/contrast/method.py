@@ -74,6 +74,9 @@ class Method(nn.Module):
     The losses of all queries of a key view are summed, as in AdCo's multi-crop code; `reduction` joins the key views.
     """
 
+    replaced: str | None = None  # what the query encoder has otherwise than the study's
+    untrained: tuple[Encoder, ...] = ()  # the encoder before the first step, if it is not the study's
+
     def __init__(
         self,
         encoder: Encoder,

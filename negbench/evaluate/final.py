@@ -41,8 +41,11 @@ def evaluate_on_test(
     requests: Mapping[str, Request] | None = None,
     progress: Progress = silent,
     done: Callable[[str, dict[str, Any]], None] = lambda name, evaluation: None,
+    before: Encoder | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of the trained `encoder`, of the untrained one and, for kNN, of features without a network.
+
+    The untrained one is `before`, by default the study's.
 
     For protocols of every epoch `epoch` is the trained encoder's, and `rows` are the run's records of earlier epochs.
     Protocols with settings need their `requests`. `done(name, evaluation)` is called after each protocol.
@@ -62,7 +65,7 @@ def evaluate_on_test(
             done(name, evaluations[name])
     del trained  # and its features
     if compared:
-        untrained = Subject(data, build_encoder(data.config).to(data.device), progress)
+        untrained = Subject(data, (before or build_encoder(data.config)).to(data.device), progress)
         for name in compared:
             evaluations[name]["untrained"] = make_record(PROTOCOLS[name], untrained, requests.get(name))
             done(name, evaluations[name])
@@ -109,6 +112,11 @@ def evaluate(
         )
     if source.step is not None:
         check_data(folder, data.record)
+    if source.step is not None and folder.read_summary().get("encoder_replaced"):
+        note("the run's method trained an encoder of its own, so nothing is evaluated before training here")
+        data.config = config.model_copy(
+            update={"evaluation": config.evaluation.model_copy(update={"untrained": False})}
+        )
     encoder = prepare(encoder, config, device)
     epoch: float = 0
     if source.step is None:

@@ -89,6 +89,7 @@ FIELDS: Mapping[str, Field] = {
     "views_per_second": _cost("views back-propagated, at that speed", "views/s", may_be_unknown=True),
     "peak_memory_bytes": _cost("memory taken by tensors, by the process on a CPU", "bytes", may_be_unknown=True),
     "peak_reserved_bytes": _cost("memory held by the GPU's allocator", "bytes", may_be_unknown=True),
+    "encoder_replaced": Field("whether the method trained another encoder than the study's", type=bool),
     "parameters": Field("trainable parameters", "parameters", type=Amount),
     "source_state_bytes": _cost("state of the negatives' sources", "bytes"),
     "communicated_bytes_per_step": Field("received by a process, by purpose", "bytes", type=dict[str, Amount]),

@@ -55,7 +55,7 @@ def execute(
     _by_rank_0(folder.check_writable)
     setup = set_up(resolved, device)
     _by_rank_0(lambda: loggers.build(resolved.config.loggers))
-    for text in setup.notes:
+    for text in [*setup.notes, *_of_encoder(setup)]:
         loggers.note(text)
     trainer = None
     try:
@@ -69,6 +69,15 @@ def execute(
     finally:
         loggers.close()
         folder.close()
+
+
+def _of_encoder(setup: Setup) -> list[str]:
+    replaced = setup.method.replaced
+    return (
+        [f"caution: method {setup.config.method.name} does not train the study's encoder: its encoder {replaced}"]
+        if replaced
+        else []
+    )
 
 
 def _is_finished(folder: RunFolder, resolved: Resolved, note: Callable[[str], None]) -> bool:
@@ -184,7 +193,9 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:
         with trainer.clock.paused("eval"), trainer.monitor.paused(), trainer.stopping.at_once():
             trainer.synchronize_statistics()
             rows = _by_rank_0(lambda: [row for row in folder.read_metrics() if row["kind"] in protocols])
-            evaluations = evaluate_on_test(setup, setup.method.query_encoder, protocols, config.epochs, rows)
+            before = next(iter(setup.method.untrained), None)
+            encoder = setup.method.query_encoder
+            evaluations = evaluate_on_test(setup, encoder, protocols, config.epochs, rows, before=before)
             setup.skipped.update(*gather_objects(setup.skipped))
     summary = summarize(setup, folder, trainer, evaluations) | outcome_of(DONE)
     if rank() == 0:

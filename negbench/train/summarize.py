@@ -59,6 +59,7 @@ def summarize(
         "views_per_second": images_per_second * len(method.query_views) if images_per_second else None,
         "peak_memory_bytes": trainer.peak_memory.allocated if trainer else None,
         "peak_reserved_bytes": trainer.peak_memory.reserved if trainer else None,
+        "encoder_replaced": method.replaced is not None,
         "parameters": sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad),
         "source_state_bytes": sum(b.nbytes for b in method.sources.buffers()),
         "communicated_bytes_per_step": _communicated_bytes(method, trainer) if trainer else None,
