@@ -98,7 +98,7 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_where_there_is_nothing_to_sav
 def test_a_run_that_was_stopped_in_its_test_repeats_no_evaluation_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     resolved = runs.short("simclr", "batch_norm=process", "epochs=1")
