@@ -45,10 +45,14 @@ for module in (negbench.train.trainer, adco):
 def build(config, encoder, facts):
     method = adco.build(config, encoder, facts)
     to = method.to
-    method.to = lambda *args, **options: to(*args, **options).double()  # the last that is done to it
-    for encoder in (method.query_encoder, method.key_encoder):
-        for part in encoder.children():
-            part.forward = lambda inputs, forward=part.forward: forward(inputs.double())
+
+    def in_float64(*args, **options):  # the last that is done to it
+        for encoder in (method.query_encoder, method.key_encoder):
+            for part in encoder.children():
+                part.forward = lambda inputs, forward=part.forward: forward(inputs.double())
+        return to(*args, **options).double()
+
+    method.to = in_float64
     return method
 '''
 TELLING_SETTINGS = [*SETTINGS, "epochs=2", "log_every_steps=1"]
