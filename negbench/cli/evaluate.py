@@ -52,7 +52,7 @@ def evaluate(
     protocols = list(dict.fromkeys(protocol or STANDARD))
     for name in protocols:
         find_protocol(name)
-    from negbench.evaluate.request import make_requests
+    from negbench.evaluate.request import make_requests, remarks
 
     of_study = [text for text in settings or [] if _is_of_study(text, protocols)]
     of_protocol = [text for text in settings or [] if not _is_of_study(text, protocols)]
@@ -75,9 +75,8 @@ def evaluate(
         else:
             source = file_source(path, config, of_study, output or Path("results"))
         evaluations = final.evaluate(source, protocols, where, requests, progress, note)
-    for name in protocols:
-        if "left_out" in evaluations[name]["trained"]:
-            note(f"{name}: {evaluations[name]['trained']['left_out']}")
+    for text in remarks(evaluations):
+        note(text)
     figures = {name: value for name, value in top1_figures(evaluations).items() if value is not None}
     if as_json:
         print(json.dumps(figures, indent=1))
@@ -85,7 +84,8 @@ def evaluate(
     for name, value in figures.items():
         print(f"{name:32}{value:.4f}")
     for selecting in of_every_epoch(protocols):
-        print(f"{selecting.name}: {evaluations[selecting.name]['trained']['selection']}")
+        if selection := evaluations[selecting.name]["trained"].get("selection"):
+            print(f"{selecting.name}: {selection}")
     files = ", ".join(f"{final.stem_of(name, evaluations[name], requests)}.json" for name in protocols)
     print(f"written to {source.folder.evaluations}: {files}")
 

@@ -9,8 +9,11 @@ from negbench.evaluate.diagnostics.probing import Prober
 from negbench.evaluate.protocols.knn import knn
 from negbench.evaluate.request import make_record
 from negbench.evaluate.subject import Subject
+from negbench.runtime.errors import UserError
 from negbench.settings.protocols import of_every_epoch
 from negbench.settings.steps import steps_per_epoch
+
+_CURVE = {"knn_top1": 20, "knn200_top1": 200}  # k by the name in the rows
 
 
 class PeriodicEvaluation:
@@ -22,6 +25,12 @@ class PeriodicEvaluation:
         epoch = steps_per_epoch(len(data.splits.train), config.batch_size)
         last = epoch * config.epochs
         every = config.evaluate_every_epochs * epoch if data.splits.validation is not None else 0
+        if every and len(data.splits.train) < _CURVE["knn_top1"]:
+            raise UserError(
+                f"the curve of held-out images takes kNN's {_CURVE['knn_top1']} nearest of the training images, and "
+                f"there are {len(data.splits.train)}; give more, or train without a curve by --set "
+                "evaluate_every_epochs=0"
+            )
         self.held_out_steps = {*range(0, last, every), last} if every else set()
         self.protocols = of_every_epoch(config.evaluation.protocols) if config.evaluation.test else []
         self.test_steps = {*range(epoch, last + 1, epoch)} if self.protocols else set()
@@ -42,13 +51,12 @@ class PeriodicEvaluation:
         if step in self.held_out_steps:
             bank = subject.features("train")
             top1 = knn(bank, subject.features("validation"), self.data.config, subject.num_classes)
-            rows["evaluation"] = {"knn_top1": top1[20], "knn200_top1": top1[200]}
+            rows["evaluation"] = {name: top1[k] for name, k in _CURVE.items() if k in top1}
             if self.prober is not None:
                 rows["diagnostics"] = self.prober.figures(step, bank.features_NF, bank.labels_N)
         if step in self.test_steps:
-            rows |= {
-                protocol.name: {"test_top1": make_record(protocol, subject)["top1"]} for protocol in self.protocols
-            }
+            records = {protocol.name: make_record(protocol, subject) for protocol in self.protocols}
+            rows |= {name: {"test_top1": made["top1"]} for name, made in records.items() if "top1" in made}
         return rows
 
     def looks_back_at(self, step: int) -> bool:
@@ -75,8 +83,10 @@ class PeriodicEvaluation:
 def highest(record: dict[str, Any], epoch: float, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return `record`, that of `epoch`, with the highest figure of it and of earlier epochs in the run's `rows`.
 
-    Of equal figures the earliest epoch's is taken.
+    Of equal figures the earliest epoch's is taken. A record without a figure is returned as it is.
     """
+    if "top1" not in record:
+        return record
     earlier = (row for row in rows if row["kind"] == record["protocol"] and row["epoch"] < epoch)
     by_epoch = {row["epoch"]: row["test_top1"] for row in earlier} | {epoch: record["top1"]}
     best = max(by_epoch, key=lambda number: by_epoch[number])

@@ -15,7 +15,9 @@ from negbench.evaluate.source import SECTIONS, Source
 from negbench.evaluate.subject import Progress, Subject, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
+from negbench.records.consistency import EVALUATION
 from negbench.records.files import write_atomically, write_json
+from negbench.records.forms import read_form, readable
 from negbench.records.manifest import write_manifest
 from negbench.records.run_folder import RunFolder
 from negbench.records.same import check_data
@@ -110,13 +112,22 @@ def evaluate(
             f"protocol {own[0]} needs images to test, and {where} has none; add them in folders val/CLASS, or test on "
             "other images by --protocol transfer --data DIR"
         )
+    if own and len(data.splits.classes) < 2:
+        where = config.data.root or config.data.name
+        raise UserError(
+            f"protocol {own[0]} needs two classes or more to tell apart, and {where} has "
+            f"{len(data.splits.classes) or 'none'}; give each class a folder train/CLASS of its own, or test on other "
+            "images by --protocol transfer --data DIR"
+        )
     if source.step is not None:
         check_data(folder, data.record)
+    untrained: dict[str, dict[str, Any]] = {}  # by protocol
     if source.step is not None and folder.read_summary().get("encoder_replaced"):
-        note("the run's method trained an encoder of its own, so nothing is evaluated before training here")
+        note("the run's method trained an encoder of its own; the figures before training stay those of the run's end")
         data.config = config.model_copy(
             update={"evaluation": config.evaluation.model_copy(update={"untrained": False})}
         )
+        untrained = _before_training(folder, protocols)
     encoder = prepare(encoder, config, device)
     epoch: float = 0
     if source.step is None:
@@ -127,9 +138,21 @@ def evaluate(
 
     def done(name: str, evaluation: dict[str, Any]) -> None:
         with writing(folder):
-            write_evaluations(folder, {name: evaluation | source.facts}, requests)
+            write_evaluations(folder, {name: evaluation | source.facts | untrained.get(name, {})}, requests)
 
-    return evaluate_on_test(data, encoder, protocols, epoch, folder.read_metrics(), requests, progress, done)
+    try:
+        return evaluate_on_test(data, encoder, protocols, epoch, folder.read_metrics(), requests, progress, done)
+    except FloatingPointError as error:
+        raise UserError(f"{source.encoder.file.path} cannot be evaluated: {error}") from None
+
+
+def _before_training(folder: RunFolder, protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the untrained part of each record that the run's end wrote, by protocol."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in protocols:
+        record = readable([], read_form, folder.evaluations / f"{name}.json", EVALUATION) or {}
+        found[name] = {key: value for key, value in record.items() if key == "untrained"}
+    return found
 
 
 def write_evaluations(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from negbench.evaluate.subject import Subject
 
 
+CONSTANT = "all images have the same features, so the figures are of an encoder that tells no images apart"
+
+
 @dataclass(frozen=True)
 class Request:
     """One protocol with its settings, and with `data` and `labels_file` if it takes them."""
@@ -87,12 +90,45 @@ def import_protocol(name: str) -> ModuleType:
 
 
 def make_record(protocol: Protocol, subject: "Subject", request: Request | None = None) -> dict[str, Any]:
-    """Return the protocol's record of one encoder; a protocol with settings needs its `request`."""
+    """Return the protocol's record of one encoder; a protocol with settings needs its `request`.
+
+    FloatingPointError if the encoder's features are not finite. Where all are equal, `constant_features` is true.
+    """
     function = import_protocol(protocol.name).evaluate
+    made: dict[str, Any] = function(subject) if request is None else function(subject, request)
+    _check_figures(protocol, made)
+    if subject.constant:
+        made = made | {"constant_features": True}
     if request is None:
-        return {"protocol": protocol.name} | function(subject)
-    made: dict[str, Any] = function(subject, request)
+        return {"protocol": protocol.name} | made
     return {"protocol": protocol.name} | made | subject.described() | request.described()
+
+
+def remarks(evaluations: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a sentence for each thing that the figures of the trained encoder lack, or should not be read as."""
+    records = {name: evaluation["trained"] for name, evaluation in evaluations.items()}
+    said = [f"{name}: {record['left_out']}" for name, record in records.items() if "left_out" in record]
+    if constant := [name for name, evaluation in evaluations.items() if is_constant(evaluation)]:
+        said.append(f"caution: {', '.join(constant)}: {CONSTANT}")
+    return said
+
+
+def is_constant(evaluation: dict[str, Any]) -> bool:
+    """Return whether the trained encoder's features were the same of all images."""
+    return bool(evaluation["trained"].get("constant_features"))
+
+
+def _check_figures(protocol: Protocol, record: dict[str, Any]) -> None:
+    """Raise ValueError, UserError for another package's protocol, unless each figure is a fraction in [0, 1]."""
+    figures = record.get(protocol.key)
+    for figure in figures.values() if isinstance(figures, dict) else [figures]:
+        if figure is not None and not (isinstance(figure, int | float) and 0 <= figure <= 1):
+            giver = find_plugin(PROTOCOL, protocol.name).giver
+            kind = ValueError if giver == "negbench" else UserError
+            raise kind(
+                f"protocol {protocol.name} of {giver} made {protocol.key} = {figure!r}; an accuracy is a fraction from "
+                "0 to 1"
+            )
 
 
 def digest(content: object) -> str:

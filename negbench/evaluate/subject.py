@@ -47,6 +47,7 @@ class Subject:
     ) -> None:
         self.setup, self.encoder, self.progress = setup, encoder, progress
         self.splits = setup.splits if splits is None else splits
+        self.constant = False  # whether all images of a part have the same features
         self._features: dict[Part, Features] = {}
 
     @property
@@ -78,18 +79,28 @@ class Subject:
 
     def on(self, splits: Splits) -> "Subject":
         """Return the same encoder on other data, in the run's view of it."""
-        return Subject(self.setup, self.encoder, self.progress, splits)
+        return _Moved(self, splits)
 
     def features(self, part: Part) -> Features:
-        """Return the backbone's features [N, F] of the test view, fp32, and labels [N], on every rank."""
+        """Return the backbone's features [N, F] of the test view, fp32, and labels [N], on every rank.
+
+        FloatingPointError if they are not finite.
+        """
         if part not in self._features:
-            self._features[part] = self.extract(self.encoder.backbone, getattr(self.splits, part), f"{part} features")
+            made = self.extract(self.encoder.backbone, getattr(self.splits, part), f"{part} features")
+            self._features[part] = made
+            self.note_constant(made.features_NF)
         return self._features[part]
+
+    def note_constant(self, features_NF: Tensor) -> None:
+        self.constant |= is_constant(features_NF)
 
     def extract(self, backbone: nn.Module, dataset: Dataset, what: str) -> Features:
         """Return features and labels as `features`, of any backbone and images."""
         setup, progress = self.setup, partial(self.progress, what)
-        return extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, progress)
+        made = extract(backbone, dataset, setup.config, setup.device, setup.dtype, setup.skipped, progress)
+        check_finite(what, made.features_NF)
+        return made
 
     def all_training_features(self) -> Features:
         """Return features and labels of all training images, with those held out."""
@@ -102,14 +113,48 @@ class Subject:
 
     @torch.no_grad()
     def embedded(self, features: Features) -> Features:
-        """Return the output [N, D] of the encoder's projector, fp32, not normalised, before any predictor."""
+        """Return the output [N, D] of the encoder's projector, fp32, not normalised, before any predictor.
+
+        FloatingPointError if it is not finite.
+        """
         projector, device, dtype = self.encoder.projector, self.setup.device, self.setup.dtype
         training = projector.training
         projector.eval()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             embeddings = [projector(chunk_NF).float() for chunk_NF in features.features_NF.split(_CHUNK)]
         projector.train(training)
-        return Features(torch.cat(embeddings), features.labels_N)
+        embeddings_ND = torch.cat(embeddings)
+        check_finite("embeddings", embeddings_ND)
+        self.note_constant(embeddings_ND)
+        return Features(embeddings_ND, features.labels_N)
+
+
+class _Moved(Subject):
+    """A subject on other data, whose constant features count as the first one's too."""
+
+    def __init__(self, first: Subject, splits: Splits) -> None:
+        super().__init__(first.setup, first.encoder, first.progress, splits)
+        self.first = first
+
+    def note_constant(self, features_NF: Tensor) -> None:
+        super().note_constant(features_NF)
+        self.first.constant |= self.constant
+
+
+def check_finite(what: str, features_NF: Tensor) -> None:
+    """Raise FloatingPointError unless the length of each image's features is finite in their precision."""
+    if num_bad := int((~features_NF.norm(dim=1).isfinite()).sum()):
+        raise FloatingPointError(
+            f"the encoder's {what} of {num_bad} of {len(features_NF)} images are not finite, or overflow in "
+            "float32; the training that made it has diverged"
+        )
+
+
+def is_constant(features_NF: Tensor) -> bool:
+    """Return whether several images all have the same features but for rounding, 2^-20 of the largest."""
+    low_F, high_F = features_NF.aminmax(dim=0)
+    largest = torch.maximum(low_F.abs(), high_F.abs()).max()
+    return len(features_NF) > 1 and bool((high_F - low_F).max() <= largest * 2**-20)
 
 
 @torch.no_grad()

@@ -90,6 +90,11 @@ FIELDS: Mapping[str, Field] = {
     "peak_memory_bytes": _cost("memory taken by tensors, by the process on a CPU", "bytes", may_be_unknown=True),
     "peak_reserved_bytes": _cost("memory held by the GPU's allocator", "bytes", may_be_unknown=True),
     "encoder_replaced": Field("whether the method trained another encoder than the study's", type=bool),
+    "constant_features": Field(
+        "whether the encoder gives all images the same features, so that its accuracies tell nothing of them",
+        may_be_unknown=True,
+        type=bool,
+    ),
     "parameters": Field("trainable parameters", "parameters", type=Amount),
     "source_state_bytes": _cost("state of the negatives' sources", "bytes"),
     "communicated_bytes_per_step": Field("received by a process, by purpose", "bytes", type=dict[str, Amount]),

@@ -10,6 +10,7 @@ import torch
 from negbench.data.reuse import Reuse
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
+from negbench.evaluate.request import remarks
 from negbench.records import checkpoint
 from negbench.records.code import write_code
 from negbench.records.files import filesystem, write_atomically, write_json
@@ -197,6 +198,8 @@ def _train_and_evaluate(setup: Setup, trainer: Trainer) -> dict[str, Any]:
             encoder = setup.method.query_encoder
             evaluations = evaluate_on_test(setup, encoder, protocols, config.epochs, rows, before=before)
             setup.skipped.update(*gather_objects(setup.skipped))
+    for text in remarks(evaluations):
+        loggers.note(text)
     summary = summarize(setup, folder, trainer, evaluations) | outcome_of(DONE)
     if rank() == 0:
         folder.check_still_ours()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from negbench.contrast.method import Method
+from negbench.evaluate.request import is_constant
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.summary import LOADER_BOUND_SHARE, figures_of, top1_figures
 from negbench.runtime import environment
@@ -60,6 +61,9 @@ def summarize(
         "peak_memory_bytes": trainer.peak_memory.allocated if trainer else None,
         "peak_reserved_bytes": trainer.peak_memory.reserved if trainer else None,
         "encoder_replaced": method.replaced is not None,
+        "constant_features": any(is_constant(evaluation) for evaluation in evaluations.values())
+        if evaluations
+        else None,
         "parameters": sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad),
         "source_state_bytes": sum(b.nbytes for b in method.sources.buffers()),
         "communicated_bytes_per_step": _communicated_bytes(method, trainer) if trainer else None,

@@ -36,7 +36,7 @@ from tests.helpers import runs
 from tests.helpers.ranks import on_ranks
 from tests.settings.test_study import USER_METHOD
 
-RECIPE = ("track=recipe", "data.validation=0")
+RECIPE = ("track=recipe", "data.validation=0", "data.num_images=256", "batch_size=64")  # a bank of 200 or more
 LIGHTLY = (*RECIPE, "evaluation.protocols=[knn-lightly]")
 DEMO = "evaluation.protocols=knn-moco-demo"
 

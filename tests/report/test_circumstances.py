@@ -272,6 +272,13 @@ def test_another_encoder_than_the_studys_is_named(tmp_path: Path) -> None:
     assert f"{told}where other rows have 94,000)." in said(build(tmp_path / "results"))
 
 
+def test_an_encoder_with_constant_features_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "results", "moco", 0, 0.6)
+    write(tmp_path / "results", "byol", 0, 0.1, summary={"constant_features": True})
+    told = said(build(tmp_path / "results"))
+    assert "In 1 run of byol the encoder gives all images the same features" in told and "run of moco" not in told
+
+
 ODD: Sequence[tuple[str, str]] = (
     (
         "schedule.warmup_epochs=10",

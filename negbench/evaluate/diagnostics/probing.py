@@ -29,6 +29,7 @@ from negbench.evaluate.diagnostics.figures import (
     sampled,
     tracking,
 )
+from negbench.evaluate.subject import check_finite
 from negbench.runtime.seeding import stream
 from negbench.settings.schema import SharedConfig
 
@@ -93,6 +94,8 @@ class Prober:
         """
         probes = [self.method.probe(chunks) for chunks in self._batches()]
         first_PD, second_PD = (torch.cat([probe.embeddings[i] for probe in probes]) for i in (0, 1))
+        for embeddings_PD in (first_PD, second_PD):
+            check_finite("embeddings", embeddings_PD)
         found: Figures = of_representation(first_PD, second_PD)
         names = _names(probes[0])
         if not names:

@@ -3,7 +3,7 @@
 Shape legend: M bank images, Q queries, N images or columns, D feature dimensions, K neighbours, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
+from negbench.runtime.words import count
 from negbench.settings.facts import Protocol
 from negbench.settings.schema import SharedConfig
 
@@ -26,7 +27,7 @@ def evaluate(subject: Subject) -> dict[str, Any]:
     """Return kNN's record on the test set, with every setting that the figure depends on."""
     train, test = subject.features("train"), subject.features("test")
     top1 = knn(train, test, subject.config, subject.num_classes)
-    return {
+    return left_out_of(KNN_K, train) | {
         "top1": {str(k): value for k, value in top1.items()},
         "features": "backbone, L2-normalised",
         "similarity": "cosine",
@@ -37,16 +38,34 @@ def evaluate(subject: Subject) -> dict[str, Any]:
 
 
 def knn(bank: Features, queries: Features, config: SharedConfig, num_classes: int) -> dict[int, float]:
-    """Return top-1 accuracy by k, fractions."""
-    return knn_top1(
-        bank.features_NF,
-        bank.labels_N,
-        queries.features_NF,
-        queries.labels_N,
-        ks=KNN_K,
-        temperature=config.evaluation.knn_temperature,
-        num_classes=num_classes,
+    """Return top-1 accuracy by k, fractions; of no k above the number of images in the bank."""
+    ks = fitting(KNN_K, bank)
+    return (
+        {}
+        if not ks
+        else knn_top1(
+            bank.features_NF,
+            bank.labels_N,
+            queries.features_NF,
+            queries.labels_N,
+            ks=ks,
+            temperature=config.evaluation.knn_temperature,
+            num_classes=num_classes,
+        )
     )
+
+
+def fitting(ks: Iterable[int], bank: Features) -> list[int]:
+    return [k for k in ks if k <= len(bank.labels_N)]
+
+
+def left_out_of(ks: Iterable[int], bank: Features) -> dict[str, str]:
+    """Return what a record says of each k that has no figure, if there is any."""
+    absent = [str(k) for k in ks if k > len(bank.labels_N)]
+    if not absent:
+        return {}
+    images = count(len(bank.labels_N), "image")
+    return {"left_out": f"no figure for k = {' and '.join(absent)}, since the bank has {images}"}
 
 
 def knn_top1(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from negbench.data.splits import balanced_subset, split_validation
-from negbench.evaluate.protocols.common.datasets import digest_of, places205_folder
+from negbench.evaluate.protocols.common.datasets import check_classes, digest_of, places205_folder
 from negbench.evaluate.protocols.linear import linear_on
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
@@ -28,6 +28,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     assert request.data is not None
     settings = request.settings
     splits = places205_folder(request.data, subject.config)
+    check_classes(splits, request.data)
     train, num_images, num_classes = splits.train, settings.num_images, len(splits.classes)
     if num_images is not None:
         if not num_classes <= num_images <= len(train):

@@ -12,7 +12,7 @@ import torch
 
 from negbench.data.sets import FolderSet
 from negbench.data.splits import split_validation
-from negbench.evaluate.protocols.common.datasets import digest_of, image_folder, left_out_of
+from negbench.evaluate.protocols.common.datasets import check_classes, digest_of, image_folder, left_out_of
 from negbench.evaluate.protocols.common.scikit import Array, arrays, without_convergence_warnings
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Subject
@@ -36,8 +36,7 @@ def evaluate(subject: Subject, request: Request) -> dict[str, Any]:
     assert request.data is not None
     settings = request.settings
     splits = image_folder(request.data, subject.config)
-    if len(splits.classes) < 2:
-        raise UserError(f"--data {request.data} has one class; there must be two or more to tell apart")
+    check_classes(splits, request.data)
     moved = subject.on(splits)
     (train_NF, labels_N), (test_NF, test_labels_N) = (arrays(moved.features(part)) for part in ("train", "test"))
     if moved.holds_out:

@@ -15,6 +15,7 @@ FEWEST_SEEDS = 3
 FEWEST_EPOCHS = 3
 NAMED = 6  # runs or rows in a sentence
 REPLACED = "encoder_replaced"  # of summary.json
+CONSTANT = "constant_features"
 OF_SINGLE_RUNS: dict[str, Callable[[Run], object]] = {  # what is said of the runs that it applies to
     "waited for data over 5% of the time, so that times are the loader's": lambda run: run.summary.get("loader_bound"),
     "resumed with another number of processes, so not bitwise as undisturbed": (
@@ -39,7 +40,7 @@ def cautions(comparison: Comparison, baseline: str, others: Sequence[Comparison]
     runs = comparison.runs
     found = [*comparison.notes, *_of_baseline(comparison, baseline), *_of_seeds(comparison)]
     found += [*_of_equality(comparison), *of_circumstances(comparison, baseline, others), *_of_versions(runs)]
-    found += [*_of_encoders(comparison), *_of_settings(comparison)]
+    found += [*_of_encoders(comparison), *_of_features(comparison), *_of_settings(comparison)]
     if runs and not any(run.curve for run in runs):
         found.append("No run has a curve on held-out images, so there is no time to a target.")
     if len(hardware := sorted({run.hardware for run in runs})) > 1:
@@ -122,6 +123,16 @@ def _of_encoders(comparison: Comparison) -> Iterator[str]:
 def _parameters(runs: Iterable[Run]) -> str:
     sizes = {int(size) for run in runs if (size := run.summary.get("parameters")) is not None}
     return " or ".join(f"{size:,}" for size in sorted(sizes))
+
+
+def _of_features(comparison: Comparison) -> Iterator[str]:
+    """Name the rows with encoders that have collapsed."""
+    for row in comparison.rows:
+        if constant := sum(bool(run.summary.get(CONSTANT)) for run in row.runs):
+            yield (
+                f"In {words.count(constant, 'run')} of {row.label} the encoder gives all images the same features: "
+                "its accuracies are those of an encoder that tells no images apart."
+            )
 
 
 def _of_settings(comparison: Comparison) -> list[str]:

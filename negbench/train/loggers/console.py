@@ -117,7 +117,7 @@ def displayed(quiet: bool) -> Iterator[list[Logger]]:
 def summary_table(summary: dict[str, Any]) -> Table:
     """Return the result of one run for a person."""
     table = Table()
-    tested = summary.get("knn_top1") is not None
+    tested = any(summary.get(name) is not None for name in ("knn_top1", "linear_top1"))
     table.add_column("test set" if tested else "held-out training images")
     for column in ("trained", "untrained"):
         table.add_column(column, justify="right")

@@ -16,9 +16,9 @@ _K = 20
 
 
 def without_network(splits: Splits, config: SharedConfig) -> dict[str, float]:
-    """Return `baseline_knn` of the training and test images; nothing for image folders."""
+    """Return `baseline_knn` of the training and test images; nothing for image folders, or fewer than k."""
     train, test = splits.train, splits.test
-    if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
+    if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet) or len(train) < _K:
         return {}
     sets = train.images_NCHW, train.labels_N, test.images_NCHW, test.labels_N
     return baseline_knn(*sets, len(splits.classes), config.evaluation.knn_temperature)

@@ -43,11 +43,11 @@ class OneView(ViewsConfig):
 def linear(subject: Subject, request: Request) -> dict[str, Any]:
     """Return the record of a linear classifier on the frozen backbone, from random crops of all training images."""
     images, backbone = subject.splits.all_training, subject.encoder.backbone
+    test = subject.features("test")  # before time is spent: they may not be finite
     head = make_head(subject, _HEAD_STD)
     training = backbone.training
     facts = train(backbone.eval(), head, images, subject, request)
     backbone.train(training)
-    test = subject.features("test")
     return {
         "top1": top1(head, test),
         "features": "backbone, frozen and in evaluation mode, of one random crop an epoch, flipped at random",
@@ -63,6 +63,7 @@ def finetune(subject: Subject, request: Request) -> dict[str, Any]:
     BatchNorm's statistics are over the whole batch, whatever the run's policy was.
     """
     everything = subject.splits.all_training
+    subject.features("test")  # before time is spent: they may not be finite
     index_M, labels = choose_labels(everything, subject.num_classes, request)
     images = everything if len(index_M) == len(everything) else everything.subset(index_M)
     backbone = copy.deepcopy(subject.encoder.backbone).requires_grad_(True)
@@ -71,7 +72,10 @@ def finetune(subject: Subject, request: Request) -> dict[str, Any]:
             module.num_splits = 1
     head = make_head(subject)
     facts = train(backbone.train(), head, images, subject, request)
-    test = subject.extract(backbone, subject.splits.test, "test features")
+    try:
+        test = subject.extract(backbone, subject.splits.test, "test features")
+    except FloatingPointError:
+        raise _diverged(request, request.settings.epochs) from None
     return {
         "top1": top1(head, test),
         "features": "backbone, trained with the classifier on one random crop an epoch, flipped at random",
@@ -121,8 +125,7 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         optimizer_step(F.cross_entropy(head(features_nF.float()), labels_N[index_n]), optimizer, scaler)
         subject.progress(f"{name}, steps", step + 1, steps * settings.epochs)
         if within == steps - 1 and not all(parameter.isfinite().all() for parameter in head.parameters()):
-            smaller = f"--set lr={settings.lr / 10:g}"
-            raise UserError(f"{name} diverged in epoch {epoch + 1}; try a smaller rate, as {smaller}")
+            raise _diverged(request, epoch + 1)
     return {
         "selection": _SELECTION,
         "train": len(images),
@@ -130,6 +133,11 @@ def train(backbone: nn.Module, head: nn.Linear, images: Dataset, subject: Subjec
         "steps": steps * settings.epochs,
         "seed_of_crops_and_order": config.seed,
     }
+
+
+def _diverged(request: Request, epoch: int) -> UserError:
+    smaller = f"--set lr={request.settings.lr / 10:g}"
+    return UserError(f"{request.protocol.name} diverged in epoch {epoch}; try a smaller rate, as {smaller}")
 
 
 def training_config(config: SharedConfig, settings: ClassifierSettings, num_images: int) -> SharedConfig:

@@ -102,6 +102,11 @@ def listed_images(names: list[str], labels: Sequence[int], config: SharedConfig,
     return replace(FolderSet.all_of(Listing.of(names), labels_N, config.data), whole=whole)
 
 
+def check_classes(splits: Splits, root: Path) -> None:
+    if len(splits.classes) < 2:
+        raise UserError(f"--data {root} has one class; there must be two or more to tell apart")
+
+
 def left_out_of(splits: Splits) -> dict[str, str]:
     """Return what a record says of the files that an image folder holds beside its images, if there are any."""
     train, test = splits.train, splits.test

@@ -6,7 +6,7 @@ lightly-ai/lightly, lightly/utils/benchmarking/benchmark_module.py and knn.py.
 
 from typing import Any
 
-from negbench.evaluate.protocols.knn import knn_top1
+from negbench.evaluate.protocols.knn import fitting, knn_top1, left_out_of
 from negbench.evaluate.subject import Features, Subject
 
 _K = 200
@@ -18,6 +18,20 @@ def bank_and_queries(subject: Subject) -> tuple[Features, Features]:
 
 
 def record(bank: Features, queries: Features, subject: Subject, features: str) -> dict[str, Any]:
+    """Return the record; one of a bank of fewer than k images has no figure, and says so."""
+    return _figure(bank, queries, subject) | {
+        "k": _K,
+        "features": features,
+        "similarity": "cosine",
+        "temperature": _TEMPERATURE,
+        "bank": f"training images{' and those held out' if subject.holds_out else ''}, {len(bank.labels_N)}",
+        "queries": f"test images, {len(queries.labels_N)}",
+    }
+
+
+def _figure(bank: Features, queries: Features, subject: Subject) -> dict[str, Any]:
+    if not fitting([_K], bank):
+        return left_out_of([_K], bank)
     top1 = knn_top1(
         bank.features_NF,
         bank.labels_N,
@@ -27,12 +41,4 @@ def record(bank: Features, queries: Features, subject: Subject, features: str) -
         temperature=_TEMPERATURE,
         num_classes=subject.num_classes,
     )
-    return {
-        "top1": top1[_K],
-        "k": _K,
-        "features": features,
-        "similarity": "cosine",
-        "temperature": _TEMPERATURE,
-        "bank": f"training images{' and those held out' if subject.holds_out else ''}, {len(bank.labels_N)}",
-        "queries": f"test images, {len(queries.labels_N)}",
-    }
+    return {"top1": top1[_K]}
