@@ -32,7 +32,10 @@ Contrast = Callable[[Encoded, float], Tensor]
 
 
 class NegativeSource(nn.Module):
-    """A source of negatives. All its state is in buffers: `state_dict()` is the checkpoint."""
+    """A source of negatives. All its state is in buffers: `state_dict()` is the checkpoint.
+
+    Buffers with names that begin with `index` hold dataset indices; a resume compares them with the number of images.
+    """
 
     reads_keys = False  # True: keys and indices are gathered over ranks before `columns`
     learned = False  # True: its columns are free vectors; no image is behind them

@@ -161,12 +161,25 @@ def _load(trainer: Trainer, path: Path) -> None:
         raise UserError(
             f"checkpoint {path} does not fit this version of the method ({said[:120]}); --fresh starts the run again"
         ) from None
+    _check_indices(trainer, path)
     note = f"resumed {trainer.folder.path} at step {trainer.step} of {trainer.num_steps}"
     if state["world_size"] != world_size():
         note += f"; {world_size()} processes instead of {state['world_size']}, so not bitwise as undisturbed"
     if state["precision"] != str(trainer.method.autocast_dtype):
         note += f"; precision {trainer.method.autocast_dtype} instead of {state['precision']}"
     trainer.loggers.note(note)
+
+
+def _check_indices(trainer: Trainer, path: Path) -> None:
+    """Raise UserError if a source of negatives remembers images that the data does not have now."""
+    buffers = dict(trainer.method.sources.named_buffers())
+    remembered = [buffer for name, buffer in buffers.items() if name.rpartition(".")[2].startswith("index")]
+    last = max((int(buffer.max()) for buffer in remembered), default=-1)
+    if last >= len(trainer.train_set):
+        raise UserError(
+            f"checkpoint {path} remembers image number {last + 1:,}, and there are {len(trainer.train_set):,} training "
+            "images now; give the data as it was, or make the run anew with --fresh"
+        )
 
 
 def _check(trainer: Trainer, path: Path, state: checkpoint.State) -> None:

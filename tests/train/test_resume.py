@@ -170,6 +170,19 @@ def rewrite(path: Path, changes: dict[str, Any], *removed: str) -> None:
     path.with_name(f"{path.name}.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
 
 
+def test_a_queue_that_remembers_images_that_are_gone_is_refused(tmp_path: Path) -> None:
+    """As where a run of a version without data.json resumes on fewer images."""
+    resolved = runs.short("moco", *LEAN)
+    folder = stopped(resolved, tmp_path)
+    (path, *_) = checkpoint.find(folder.checkpoints)
+    method = checkpoint.load(path)["method"]
+    (name,) = [name for name in method if name.endswith("index_K")]
+    method[name][0] = 10**6
+    rewrite(path, {"method": method})
+    with pytest.raises(UserError, match="remembers image number 1,000,001, and there are"):
+        runs.start(resolved, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "with_digest", "without_digest"),
     [
