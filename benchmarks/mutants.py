@@ -68,6 +68,7 @@ ROOMS = {
     "rows": Room("negbench.train.rows", "measurements resume run", SHORT),
     "clock": Room("negbench.train.clock", "measurements resume run", SHORT),
     "checkpoint": Room("negbench.records.checkpoint", "storage resume run", FEW),
+    "checkpoint_files": Room("negbench.records.checkpoint_files", "storage resume run", FEW),
     "stopping": Room("negbench.train.stopping", "resume run failures", SHORT),
     "knn": Room("negbench.evaluate.protocols.knn", "knn"),
     "linear": Room("negbench.evaluate.protocols.linear", "linear"),
