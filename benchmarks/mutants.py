@@ -134,7 +134,7 @@ def outcome(room: Room, folder: Path, environment: dict[str, str], seconds: floa
         sys.executable,
         "-m",
         "pytest",
-        "-x",
+        "-xrfE",
         "-p",
         "no:cacheprovider",
         "-p",
