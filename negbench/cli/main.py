@@ -7,19 +7,19 @@ import typer
 from typer.core import TyperGroup
 
 import negbench
-from negbench.cli.bench import bench
-from negbench.cli.data import data
+from negbench.cli.commands.bench import bench
+from negbench.cli.commands.data import data
+from negbench.cli.commands.evaluate import EvaluateCommand, evaluate
+from negbench.cli.commands.export import ExportCommand, export
+from negbench.cli.commands.jobs import cancel, logs, status
+from negbench.cli.commands.plan import plan
+from negbench.cli.commands.repeat import bundle, rerun, verify
+from negbench.cli.commands.report import report
+from negbench.cli.commands.run import run
+from negbench.cli.commands.show import methods, show_config, views
+from negbench.cli.commands.sweep import sweep
+from negbench.cli.commands.tune import tune
 from negbench.cli.errors import UsageError, mistakes_of_the_user
-from negbench.cli.evaluate import EvaluateCommand, evaluate
-from negbench.cli.export import ExportCommand, export
-from negbench.cli.jobs import cancel, logs, status
-from negbench.cli.plan import plan
-from negbench.cli.repeat import bundle, rerun, verify
-from negbench.cli.report import report
-from negbench.cli.run import run
-from negbench.cli.show import methods, show_config, views
-from negbench.cli.sweep import sweep
-from negbench.cli.tune import tune
 from negbench.runtime.words import did_you_mean
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from negbench.data.sets import Files, FolderSet, Loaded, ResidentSet
-from negbench.records.data import DataRecord, PartRecord
+from negbench.records.run.data import DataRecord, PartRecord
 from negbench.runtime.seeding import stream
 
 NUM_COMPARED = 256

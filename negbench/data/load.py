@@ -11,12 +11,12 @@ from negbench.data.evaluable import check_evaluable, notes_of
 from negbench.data.fingerprint import describe
 from negbench.data.sets import Loaded, Splits
 from negbench.data.splits import balanced_subset, split_for_probe, split_validation
-from negbench.records.data import DataRecord
+from negbench.records.run.data import DataRecord
 from negbench.runtime.compiling import check_compiler
 from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.distributed import rank
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import DATASET, find_plugin, import_plugin
+from negbench.settings.plugins.find import DATASET, find_plugin, import_plugin
 from negbench.settings.schema import DataConfig, SharedConfig
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from negbench.data.fingerprint import describe
 from negbench.data.load import load_whole
-from negbench.records.data import DataRecord
+from negbench.records.checks.same import check_code, check_data, check_records
+from negbench.records.run.data import DataRecord
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_code, check_data, check_records
 from negbench.runtime.errors import UserError
 from negbench.settings.resolve import Resolved
 from negbench.settings.schema import DataConfig

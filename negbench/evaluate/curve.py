@@ -10,7 +10,7 @@ from negbench.evaluate.protocols.knn import knn
 from negbench.evaluate.request import make_record
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
-from negbench.settings.protocols import of_every_epoch
+from negbench.settings.plugins.protocols import of_every_epoch
 from negbench.settings.steps import steps_per_epoch
 
 _CURVE = {"knn_top1": 20, "knn200_top1": 200}  # k by the name in the rows

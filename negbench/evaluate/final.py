@@ -15,15 +15,15 @@ from negbench.evaluate.source import SECTIONS, Source
 from negbench.evaluate.subject import Progress, Subject, silent
 from negbench.models.encoder import Encoder, build_encoder, prepare
 from negbench.models.files.layout import NoProjector
-from negbench.records.consistency import EVALUATION
+from negbench.records.checks.consistency import EVALUATION
+from negbench.records.checks.manifest import write_manifest
+from negbench.records.checks.same import check_data
 from negbench.records.files import write_atomically, write_json
 from negbench.records.forms import read_form, readable
-from negbench.records.manifest import write_manifest
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_data
 from negbench.runtime import environment
 from negbench.runtime.errors import UserError
-from negbench.settings.protocols import PROTOCOLS, check_track, of_every_epoch
+from negbench.settings.plugins.protocols import PROTOCOLS, check_track, of_every_epoch
 from negbench.settings.schema import SharedConfig
 from negbench.settings.steps import steps_per_epoch
 

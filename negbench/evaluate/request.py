@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import did_you_mean
-from negbench.settings.facts import Protocol
 from negbench.settings.keys import parse_override, validate
-from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin
+from negbench.settings.plugins.facts import Protocol
+from negbench.settings.plugins.find import PROTOCOL, find_plugin, import_plugin
+from negbench.settings.plugins.protocols import find_protocol
 from negbench.settings.protocol_settings import ProtocolSettings
-from negbench.settings.protocols import find_protocol
 
 if TYPE_CHECKING:
     from negbench.evaluate.subject import Subject

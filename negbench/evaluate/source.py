@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from negbench.models.files.layout import FileEncoder, read_encoder, read_newest, run_of
-from negbench.records import checkpoint
-from negbench.records.config import read_settings
+from negbench.records.run import checkpoint
+from negbench.records.run.config import read_settings
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import scientific_differences

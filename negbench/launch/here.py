@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from negbench.launch.smoke import smoke as make_smoke_test
-from negbench.records.outcome import recorded
+from negbench.records.run.outcome import recorded
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.device import choose_device
 from negbench.runtime.distributed import process_group, rank

@@ -14,17 +14,17 @@ from negbench.evaluate import final
 from negbench.evaluate.source import run_source
 from negbench.launch.here import execute_here
 from negbench.launch.processes import launch
-from negbench.records.config import read_settings
-from negbench.records.manifest import record_files
-from negbench.records.repeat import Repeated, compare
+from negbench.records.checks.manifest import record_files
+from negbench.records.checks.repeat import Repeated, compare
+from negbench.records.checks.same import check_code, check_data
+from negbench.records.checks.verify import newest_checkpoint
+from negbench.records.run.config import read_settings
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_code, check_data
-from negbench.records.verify import newest_checkpoint
 from negbench.runtime.device import choose_device
 from negbench.runtime.errors import UserError
 from negbench.runtime.place import was_launched
 from negbench.settings.keys import Flat
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 from negbench.settings.resolve import Resolved, restore
 
 

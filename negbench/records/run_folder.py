@@ -22,8 +22,8 @@ from typing_extensions import TypedDict
 from negbench.records import locks
 from negbench.records.files import storage_error
 from negbench.records.forms import STRICT, Amount, Plain, Positive, Quantity, Record, read_form, readable
-from negbench.records.metrics import check_rows, complete_rows
-from negbench.records.summary import SUMMARY
+from negbench.records.run.metrics import check_rows, complete_rows
+from negbench.records.run.summary import SUMMARY
 from negbench.runtime.errors import InUseError, UserError
 from negbench.runtime.variables import number, text
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from negbench.records import earlier
-from negbench.records.config import read_settings
 from negbench.records.find import OF_RUNS, search
 from negbench.records.forms import read_form, readable
 from negbench.records.jobs import Job, JobNote, is_active, read_note, waits_here
-from negbench.records.metrics import Row, parse
-from negbench.records.outcome import ending_in
+from negbench.records.run import earlier
+from negbench.records.run.config import read_settings
+from negbench.records.run.metrics import Row, parse
+from negbench.records.run.outcome import ending_in
+from negbench.records.run.summary import SUMMARY, changed_in
 from negbench.records.run_folder import ENVIRONMENT, RunFolder, is_locked
-from negbench.records.summary import SUMMARY, changed_in
 from negbench.runtime.errors import UserError
 
 TAIL_BYTES = 1 << 16

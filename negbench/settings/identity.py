@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from negbench.settings.keys import Flat, is_scientific, leaves, plain
-from negbench.settings.plugins import package_folder
+from negbench.settings.plugins.find import package_folder
 from negbench.settings.schema import SharedConfig
 
 METHOD_FILE = "method file"  # in the hash, the digest of a file given by its path

@@ -28,7 +28,7 @@ from negbench.settings.keys import (
     unflatten,
     validate,
 )
-from negbench.settings.plugins import (
+from negbench.settings.plugins.find import (
     PluginFile,
     find_logger,
     find_method,

@@ -8,10 +8,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import field_validator, model_validator
 
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import STANDARD
 from negbench.settings.group import Range, SettingsGroup, setting
-from negbench.settings.plugins import BACKBONE, DATASET, find_plugin, list_plugins
-from negbench.settings.protocols import NAMED, PROTOCOLS, check_track, find_protocol
+from negbench.settings.plugins.facts import STANDARD
+from negbench.settings.plugins.find import BACKBONE, DATASET, find_plugin, list_plugins
+from negbench.settings.plugins.protocols import NAMED, PROTOCOLS, check_track, find_protocol
 from negbench.settings.views import ViewsConfig
 
 

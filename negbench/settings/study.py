@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import did_you_mean
 from negbench.settings.keys import Flat, flatten_raw, name_of, read_yaml
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 
 
 class StudyFile(NamedTuple):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from negbench.records.checkpoint import ClockState
+from negbench.records.run.checkpoint import ClockState
 from negbench.runtime.distributed import gather_objects, world_size
 from negbench.runtime.nvml import Gpu
 from negbench.runtime.span import Mark, mark, seconds_between

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from negbench.contrast.method import Method
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.runtime.distributed import is_distributed
 
 

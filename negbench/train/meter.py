@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from negbench.records.checkpoint import MeterState
+from negbench.records.run.checkpoint import MeterState
 from negbench.runtime.distributed import all_gather, all_reduce_mean, rank, world_size
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from negbench.contrast.method import StepOutput
-from negbench.records.checkpoint import RowsState
+from negbench.records.run.checkpoint import RowsState
 from negbench.runtime.distributed import gather_objects
 from negbench.runtime.memory import PeakMemory
 from negbench.settings.schema import RunConfig

@@ -11,13 +11,13 @@ from negbench.data.reuse import Reuse
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.final import evaluate_on_test, protocols_of, write_evaluations
 from negbench.evaluate.request import remarks
-from negbench.records import checkpoint
-from negbench.records.code import write_code
+from negbench.records.checks.manifest import write_manifest
+from negbench.records.checks.same import check_code, check_data
 from negbench.records.files import filesystem, write_atomically, write_json
-from negbench.records.manifest import write_manifest
-from negbench.records.outcome import DONE, outcome_of, recorded
+from negbench.records.run import checkpoint
+from negbench.records.run.code import write_code
+from negbench.records.run.outcome import DONE, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_code, check_data
 from negbench.runtime import environment
 from negbench.runtime.distributed import broadcast_objects, gather_objects, rank, world_size
 from negbench.runtime.errors import UserError

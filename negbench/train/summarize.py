@@ -7,8 +7,8 @@ import torch
 
 from negbench.contrast.method import Method
 from negbench.evaluate.request import is_constant
+from negbench.records.run.summary import LOADER_BOUND_SHARE, figures_of, top1_figures
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
-from negbench.records.summary import LOADER_BOUND_SHARE, figures_of, top1_figures
 from negbench.runtime import environment
 from negbench.runtime.changes import git_revision
 from negbench.runtime.distributed import world_size

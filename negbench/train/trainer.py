@@ -17,7 +17,7 @@ from negbench.data.batches import training_batches
 from negbench.data.sets import FolderSet, ResidentSet
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.models.step import optimizer_step
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.distributed import (
     broadcast,

@@ -16,7 +16,7 @@ from PIL import Image, ImageStat
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
-from negbench.settings.protocols import PROTOCOLS
+from negbench.settings.plugins.protocols import PROTOCOLS
 from tests.helpers import processes, runs, tiny
 
 COMMAND = [sys.executable, "-m", "negbench.cli"]
@@ -41,7 +41,7 @@ def test_listing_and_help_import_no_torch() -> None:
         "import sys\nfrom typer.testing import CliRunner\nfrom negbench.cli.main import app\n"
         "for args in (['--help'], ['methods']):\n    assert CliRunner().invoke(app, args).exit_code == 0\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\nassert 'pandas' not in sys.modules\n"
-        "assert 'negbench.settings.protocols' not in sys.modules, 'the protocols of all packages were looked for'\n"
+        "assert 'negbench.settings.plugins.protocols' not in sys.modules, 'the protocols of all packages were sought'\n"
         "assert 'negbench.models.files.formats' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

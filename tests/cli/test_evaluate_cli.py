@@ -24,7 +24,7 @@ from negbench.evaluate.subject import Subject
 from negbench.models.encoder import Encoder
 from negbench.models.files.layout import NoProjector
 from negbench.records.run_folder import RunFolder
-from negbench.settings.protocols import NAMED, PROTOCOLS
+from negbench.settings.plugins.protocols import NAMED, PROTOCOLS
 from negbench.settings.resolve import restore
 from negbench.train.setup import set_up
 from tests.cli.test_cli import invoke

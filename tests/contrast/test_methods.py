@@ -15,7 +15,7 @@ from negbench.contrast.method import Method, RunShape
 from negbench.models.encoder import Arithmetic
 from negbench.runtime.distributed import rank, replicate, world_size
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 from negbench.train.setup import set_up
 from tests.helpers import runs, tiny
 from tests.helpers.ranks import on_ranks

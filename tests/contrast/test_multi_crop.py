@@ -19,7 +19,7 @@ from negbench.models.encoder import Arithmetic, Encoder
 from negbench.runtime.distributed import rank, world_size
 from negbench.runtime.failure import Interrupted
 from negbench.runtime.seeding import stream
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 from negbench.settings.resolve import resolve
 from negbench.train.setup import set_up
 from tests.helpers import tiny

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from negbench.contrast.method import Method
 from negbench.contrast.momentum import ema_update_
-from negbench.settings.plugins import find_method, import_method
+from negbench.settings.plugins.find import find_method, import_method
 from tests.helpers import tiny
 
 WRITTEN = Path(__file__).parent / "old_methods"  # those of revision 5565473

@@ -20,7 +20,7 @@ from negbench.cost.plan.record import steps_of_record
 from negbench.cost.plan.steps import count_received, count_step, gradient_bytes, save_in_memory
 from negbench.runtime.distributed import all_gather, all_reduce_sum, world_size
 from negbench.settings.keys import flatten
-from negbench.settings.plugins import list_studies
+from negbench.settings.plugins.find import list_studies
 from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import DataConfig, SharedConfig
 from tests.helpers import benches, runs

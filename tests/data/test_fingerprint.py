@@ -19,7 +19,7 @@ from negbench.data.load import load_whole
 from negbench.data.sets import ResidentSet
 from negbench.evaluate.final import evaluate
 from negbench.evaluate.source import run_source
-from negbench.records.data import DataRecord
+from negbench.records.run.data import DataRecord
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
 from negbench.settings.resolve import Resolved, resolve

@@ -20,7 +20,7 @@ from negbench.data.files.left_out import kind_of
 from negbench.data.files.listing import list_classes
 from negbench.data.fingerprint import describe
 from negbench.data.load import load_data, load_whole
-from negbench.records.data import DataRecord
+from negbench.records.run.data import DataRecord
 from negbench.settings.schema import DataConfig
 from tests.helpers import layouts, runs
 

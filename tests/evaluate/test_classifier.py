@@ -19,8 +19,8 @@ from negbench.evaluate.protocols.common.datasets import image_folder
 from negbench.evaluate.protocols.common.labels import choose_labels
 from negbench.evaluate.request import Request, make_record, make_requests
 from negbench.evaluate.subject import Subject
+from negbench.settings.plugins.protocols import PROTOCOLS
 from negbench.settings.protocol_settings import ClassifierSettings, LinearAdco, LinearMoco, Semi1, Semi10
-from negbench.settings.protocols import PROTOCOLS
 from negbench.train.setup import Setup, set_up
 from tests.helpers import layouts, runs
 from tests.helpers.runs import assert_same

@@ -17,13 +17,13 @@ from negbench.evaluate.request import make_record, make_requests, remarks
 from negbench.evaluate.source import file_source, run_source
 from negbench.evaluate.subject import Subject, is_constant
 from negbench.models.encoder import Encoder
-from negbench.records import checkpoint
+from negbench.records.checks.verify import verify
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
-from negbench.records.verify import verify
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, ending_of
-from negbench.settings.plugins import PROTOCOL, find_plugin
-from negbench.settings.protocols import PROTOCOLS
+from negbench.settings.plugins.find import PROTOCOL, find_plugin
+from negbench.settings.plugins.protocols import PROTOCOLS
 from tests.cli.test_cli import invoke
 from tests.helpers import layouts, runs
 

@@ -21,12 +21,12 @@ from negbench.evaluate.protocols import knn_lightly
 from negbench.evaluate.request import make_record
 from negbench.evaluate.source import run_source
 from negbench.evaluate.subject import Subject
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.failure import Interrupted
-from negbench.settings.facts import STANDARD
-from negbench.settings.plugins import PROTOCOL, find_plugin, import_plugin
-from negbench.settings.protocols import NAMED, PROTOCOLS
+from negbench.settings.plugins.facts import STANDARD
+from negbench.settings.plugins.find import PROTOCOL, find_plugin, import_plugin
+from negbench.settings.plugins.protocols import NAMED, PROTOCOLS
 from negbench.settings.resolve import Resolved, resolve, restore
 from negbench.train import stopping
 from negbench.train.loggers.base import Logger, Row

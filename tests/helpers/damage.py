@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
-from negbench.records.data import DataRecord, PartRecord
+from negbench.records.run.data import DataRecord, PartRecord
 from negbench.records.status import find_runs, status_of
 from negbench.report.read.runs import load
 from tests.helpers import benches, records, tunings

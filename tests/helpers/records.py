@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from negbench.records.outcome import DONE, outcome_of
+from negbench.records.run.outcome import DONE, outcome_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.failure import Ending, Kind
 from negbench.settings.keys import to_yaml

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder, without_timings
 from negbench.settings.resolve import Resolved, resolve
 from negbench.train.loggers.base import Logger, Row

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from negbench.contrast.method import Method, RunShape, StepOutput
 from negbench.models.encoder import Arithmetic, Encoder
 from negbench.runtime.seeding import stream
-from negbench.settings.plugins import find_method, import_method, list_methods
+from negbench.settings.plugins.find import find_method, import_method, list_methods
 
 METHODS = list(list_methods())
 NUM_IMAGES, BATCH, DIM, SIZE = 24, 8, 6, 4

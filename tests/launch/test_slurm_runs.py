@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from negbench.launch.jobs.snapshot import take_snapshot
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.settings.resolve import resolve
 from negbench.train.run import execute

@@ -16,7 +16,7 @@ from negbench.cli.main import app
 from negbench.data.load import load_splits
 from negbench.launch.sweep.tuning import joined, plan_trials, tuned_study, write_joined
 from negbench.records.tunings import Trial, Tuned, load
-from negbench.settings.plugins import list_studies
+from negbench.settings.plugins.find import list_studies
 from negbench.settings.resolve import resolve
 from negbench.settings.space import at_edges, draw, read_space
 from negbench.settings.study import read_study

@@ -18,7 +18,7 @@ from torch import Tensor
 from negbench.models.files.detectron2 import to_detectron2
 from negbench.models.files.export import Export, export
 from negbench.models.files.layout import read_encoder
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from tests.cli.test_cli import invoke
 from tests.helpers import encoder_files, runs

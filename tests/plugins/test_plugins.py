@@ -114,13 +114,13 @@ BROKEN_FIGURES = {  # by name: the file, and the sentence of the report
         "diagnostics, ablation, tuning, bench",
     ),
     "undrawn": (
-        "from negbench.settings.facts import Figure\nfrom negbench.report.figures.common.style import Drawing\n"
+        "from negbench.settings.plugins.facts import Figure\nfrom negbench.report.figures.common.style import Drawing\n"
         "FIGURE = Figure(section='bench', title='A')\n"
         "def drawing(bench, style): return Drawing('a caption', lambda: 1 / 0)",
         "figure 'undrawn' of the package broken cannot be drawn: ZeroDivisionError: division by zero",
     ),
     "unplanned": (
-        "from negbench.settings.facts import Figure\nFIGURE = Figure(section='bench', title='A')\n"
+        "from negbench.settings.plugins.facts import Figure\nFIGURE = Figure(section='bench', title='A')\n"
         "def drawing(bench, style): return bench.none",
         "figure 'unplanned' of the package broken cannot be drawn: AttributeError: 'Bench' object has no attribute "
         "'none'",
@@ -153,7 +153,7 @@ def test_a_figure_of_negbench_that_fails_is_an_error(monkeypatch: pytest.MonkeyP
 
 FIND = """
 import json, sys
-from negbench.settings.plugins import {kind}, find_plugin, import_plugin, list_plugins
+from negbench.settings.plugins.find import {kind}, find_plugin, import_plugin, list_plugins
 from negbench.runtime.errors import UserError
 assert 'torch' not in sys.modules
 try:

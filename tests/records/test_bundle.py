@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from negbench.cli.main import app
 from negbench.data.reuse import Reuse
 from negbench.launch.rerun import importable
-from negbench.records import bundle
-from negbench.records.manifest import MANIFEST, write_manifest
-from negbench.records.repeat import compare
+from negbench.records.checks import bundle
+from negbench.records.checks.manifest import MANIFEST, write_manifest
+from negbench.records.checks.repeat import compare
+from negbench.records.checks.same import check_records
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_records
 from negbench.runtime.errors import UserError
 from tests.data.test_fingerprint import image_folder
 from tests.helpers import runs

@@ -10,15 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from negbench.cli.main import app
-from negbench.records.config import read_settings
-from negbench.records.consistency import problems
+from negbench.records.checks.consistency import problems
+from negbench.records.run.config import read_settings
 from negbench.records.run_folder import RunFolder
 from negbench.report.read.circumstances import settled
 from negbench.report.read.runs import find, load
-from negbench.settings.code import code_digest
 from negbench.settings.identity import make_run_id, recorded_differences
 from negbench.settings.keys import flatten
-from negbench.settings.plugins import find_method, list_methods
+from negbench.settings.plugins.code import code_digest
+from negbench.settings.plugins.find import find_method, list_methods
 from negbench.settings.resolve import resolve
 from tests.helpers import records
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from negbench.records import checkpoint, locks
-from negbench.records.outcome import recorded
+from negbench.records import locks
+from negbench.records.run import checkpoint
+from negbench.records.run.outcome import recorded
 from negbench.records.run_folder import LOCK, RunFolder, is_locked
 from negbench.runtime.errors import InUseError, UserError
 from tests.cli.test_cli import arguments, invoke

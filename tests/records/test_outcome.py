@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from negbench.records import earlier
-from negbench.records.outcome import DONE, ending_in, outcome_of, recorded
+from negbench.records.run import earlier
+from negbench.records.run.outcome import DONE, ending_in, outcome_of, recorded
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.report.read.runs import load

@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from negbench.cli.jobs import short_labels
+from negbench.cli.commands.jobs import short_labels
 from negbench.cli.main import app
 from negbench.launch.jobs.logs import follow_log
+from negbench.records.checks.verify import verify
 from negbench.records.jobs import Job, JobNote, SchedulerError, _warn, jobs, release_held
 from negbench.records.status import RunStatus, find_runs, status_of
-from negbench.records.verify import verify
 from tests.helpers.slurm import Cluster
 
 ROWS = [
@@ -192,7 +192,7 @@ def test_watching_and_following_outlast_a_silence_of_slurm(
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("negbench.cli.jobs.time.sleep", sleep)
+    monkeypatch.setattr("negbench.cli.commands.jobs.time.sleep", sleep)
     result = CliRunner().invoke(app, ["status", "--output", str(path.parent), "--watch"])
     assert len(seen) == 3, result.output
 

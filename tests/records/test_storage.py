@@ -14,10 +14,10 @@ import torch
 
 import negbench
 from negbench.evaluate.source import run_source
-from negbench.records import checkpoint
-from negbench.records.checkpoint_files import read_whole
+from negbench.records.checks.manifest import digest
 from negbench.records.files import storage_error, write_atomically
-from negbench.records.manifest import digest
+from negbench.records.run import checkpoint
+from negbench.records.run.checkpoint_files import read_whole
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, StorageError

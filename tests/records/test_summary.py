@@ -4,8 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-from negbench.records.summary import FIELDS
-from negbench.settings.protocols import NAMED
+from negbench.records.run.summary import FIELDS
+from negbench.settings.plugins.protocols import NAMED
 from tests.test_rooms import FILES
 
 DOCS = Path(__file__).parents[2] / "docs"

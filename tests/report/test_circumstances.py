@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from negbench.records.data import DataRecord, PartRecord
+from negbench.records.run.data import DataRecord, PartRecord
 from negbench.records.run_folder import RunFolder
 from negbench.report import build as building
 from negbench.report.read.runs import find, load

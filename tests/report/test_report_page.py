@@ -51,7 +51,9 @@ def test_the_same_records_give_the_same_bytes(golden: Path, tmp_path: Path) -> N
 
 
 def test_odd_names_can_be_drawn_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("negbench.settings.plugins._is_plain", lambda name: True)  # as records of earlier versions have
+    monkeypatch.setattr(
+        "negbench.settings.plugins.find._is_plain", lambda name: True
+    )  # as records of earlier versions have
     method = tmp_path / "a&b_$x^{<i>}%#~.py"
     method.write_text(Path(runs.short("moco").method_file.path).read_text())
     study, output = records.study(tmp_path), tmp_path / "results"

@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from negbench.records.outcome import outcome_of
+from negbench.records.run.outcome import outcome_of
 from negbench.report.read.runs import find, load
 from negbench.runtime.failure import ending_of
 from tests.helpers import records, reports

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import negbench
-from negbench.records import code
+from negbench.records.run import code
 from negbench.records.run_folder import RunFolder
 from negbench.runtime import changes
-from negbench.settings.plugins import find_method
+from negbench.settings.plugins.find import find_method
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -22,7 +22,7 @@ from negbench.models import encoder
 from negbench.models.encoder import Encoder
 from negbench.runtime.failure import Interrupted
 from negbench.runtime.seeding import stream
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import ModelConfig
 from negbench.settings.views import VIEW_POLICIES

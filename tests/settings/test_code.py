@@ -9,8 +9,8 @@ import pytest
 from negbench import RESULTS_VERSION
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
-from negbench.settings.code import code_digest, code_files
-from negbench.settings.plugins import METHOD, PluginFile, find_method
+from negbench.settings.plugins.code import code_digest, code_files
+from negbench.settings.plugins.find import METHOD, PluginFile, find_method
 from tests.helpers import runs
 
 CODE = '''"""A method."""

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from negbench.settings.keys import flatten
-from negbench.settings.plugins import list_studies
+from negbench.settings.plugins.find import list_studies
 from negbench.settings.resolve import Resolved, resolve
 from negbench.settings.schema import OptimizerConfig
 from negbench.train.optim import build_optimizer

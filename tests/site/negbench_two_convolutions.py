@@ -3,7 +3,7 @@
 from torch import nn
 
 from negbench.models.resnet import initialise_convolutions
-from negbench.settings.facts import Backbone
+from negbench.settings.plugins.facts import Backbone
 from negbench.settings.schema import ModelConfig
 
 BACKBONE = Backbone(feature_dim=32, stems=("cifar",))

@@ -13,7 +13,7 @@ from negbench.records.run_folder import RunFolder
 from negbench.runtime.distributed import rank
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted, StorageError
-from negbench.settings import plugins
+from negbench.settings.plugins import find
 from negbench.settings.resolve import restore
 from negbench.train.loggers.base import LoggedRun, Logger, Loggers, Row
 from negbench.train.loggers.console import Plain
@@ -69,9 +69,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (root / f"{name}.py").write_text(code)
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(root)
-    plugins._found.cache_clear()
+    find._found.cache_clear()
     yield root
-    plugins._found.cache_clear()
+    find._found.cache_clear()
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def test_records_that_cannot_be_written_end_the_run(tmp_path: Path, monkeypatch:
 
 @pytest.mark.usefixtures("package")
 def test_a_logger_that_cannot_be_had_is_the_users_mistake(tmp_path: Path) -> None:
-    assert plugins.list_plugins(plugins.LOGGER).keys() >= {"toy", "failing", "empty", "broken"}
+    assert find.list_plugins(find.LOGGER).keys() >= {"toy", "failing", "empty", "broken"}
     with pytest.raises(UserError, match=r"unknown logger 'tox', did you mean 'toy'\?; known: .*toy"):
         runs.short("simclr", "loggers=tox")
     with pytest.raises(UserError, match="logger 'missing' of the package toy cannot be used: there is no module"):

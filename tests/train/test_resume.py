@@ -15,13 +15,13 @@ import torch
 import negbench
 from negbench.evaluate.curve import PeriodicEvaluation
 from negbench.evaluate.source import run_source
-from negbench.records import checkpoint
+from negbench.records.checks.same import check_code, check_data
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
-from negbench.records.same import check_code, check_data
 from negbench.runtime.distributed import rank
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import Interrupted
-from negbench.settings.plugins import find_method
+from negbench.settings.plugins.find import find_method
 from negbench.settings.resolve import Resolved
 from negbench.train import run, trainer
 from negbench.train.loggers.base import Loggers

@@ -17,10 +17,10 @@ from negbench.contrast.method import Method
 from negbench.evaluate.final import evaluate
 from negbench.evaluate.source import run_source
 from negbench.models.encoder import build_encoder
-from negbench.records import checkpoint
-from negbench.records.summary import FIELDS, damage_of
+from negbench.records.run import checkpoint
+from negbench.records.run.summary import FIELDS, damage_of
 from negbench.runtime.failure import Interrupted
-from negbench.settings.plugins import find_method
+from negbench.settings.plugins.find import find_method
 from negbench.train import setup, trainer
 from negbench.train.loggers.console import cost_line
 from negbench.train.monitor import Monitor

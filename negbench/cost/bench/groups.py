@@ -7,7 +7,7 @@ from typing import Any
 
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import flatten, is_own
-from negbench.settings.plugins import find_method
+from negbench.settings.plugins.find import find_method
 from negbench.settings.resolve import Resolved, resolve, size_of
 from negbench.settings.schema import RunConfig
 from negbench.settings.steps import check_batch

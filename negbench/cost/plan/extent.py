@@ -9,8 +9,8 @@ from negbench.data.load import load_for_run
 from negbench.data.sets import FolderSet
 from negbench.data.splits import balanced_subset, split_validation
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import DataSet
-from negbench.settings.plugins import DATASET, find_plugin
+from negbench.settings.plugins.facts import DataSet
+from negbench.settings.plugins.find import DATASET, find_plugin
 from negbench.settings.schema import DataConfig, SharedConfig
 
 IMAGENET_TRAIN, IMAGENET_TEST, IMAGENET_CLASSES = 1_281_167, 50_000, 1000

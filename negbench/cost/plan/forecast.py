@@ -22,7 +22,7 @@ from negbench.runtime.device import autocast_dtype, set_backends
 from negbench.runtime.errors import UserError
 from negbench.settings.cluster import ClusterConfig
 from negbench.settings.keys import scientific_differences
-from negbench.settings.protocols import of_every_epoch
+from negbench.settings.plugins.protocols import of_every_epoch
 from negbench.settings.resolve import Resolved
 from negbench.settings.steps import check_batch, steps_per_epoch
 

@@ -25,7 +25,7 @@ from negbench.data.files.listing import list_images
 from negbench.data.sets import Loaded, ResidentSet
 from negbench.runtime.errors import UserError
 from negbench.runtime.kind_of_file import what_is
-from negbench.settings.facts import DataSet
+from negbench.settings.plugins.facts import DataSet
 from negbench.settings.schema import DataConfig
 
 DATASET = DataSet(title="CIFAR-10", train=50_000, test=10_000, num_classes=10, num_bytes=170_498_071)

@@ -8,7 +8,7 @@ from negbench.data.files.layout import numbers_of
 from negbench.data.files.pack import open_files
 from negbench.data.sets import Files, FolderSet, Loaded
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import DataSet
+from negbench.settings.plugins.facts import DataSet
 from negbench.settings.schema import DataConfig
 
 DATASET = DataSet(root="train/CLASS and val/CLASS")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from negbench.data.sets import Loaded, ResidentSet
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import DataSet
+from negbench.settings.plugins.facts import DataSet
 from negbench.settings.schema import DataConfig
 
 DATASET = DataSet()

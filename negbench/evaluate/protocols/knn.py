@@ -13,7 +13,7 @@ from torch import Tensor
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import count
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 from negbench.settings.schema import SharedConfig
 
 PROTOCOL = Protocol(place=1)

@@ -4,7 +4,7 @@ from typing import Any
 
 from negbench.evaluate.protocols.common.knn_anchors import bank_and_queries, record
 from negbench.evaluate.subject import Subject
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(
     place=3,

@@ -16,7 +16,7 @@ from negbench.evaluate.protocols.knn import check_labelled, full_precision
 from negbench.evaluate.subject import Features, Subject
 from negbench.runtime.errors import UserError
 from negbench.runtime.seeding import stream
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(place=2)
 

@@ -1,7 +1,7 @@
 """The linear classifier of MoCo's code, on random crops."""
 
 from negbench.evaluate.protocols.common import classifier
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(
     place=5,

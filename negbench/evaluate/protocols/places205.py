@@ -9,7 +9,7 @@ from negbench.evaluate.protocols.linear import linear_on
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(
     place=12,

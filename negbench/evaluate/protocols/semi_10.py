@@ -1,7 +1,7 @@
 """Fine-tuning of backbone and classifier with 10% of the labels."""
 
 from negbench.evaluate.protocols.common import classifier
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(
     place=9,

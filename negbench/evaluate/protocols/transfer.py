@@ -17,7 +17,7 @@ from negbench.evaluate.protocols.common.scikit import Array, arrays, without_con
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Dataset, Subject
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

@@ -13,7 +13,7 @@ from negbench.evaluate.protocols.common.scikit import Array, arrays, without_con
 from negbench.evaluate.request import Request
 from negbench.evaluate.subject import Subject
 from negbench.runtime.errors import UserError
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 from negbench.settings.protocol_settings import Voc07
 
 if TYPE_CHECKING:

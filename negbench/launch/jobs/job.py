@@ -12,7 +12,7 @@ import submitit
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from negbench.records.jobs import read_note
-from negbench.records.outcome import recorded
+from negbench.records.run.outcome import recorded
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import AGAIN_VARIABLE, LAUNCHER_VARIABLE, Interrupted, ending_of

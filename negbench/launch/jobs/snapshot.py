@@ -7,7 +7,7 @@ import negbench
 from negbench.launch.jobs.preflight import writing_to
 from negbench.records.files import write_atomically
 from negbench.runtime.changes import PATCH, changes, git_revision
-from negbench.settings.plugins import package_folder
+from negbench.settings.plugins.find import package_folder
 from negbench.settings.resolve import Resolved
 
 _CACHE = shutil.ignore_patterns("__pycache__")

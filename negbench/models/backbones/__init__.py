@@ -3,7 +3,7 @@
 from torch import nn
 
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import BACKBONE, find_plugin, import_plugin
+from negbench.settings.plugins.find import BACKBONE, find_plugin, import_plugin
 from negbench.settings.schema import ModelConfig
 
 

@@ -4,7 +4,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from negbench.models.resnet import initialise_convolutions
-from negbench.settings.facts import Backbone
+from negbench.settings.plugins.facts import Backbone
 from negbench.settings.schema import ModelConfig
 
 BACKBONE = Backbone(feature_dim=64, stems=("cifar",))

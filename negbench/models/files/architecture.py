@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from negbench.models.backbones import build_backbone
-from negbench.settings.plugins import BACKBONE, list_plugins
+from negbench.settings.plugins.find import BACKBONE, list_plugins
 from negbench.settings.schema import ModelConfig
 
 State = dict[str, Tensor]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from negbench.models.files.detectron2 import to_detectron2
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import BACKBONE, find_plugin
+from negbench.settings.plugins.find import BACKBONE, find_plugin
 
 if TYPE_CHECKING:
     from negbench.models.files.source import Source

@@ -19,11 +19,11 @@ from negbench.models.encoder import Encoder
 from negbench.models.files.architecture import COUNTER, State, first_of, nearest_architecture
 from negbench.models.files.weight_file import WeightFile, read
 from negbench.models.files.wrapped import find_wrapped, what_it_holds
-from negbench.records import checkpoint
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import listed
-from negbench.settings.plugins import BACKBONE, facts_of
+from negbench.settings.plugins.find import BACKBONE, facts_of
 from negbench.settings.schema import ModelConfig
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import negbench
 from negbench.models.files.layout import FileEncoder, read_encoder, read_newest, run_of
-from negbench.records import checkpoint
 from negbench.records.files import read_json
+from negbench.records.run import checkpoint
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 from negbench.settings.keys import flatten_raw, read_yaml

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ValidationError
 
-from negbench.records import checkpoint, checkpoint_files
 from negbench.records.files import read_json
+from negbench.records.run import checkpoint, checkpoint_files
 from negbench.runtime.errors import UserError
 from negbench.runtime.kind_of_file import HEAD_BYTES, looks_like
 from negbench.settings.group import Triple

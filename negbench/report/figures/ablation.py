@@ -15,7 +15,7 @@ from negbench.report.figures.common.style import Drawing, Style, add_legend
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.ablation import Ablation
 from negbench.report.tables.accuracy import METRICS
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="ablation", title="Ablation")
 

@@ -12,7 +12,7 @@ from negbench.report.figures.common.style import Drawing, Style
 from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.accuracy import METRICS, main_metric
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="comparison", title="Accuracy by seed", place=10)
 

@@ -12,7 +12,7 @@ from negbench.report.figures.common import steps
 from negbench.report.figures.common.style import LINES, Drawing, Style, add_legend, logarithmic
 from negbench.report.read.benches import Bench
 from negbench.report.read.statistics import quartiles
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="bench", title="Cost by batch size", place=30)
 

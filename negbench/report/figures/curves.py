@@ -16,7 +16,7 @@ from negbench.report.read.comparisons import Comparison, Row
 from negbench.report.read.runs import Floats, Run, cumulative
 from negbench.report.read.statistics import t_interval
 from negbench.report.tables.cost import RESOURCES
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="hardware", title="Training curves", place=10)
 POINTS = 500  # of a drawn curve

@@ -13,7 +13,7 @@ from negbench.report.figures.common.style import LINES, Drawing, Style, add_lege
 from negbench.report.read.benches import Bench, BenchRow
 from negbench.report.read.statistics import quartiles
 from negbench.report.tables.bench import MIB
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="bench", title="Cost by K", place=20)
 

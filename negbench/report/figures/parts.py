@@ -14,7 +14,7 @@ from negbench.report.figures.common.steps import where_sentence
 from negbench.report.figures.common.style import Drawing, Style
 from negbench.report.read.benches import Bench, BenchRow
 from negbench.report.tables.bench import PART_TITLES, part_median
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="bench", title="Parts of a step", place=10)
 HATCHES = ("", "//", "..", "xx", "", "\\\\", "++", "oo", "--", "")  # by part

@@ -4,7 +4,7 @@ from negbench.report.figures.common.panels import panels
 from negbench.report.figures.common.style import Drawing, Style
 from negbench.report.read.comparisons import Comparison
 from negbench.report.tables.diagnostics import OF_REPRESENTATION
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="diagnostics", title="Representation over training", place=20)
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from negbench.records.tunings import Tuned, Tuning
 from negbench.report.figures.common.style import LINES, MARKERS, Drawing, Style, round_numbers
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="tuning", title="Tuning")
 COMMON = "optimizer.lr"  # what every method tunes

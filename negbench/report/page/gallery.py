@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from negbench.report.figures.common.style import Style, write
 from negbench.report.read.comparisons import Comparison
 from negbench.runtime.errors import UserError
-from negbench.settings.plugins import FIGURE, PluginFile, import_plugin, list_plugins, problems_of
+from negbench.settings.plugins.find import FIGURE, PluginFile, import_plugin, list_plugins, problems_of
 
 LARGEST_SVG = 400_000  # bytes; beyond that the page holds the PNG
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from negbench.records.data import DataRecord
+from negbench.records.run.data import DataRecord
 from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run, short_revision
 from negbench.runtime.words import listed

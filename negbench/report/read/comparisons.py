@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from negbench.records import earlier
-from negbench.records.summary import changed_in
+from negbench.records.run import earlier
+from negbench.records.run.summary import changed_in
 from negbench.report.read.circumstances import FOLDER, MACHINE, Labels, assumed, data_labels, fact
 from negbench.report.read.grouping import grouped
 from negbench.report.read.runs import Run

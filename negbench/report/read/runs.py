@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from negbench.records.benches import BENCHES
-from negbench.records.config import read_settings
-from negbench.records.consistency import misfits, read_records
-from negbench.records.data import DataRecord, read_data_record
+from negbench.records.checks.consistency import misfits, read_records
 from negbench.records.files import read_json
 from negbench.records.forms import readable
 from negbench.records.jobs import Job, jobs_if_asked, read_note
-from negbench.records.metrics import CURVE
+from negbench.records.run.config import read_settings
+from negbench.records.run.data import DataRecord, read_data_record
+from negbench.records.run.metrics import CURVE
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.records.status import RunStatus, find_runs, is_run, status_of
 from negbench.records.tunings import TUNINGS

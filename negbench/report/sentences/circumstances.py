@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from negbench.records.data import DataRecord
+from negbench.records.run.data import DataRecord
 from negbench.report.read.circumstances import FOLDER, confounded, fact, figures
 from negbench.report.read.comparisons import CODE, USED, Comparison, Row
 from negbench.report.read.grouping import grouped

@@ -20,7 +20,7 @@ from negbench.report.tables.base import (
     seeds,
 )
 from negbench.runtime import words
-from negbench.settings.protocols import NAMED
+from negbench.settings.plugins.protocols import NAMED
 
 PUBLISHED = {protocol.figure: protocol for protocol in NAMED.values()}  # for comparison with published figures
 WITHOUT_DIFFERENCE = ("knn200_top1", *PUBLISHED)

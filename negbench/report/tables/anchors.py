@@ -14,7 +14,7 @@ from negbench.report.read.statistics import t_interval
 from negbench.report.tables.accuracy import METRICS, PUBLISHED, selection_note
 from negbench.report.tables.base import Cell, Table, about, interval_columns
 from negbench.runtime import words
-from negbench.settings.protocols import PROTOCOLS
+from negbench.settings.plugins.protocols import PROTOCOLS
 
 IMAGES_TOLERANCE = 0.01  # of a set's training images: copies lack a few broken files
 

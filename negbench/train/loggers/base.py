@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negbench.settings.plugins import find_logger, import_plugin
+from negbench.settings.plugins.find import find_logger, import_plugin
 from negbench.settings.schema import RunConfig
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from negbench.runtime.words import duration, percent
-from negbench.settings.protocols import NAMED
+from negbench.settings.plugins.protocols import NAMED
 from negbench.train.loggers.base import LoggedRun, Logger, Row
 
 console = Console(stderr=True, highlight=False)

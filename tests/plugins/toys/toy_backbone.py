@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from negbench.settings.facts import Backbone
+from negbench.settings.plugins.facts import Backbone
 from negbench.settings.schema import ModelConfig
 
 BACKBONE = Backbone(feature_dim=6, stems=("cifar",))

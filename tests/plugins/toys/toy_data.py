@@ -3,7 +3,7 @@
 import torch
 
 from negbench.data.sets import Loaded, ResidentSet
-from negbench.settings.facts import DataSet
+from negbench.settings.plugins.facts import DataSet
 from negbench.settings.schema import DataConfig
 
 DATASET = DataSet(title="toy shades", train=120, test=40, num_classes=2)

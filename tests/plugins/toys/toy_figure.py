@@ -5,7 +5,7 @@ from matplotlib.figure import Figure as Canvas
 
 from negbench.report.figures.common.style import Drawing, Style
 from negbench.report.read.comparisons import Comparison
-from negbench.settings.facts import Figure
+from negbench.settings.plugins.facts import Figure
 
 FIGURE = Figure(section="comparison", title="Toy runs", place=50)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from negbench.evaluate.subject import Subject
-from negbench.settings.facts import Protocol
+from negbench.settings.plugins.facts import Protocol
 
 PROTOCOL = Protocol(figure="toy_mean_top1", title="toy nearest mean")
 

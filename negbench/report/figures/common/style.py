@@ -22,7 +22,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from negbench.report.read.comparisons import Row
-from negbench.settings.plugins import list_methods
+from negbench.settings.plugins.find import list_methods
 
 FORMATS = ("png", "svg", "pdf")
 MARKERS = "osD^vPX*<>"

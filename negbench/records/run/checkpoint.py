@@ -20,10 +20,16 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 import negbench
-from negbench.records.checkpoint_files import DamagedCheckpoint, checksum_of, read_checksum, read_whole, step_named_by
-from negbench.records.checkpoint_files import find as find
 from negbench.records.files import storage_error, write_atomically
 from negbench.records.forms import Amount, Positive, Quantity, reason_of
+from negbench.records.run.checkpoint_files import (
+    DamagedCheckpoint,
+    checksum_of,
+    read_checksum,
+    read_whole,
+    step_named_by,
+)
+from negbench.records.run.checkpoint_files import find as find
 from negbench.runtime.errors import UserError
 from negbench.runtime.failure import is_out_of_memory
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from negbench.records.files import read_json
+from negbench.records.run.summary import top1_figures
 from negbench.records.run_folder import RunFolder, without_timings
-from negbench.records.summary import top1_figures
 
 
 @dataclass(frozen=True)

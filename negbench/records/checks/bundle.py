@@ -21,11 +21,11 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import negbench
+from negbench.records.checks.manifest import MANIFEST, RECORDS, digest, record_files
+from negbench.records.checks.verify import newest_checkpoint, verify
 from negbench.records.forms import reason_of
-from negbench.records.manifest import MANIFEST, RECORDS, digest, record_files
 from negbench.records.run_folder import RunFolder
 from negbench.records.tunings import TUNINGS
-from negbench.records.verify import newest_checkpoint, verify
 from negbench.runtime.errors import UserError
 
 VERSION = 1

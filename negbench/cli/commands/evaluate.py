@@ -11,8 +11,8 @@ from negbench.runtime.errors import UserError
 
 
 def _help_of_protocol() -> str:
-    from negbench.settings.facts import STANDARD
-    from negbench.settings.protocols import PROTOCOLS
+    from negbench.settings.plugins.facts import STANDARD
+    from negbench.settings.plugins.protocols import PROTOCOLS
 
     return f"{', '.join(PROTOCOLS)}; repeatable. Default: {' and '.join(STANDARD)}."
 
@@ -46,8 +46,8 @@ def evaluate(
 
     Writes evaluations/PROTOCOL.json.
     """
-    from negbench.settings.facts import STANDARD
-    from negbench.settings.protocols import find_protocol, of_every_epoch
+    from negbench.settings.plugins.facts import STANDARD
+    from negbench.settings.plugins.protocols import find_protocol, of_every_epoch
 
     protocols = list(dict.fromkeys(protocol or STANDARD))
     for name in protocols:
@@ -64,7 +64,7 @@ def evaluate(
     from negbench.cli.progress import evaluation_progress, interruptible, note
     from negbench.evaluate import final
     from negbench.evaluate.source import file_source, run_source
-    from negbench.records.summary import top1_figures
+    from negbench.records.run.summary import top1_figures
     from negbench.runtime.device import choose_device
 
     where = choose_device(device)
@@ -92,7 +92,7 @@ def evaluate(
 
 def _is_of_study(setting: str, protocols: list[str]) -> bool:
     """Whether it is a key of runs and not of a protocol."""
-    from negbench.settings.protocols import keys_of_protocols
+    from negbench.settings.plugins.protocols import keys_of_protocols
     from negbench.settings.schema import RunConfig
 
     key = setting.partition("=")[0]

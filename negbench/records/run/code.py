@@ -7,8 +7,8 @@ from negbench import RESULTS_VERSION
 from negbench.records.files import write_atomically
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.changes import PATCH, changes
-from negbench.settings.code import code_digest, code_files
-from negbench.settings.plugins import PluginFile
+from negbench.settings.plugins.code import code_digest, code_files
+from negbench.settings.plugins.find import PluginFile
 
 
 def write_code(folder: RunFolder, method: PluginFile) -> dict[str, Any]:

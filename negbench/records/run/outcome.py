@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from negbench.records import earlier
 from negbench.records.files import write_json
+from negbench.records.run import earlier
 from negbench.records.run_folder import SCHEMA_VERSION, RunFolder
 from negbench.runtime.failure import Ending, recorded_by
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from negbench.runtime.errors import UserError
 from negbench.runtime.words import did_you_mean
-from negbench.settings.facts import Backbone, DataSet, Figure, PluginFacts, Protocol
+from negbench.settings.plugins.facts import Backbone, DataSet, Figure, PluginFacts, Protocol
 
 OLD_NAMES = "negbench.contrast.old_names:install"  # for method files of earlier versions
 _PLAIN = "rename it: names have letters, digits, _ and -, and begin with a letter"

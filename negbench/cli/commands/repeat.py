@@ -18,7 +18,7 @@ def verify(
 
     Runs no code of a run.
     """
-    from negbench.records.verify import verify as verdict_of
+    from negbench.records.checks.verify import verify as verdict_of
     from negbench.report.read.runs import find
 
     verdicts = {path: verdict_of(path) for path in find(runs, RESULTS)}
@@ -42,7 +42,7 @@ def bundle(
     """Write what others need to trust finished runs and to repeat them, into one file."""
     from rich.filesize import decimal
 
-    from negbench.records.bundle import write_bundle
+    from negbench.records.checks.bundle import write_bundle
     from negbench.records.tunings import TUNINGS
     from negbench.report.read.runs import find
 
@@ -75,7 +75,7 @@ def rerun(
 ) -> None:
     """Repeat recorded runs and compare. Exit code 1 if a record is not the same, bit for bit; times aside."""
     from negbench.cli.progress import note
-    from negbench.records.bundle import unpack
+    from negbench.records.checks.bundle import unpack
     from negbench.report.read.runs import find
     from negbench.settings.keys import parse_override
 

@@ -13,7 +13,7 @@ from negbench.cli.tables import wide_console
 
 def methods() -> None:
     """List the methods, and where each takes its negatives from."""
-    from negbench.settings.plugins import list_methods
+    from negbench.settings.plugins.find import list_methods
 
     table = _table("method", "where its negatives come from", "paper")
     for file in list_methods().values():

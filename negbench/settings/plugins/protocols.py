@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from pkgutil import resolve_name
 
 from negbench.runtime.errors import UserError
-from negbench.settings import plugins
-from negbench.settings.facts import STANDARD, Protocol
+from negbench.settings.plugins import find
+from negbench.settings.plugins.facts import STANDARD, Protocol
 
-_FACTS: dict[str, Protocol] = plugins.facts_of(plugins.PROTOCOL)
+_FACTS: dict[str, Protocol] = find.facts_of(find.PROTOCOL)
 PROTOCOLS = dict(sorted(_FACTS.items(), key=lambda item: item[1].place))
 NAMED = {name: protocol for name, protocol in PROTOCOLS.items() if name not in STANDARD and protocol.at_end}
 
 
 def find_protocol(name: str, known: Iterable[str] = PROTOCOLS) -> Protocol:
     """Return the protocol called `name`. UserError if it is none of the `known`."""
-    return PROTOCOLS[plugins.find_plugin(plugins.PROTOCOL, name, known).name]
+    return PROTOCOLS[find.find_plugin(find.PROTOCOL, name, known).name]
 
 
 def keys_of_protocols(names: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, create_model
 
 from negbench.records.forms import Amount, Fraction, Plain, Positive, Quantity, Record, Whole
-from negbench.settings.protocols import NAMED, PROTOCOLS
+from negbench.settings.plugins.protocols import NAMED, PROTOCOLS
 
 LOADER_BOUND_SHARE = 0.05  # of the training time spent waiting for data
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from negbench.settings.plugins import METHOD, PluginFile, package_folder
+from negbench.settings.plugins.find import METHOD, PluginFile, package_folder
 
 _INSTALLED = {"site-packages", "dist-packages"}  # folders of packages, of this environment or one that it extends
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from negbench.records.config import read_settings
-from negbench.records.data import DATA
 from negbench.records.forms import Plain, Record, read_form, readable
-from negbench.records.metrics import read_rows
+from negbench.records.run.config import read_settings
+from negbench.records.run.data import DATA
+from negbench.records.run.metrics import read_rows
+from negbench.records.run.summary import SUMMARY, damage_of, figures_of, top1_figures
 from negbench.records.run_folder import ENVIRONMENT, RunFolder
-from negbench.records.summary import SUMMARY, damage_of, figures_of, top1_figures
-from negbench.settings.code import code_digest
 from negbench.settings.identity import make_run_id, recorded_differences
 from negbench.settings.keys import Flat
-from negbench.settings.plugins import METHOD, PluginFile, list_methods
-from negbench.settings.protocols import PROTOCOLS
+from negbench.settings.plugins.code import code_digest
+from negbench.settings.plugins.find import METHOD, PluginFile, list_methods
+from negbench.settings.plugins.protocols import PROTOCOLS
 
 
 class Evaluation(Record):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from negbench.records.checkpoint_files import find, read_checksum
-from negbench.records.consistency import problems
-from negbench.records.manifest import MANIFEST, changed_records, digest, read_manifest, rewritten_records
+from negbench.records.checks.consistency import problems
+from negbench.records.checks.manifest import MANIFEST, changed_records, digest, read_manifest, rewritten_records
+from negbench.records.run.checkpoint_files import find, read_checksum
 from negbench.records.run_folder import RunFolder
 
 

@@ -36,7 +36,7 @@ def bench(
     from negbench.cost.bench import groups, run
     from negbench.records.benches import BenchFolder
     from negbench.runtime.device import choose_device
-    from negbench.settings.plugins import list_methods
+    from negbench.settings.plugins.find import list_methods
 
     where = choose_device(device)
     chosen = groups.make_groups(

@@ -7,15 +7,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from negbench import RESULTS_VERSION
-from negbench.records.consistency import misfits, read_records
-from negbench.records.data import DATA, DataRecord
+from negbench.records.checks.consistency import misfits, read_records
+from negbench.records.checks.manifest import changed_records
 from negbench.records.files import DamagedError
 from negbench.records.forms import read_form
-from negbench.records.manifest import changed_records
+from negbench.records.run.data import DATA, DataRecord
 from negbench.records.run_folder import ENVIRONMENT, RunFolder
 from negbench.runtime.errors import UserError
-from negbench.settings.code import code_digest
-from negbench.settings.plugins import PluginFile
+from negbench.settings.plugins.code import code_digest
+from negbench.settings.plugins.find import PluginFile
 
 ANEW = (
     "give the data as it was, or name this data by --set data.version=NAME, or choose another --output, or make the "

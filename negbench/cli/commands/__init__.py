@@ -1,0 +1,1 @@
+"""The commands of `negbench`, a file each."""

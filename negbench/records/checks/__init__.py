@@ -1,0 +1,1 @@
+"""Whether records are true: digests, consistency, bundles, and runs that were repeated. Imports no torch."""

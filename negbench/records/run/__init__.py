@@ -1,0 +1,1 @@
+"""What is in a run's folder, a file each. Imports no torch, but for `checkpoint`."""

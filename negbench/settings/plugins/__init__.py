@@ -1,0 +1,1 @@
+"""Plug-ins: where each kind is found, its facts, and the code of methods."""
