@@ -45,28 +45,22 @@ def rerun(
     if `output` holds the run itself.
     """
     with importable(RunFolder(recorded), trust_code):
-        return _rerun(recorded, output, device, arguments, seed, place or {}, quiet)
-
-
-def _rerun(
-    recorded: Path, output: Path, device: str, arguments: Sequence[str], seed: int | None, place: Flat, quiet: bool
-) -> Repeated | None:
-    resolved = restored(recorded, seed, place)
-    now = output / resolved.run_id
-    if now.resolve() == recorded.resolve():
-        raise UserError(f"{now} is the run itself; choose another --output")
-    check_data(
-        RunFolder(recorded), describe(load_whole(resolved.config.data)), "--set data.root=DIR names its place here"
-    )
-    processes = RunFolder(recorded).read_environment().get("world_size") or 1
-    if processes > 1 and not was_launched():
-        if code := launch(processes, arguments):
-            raise SystemExit(code)
-    else:
-        execute_here(resolved, output, device, quiet=quiet)
-        if was_launched():
-            return None
-    return compare(recorded, now, final.protocols_of(resolved.config), rows=seed is None)
+        resolved = restored(recorded, seed, place or {})
+        now = output / resolved.run_id
+        if now.resolve() == recorded.resolve():
+            raise UserError(f"{now} is the run itself; choose another --output")
+        check_data(
+            RunFolder(recorded), describe(load_whole(resolved.config.data)), "--set data.root=DIR names its place here"
+        )
+        processes = RunFolder(recorded).read_environment().get("world_size") or 1
+        if processes > 1 and not was_launched():
+            if code := launch(processes, arguments):
+                raise SystemExit(code)
+        else:
+            execute_here(resolved, output, device, quiet=quiet)
+            if was_launched():
+                return None
+        return compare(recorded, now, final.protocols_of(resolved.config), rows=seed is None)
 
 
 def evaluate_again(

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from negbench.records.files import storage_error, write_json
 from negbench.records.find import BENCH
-from negbench.records.forms import Amount, Plain, Positive, Quantity, Record, RecordedFolders, reason_of
+from negbench.records.forms import Amount, Plain, Positive, Quantity, Record, RecordedFolders, Strict, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.runtime.errors import UserError
 
@@ -52,15 +52,11 @@ class OtherVersionError(UserError):
     """The record is of another schema."""
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Version(_Checked):
+class _Version(Strict):
     schema_version: int
 
 
-class RowRecord(_Checked):
+class RowRecord(Strict):
     kind: Literal["method", "bare", "matrices"]
     name: str
     batch_size: Positive | None = None
@@ -73,9 +69,9 @@ class RowRecord(_Checked):
     negatives_per_query: Quantity | None = None
     flops: Amount | None = None
     passes: tuple[Amount, Amount] | None = None
-    settings: dict[str, Plain] = {}
-    seconds: list[Quantity] = []
-    parts: dict[str, list[Quantity]] = {}
+    settings: dict[str, Plain] = Field(default={})
+    seconds: list[Quantity] = Field(default=[])
+    parts: dict[str, list[Quantity]] = Field(default={})
 
     @model_validator(mode="after")
     def _is_whole(self) -> "RowRecord":
@@ -91,7 +87,7 @@ class RowRecord(_Checked):
         return self
 
 
-class GroupRecord(_Checked):
+class GroupRecord(Strict):
     kind: Literal["study", "num_negatives", "batch_size"]
     value: Positive | None
     subjects: list[RowRecord]
@@ -108,7 +104,7 @@ class EnvironmentRecord(Record):
     num_cpus: Positive | None = None
 
 
-class BenchRecord(_Checked):
+class BenchRecord(Strict):
     complete: bool
     study: str
     rounds: Positive

@@ -24,6 +24,12 @@ Plain = TypeAliasType("Plain", "bool | Whole | float | str | list[Plain] | dict[
 STRICT = ConfigDict(strict=True, extra="allow")
 
 
+class Strict(BaseModel):
+    """A record without conversions, of which readers use all."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class Record(BaseModel):
     """A record whose further keys have plain values."""
 

@@ -5,10 +5,10 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from negbench.records.find import TUNING
-from negbench.records.forms import Fraction, Name, Plain, Positive, RecordedFolders, Whole, reason_of
+from negbench.records.forms import Fraction, Name, Plain, Positive, RecordedFolders, Strict, Whole, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.records.status import status_of
 from negbench.runtime.errors import UserError
@@ -20,16 +20,12 @@ TUNINGS = RecordedFolders(TUNING)
 SCORE = "knn_top1_validation"  # of summary.json: kNN (k = 20) on the held-out images at the last step
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class PlannedTrial(_Checked):
+class PlannedTrial(Strict):
     run_id: Name
     values: dict[str, Plain]
 
 
-class PlannedMethod(_Checked):
+class PlannedMethod(Strict):
     """`file` is the path of a user's method."""
 
     space: dict[str, list[Plain]]
@@ -46,7 +42,7 @@ class PlannedMethod(_Checked):
         return self
 
 
-class TuningRecord(_Checked):
+class TuningRecord(Strict):
     """`tuning.json`. `settings` are the `--set` texts of all trials that can change a result."""
 
     schema_version: int

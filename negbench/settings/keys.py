@@ -63,17 +63,19 @@ def to_yaml(config: SharedConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-class _Loader(yaml.SafeLoader):
+class OnceEach(yaml.constructor.SafeConstructor):
     """Refuses a key that a group holds twice, of which PyYAML takes the last in silence."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise UserError(f"line {key.start_mark.line + 1} sets {key.value} a second time; keep one")
             seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
-        return node
+        return dict(super().construct_mapping(node, deep))
+
+
+class _Loader(OnceEach, yaml.SafeLoader): ...
 
 
 def parse_yaml(text: str) -> Any:

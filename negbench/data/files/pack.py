@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
 from negbench.data.files.cache import UNREADABLE
@@ -30,6 +30,7 @@ from negbench.data.files.layout import PARTS, list_folder
 from negbench.data.files.listing import Listing
 from negbench.data.files.strings import Arrays, numbers_from
 from negbench.data.sets import Files
+from negbench.records.forms import reason_of
 from negbench.runtime.errors import UserError
 
 MANIFEST, INDEX = "manifest.json", "index.npz"
@@ -193,8 +194,10 @@ def read_manifest(root: Path) -> Manifest:
         raise UserError(f"{root} is no pack; one has a {MANIFEST} that negbench data pack wrote")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except (OSError, ValueError):
-        raise UserError(f"{path} is missing or damaged: {AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from None
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged ({reason_of(error)}): {AGAIN}") from None
     if manifest.version != VERSION:
         raise UserError(f"{root} is a pack of version {manifest.version}, and this negbench reads version {VERSION}")
     return manifest

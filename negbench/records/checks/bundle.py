@@ -18,12 +18,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 import negbench
 from negbench.records.checks.manifest import MANIFEST, RECORDS, digest, record_files
 from negbench.records.checks.verify import newest_checkpoint, verify
-from negbench.records.forms import reason_of
+from negbench.records.forms import Strict, reason_of
 from negbench.records.run_folder import RunFolder
 from negbench.records.tunings import TUNINGS
 from negbench.runtime.errors import UserError
@@ -39,17 +39,13 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErro
 _CHUNK = 2**20
 
 
-class FileEntry(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
+class FileEntry(Strict):
     size: int
     sha256: str
 
 
-class Index(BaseModel):
+class Index(Strict):
     """`bundle.json`."""
-
-    model_config = ConfigDict(strict=True)
 
     version: int
     negbench_version: str

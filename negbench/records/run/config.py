@@ -11,11 +11,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from negbench.records.files import DamagedError, read_bytes
 from negbench.records.forms import Amount, Plain, Positive, Record, Whole, reason_of
-from negbench.settings.keys import Flat, flatten_raw
+from negbench.settings.keys import Flat, OnceEach, flatten_raw
 
 SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TREE: TypeAdapter[Any] = TypeAdapter(dict[str, Plain])
+
+
+class _Loader(OnceEach, _FASTEST): ...  # type: ignore[misc]
 
 
 class Settings(Record):
@@ -54,6 +57,6 @@ def _parsed(text: str) -> Flat:
     """Parsed once for all seeds: YAML takes longer than all else in a run's folder."""
     if "&" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("it has aliases, of which few lines can make any number of values")
-    settings = flatten_raw(_TREE.validate_python(yaml.load(text, _LOADER), strict=True))
+    settings = flatten_raw(_TREE.validate_python(yaml.load(text, _Loader), strict=True))
     json.dumps(settings, ensure_ascii=False).encode()  # fails for halves of a character, which YAML can escape
     return settings
